@@ -1,0 +1,178 @@
+"""What was asked: one validated, frozen record that everything else reads."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import BadInput
+from harness.files import sha256_json
+
+FULL_SAMPLES = 13_368
+"""Size of MLPerf's CNN/DailyMail evaluation set; QSL index = position in the list."""
+MAX_INPUT_TOKENS = 2_540
+MAX_MODEL_LEN = 2_668
+MAX_NEW_TOKENS = 128
+SAMPLING_SEED = 42
+RULE_MIN_DURATION_S = 600.0
+RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+
+
+class Scenario(StrEnum):
+    """LoadGen's scenarios; Interactive is Server under tighter limits."""
+
+    SERVER = "server"
+    OFFLINE = "offline"
+    INTERACTIVE = "interactive"
+
+    @property
+    def model_name(self) -> str:
+        """The model name LoadGen's built-in rules are filed under."""
+        return "llama3_1-8b-interactive" if self is Scenario.INTERACTIVE else "llama3_1-8b"
+
+    @property
+    def ttft_limit_ms(self) -> float | None:
+        """99th-percentile limit of the time to first token; None when there is none."""
+        return {Scenario.SERVER: 2000.0, Scenario.INTERACTIVE: 500.0}.get(self)
+
+    @property
+    def tpot_limit_ms(self) -> float | None:
+        """99th-percentile limit of the time per output token; None when there is none."""
+        return {Scenario.SERVER: 100.0, Scenario.INTERACTIVE: 30.0}.get(self)
+
+
+class Mode(StrEnum):
+    """What LoadGen measures; `both` is a performance run, then an accuracy run."""
+
+    PERFORMANCE = "performance"
+    ACCURACY = "accuracy"
+    BOTH = "both"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineRef(_Record):
+    """An engine a run may send to: `url` is its base address, `max_in_flight` the most requests it is given at once."""
+
+    name: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
+    url: Annotated[str, Field(pattern=r"^https?://[^/\s]+$")]
+    node: str = "localhost"
+    max_in_flight: Annotated[int, Field(ge=1, le=65_536)] = 1024
+
+
+class Share(_Record):
+    """The samples this LoadGen issues: positions [start, stop) of the data set."""
+
+    start: Annotated[int, Field(ge=0)]
+    stop: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.stop <= self.start:
+            raise ValueError(f"share [{self.start}, {self.stop}) is empty")
+        return self
+
+
+class Limits(_Record):
+    """Bounds in seconds; `min_duration_s` None means the rule's 600 s for a full run and one pass for a smaller one."""
+
+    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    calibration_s: Annotated[float, Field(gt=0, le=3600)] = 8.0
+    min_duration_s: Annotated[float, Field(ge=0)] | None = None
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Spec(_Record):
+    """One benchmark on one LoadGen. `share` None means samples [0, samples)."""
+
+    run_id: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
+    model: AbsolutePath
+    dataset: AbsolutePath
+    samples: Annotated[int, Field(ge=1, le=FULL_SAMPLES)]
+    engines: Annotated[tuple[EngineRef, ...], Field(min_length=1)]
+    scenario: Scenario = Scenario.SERVER
+    mode: Mode = Mode.BOTH
+    target_qps: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    seed: int = SAMPLING_SEED
+    share: Share | None = None
+    reference_ids: AbsolutePath | None = None
+    punkt: AbsolutePath | None = None
+    limits: Limits = Limits()
+    calibrate_only: bool = False
+    node: str = "localhost"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.share and self.share.stop > self.samples:
+            raise ValueError(f"share.stop {self.share.stop} is beyond samples {self.samples}")
+        names = [engine.name for engine in self.engines]
+        if len(set(names)) != len(names):
+            raise ValueError(f"engines: names must differ, got {', '.join(names)}")
+        return self
+
+    @property
+    def window(self) -> Share:
+        """The share this LoadGen issues, whole data set included."""
+        return self.share or Share(start=0, stop=self.samples)
+
+    @property
+    def min_duration_s(self) -> float:
+        """Least length of a performance run in seconds; 0 means one pass."""
+        if self.limits.min_duration_s is not None:
+            return self.limits.min_duration_s
+        return RULE_MIN_DURATION_S if self.samples == FULL_SAMPLES else 0.0
+
+    def document(self) -> dict[str, Any]:
+        """The content of spec.json: what all nodes share, what is this node's own, and a hash of each."""
+        plain = self.model_dump(mode="json")
+        node = {
+            key: plain.pop(key)
+            for key in ("node", "share", "engines", "target_qps", "model", "dataset", "reference_ids", "punkt")
+        }
+        return {
+            "schema": 1,
+            "common": plain,
+            "node": node,
+            "common_sha256": sha256_json(plain),
+            "node_sha256": sha256_json(node),
+        }
+
+
+def parse_spec(values: Any) -> Spec:
+    """Validate plain values (as read from JSON) into a Spec, or a spec.json document back into one.
+
+    Raises:
+        BadInput: every wrong key in one message.
+    """
+    if isinstance(values, dict) and "common" in values and "node" in values:
+        values = {**values["common"], **values["node"]}
+    try:
+        return Spec.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(f"spec: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: each wrong key with its value and what would be right."""
+    return "; ".join(_sentence(item) for item in error.errors())
+
+
+def _sentence(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("function-", "constrained-")))
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; remove it or check its spelling"
+    if item["type"] == "missing":
+        return f"{where} is missing; give it"
+    message = re.sub(r"^(Value error|Assertion failed), ", "", item["msg"])
+    return f"{where} = {item['input']!r}: {message}" if where else message
