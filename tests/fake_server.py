@@ -1,0 +1,498 @@
+"""A fake OpenAI completions server that streams as vLLM 0.32 does, at a set pace and with set faults.
+
+`python tests/fake_server.py --help` says what can be set; `POST /fake/settings` changes the same settings while it
+runs, `GET /fake/records` returns what it sent and when, `POST /fake/reset` forgets that. Stamps are CLOCK_MONOTONIC
+seconds, so they compare with `time.monotonic()` and `time.perf_counter()` of any process on this machine.
+
+From Python: `with FakeServer(ms_per_token=10) as server: ... server.url, server.records(), server.set(slots=8)`.
+"""
+
+import argparse
+import asyncio
+import ctypes
+import dataclasses
+import functools
+import heapq
+import http.client
+import itertools
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from typing import Any, Self
+
+import httptools
+import orjson
+import uvloop
+
+FAULTS = {
+    "http500": "answers HTTP 500",
+    "html": "answers 200 with an HTML page",
+    "hang": "takes the request and never answers",
+    "drop": "closes the connection without answering",
+    "close": "answers well, then closes the kept-alive connection without saying so beforehand",
+    "truncate": "closes the connection in mid-answer, before [DONE]",
+    "no_done": "ends the stream without [DONE]",
+    "no_finish": "never gives a finish_reason",
+    "no_ids": "streams text without token_ids",
+    "error_event": "streams an error object in place of the second half",
+    "bad_id": "one token id beyond the vocabulary",
+    "too_many": "one token more than max_tokens",
+    "one_token": "an answer of one token",
+    "empty": "an answer of no token",
+    "after_end": "an end token in the middle of the answer",
+    "die": "the process exits with status 1 in mid-answer",
+}
+PROMPT_POOL = 65_536
+
+
+@dataclasses.dataclass
+class Settings:
+    """What the server does. A fault KIND:N hits every Nth completion request, counted over all of them from 1."""
+
+    ms_per_token: float = 0.0
+    first_ms: float = 0.0
+    tokens_per_chunk: int = 1
+    tokens: int = 128
+    slots: int = 1024
+    speed: float = 1.0
+    vocab: int = 1024
+    end_token: int = 2
+    model: str = "fake"
+    max_model_len: int = 2668
+    prefix_caching: bool = False
+    faults: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def update(self, values: dict[str, Any]) -> None:
+        """Change settings by name; an unknown name or fault is a ValueError."""
+        for name, value in values.items():
+            if name not in self.__dataclass_fields__:
+                raise ValueError(f"unknown setting {name!r}")
+            if name == "faults" and (unknown := set(value) - set(FAULTS)):
+                raise ValueError(f"unknown fault {unknown}; there are {sorted(FAULTS)}")
+            setattr(self, name, value)
+
+
+@functools.cache
+def _pool(vocab: int, end_token: int) -> list[int]:
+    source = random.Random(vocab)
+    ids = [token for token in range(min(vocab, 4096)) if token != end_token]
+    return source.choices(ids, k=PROMPT_POOL + 4096)
+
+
+def answer(prompt: list[int], settings: Settings) -> list[int]:
+    """The ids this server answers to a prompt: a function of its ids and the settings alone, never an end token."""
+    start = hash(tuple(prompt)) % PROMPT_POOL
+    return _pool(settings.vocab, settings.end_token)[start : start + settings.tokens]
+
+
+def _event(payload: dict[str, Any]) -> bytes:
+    return _framed(b"data: " + orjson.dumps(payload) + b"\n\n")
+
+
+def _framed(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@functools.cache
+def _chunk(model: str, created: int, ids: tuple[int, ...], finish: str | None, prompt: tuple[int, ...] | None) -> bytes:
+    choice: dict[str, Any] = {"index": 0, "text": "".join(f" w{token}" for token in ids), "logprobs": None}
+    choice |= {"finish_reason": finish, "stop_reason": None, "prompt_token_ids": prompt, "token_ids": ids}
+    return _event(_envelope(model, created) | {"choices": [choice]})
+
+
+def _envelope(model: str, created: int) -> dict[str, Any]:
+    return {"id": f"cmpl-{created:032x}", "object": "text_completion", "created": created, "model": model}
+
+
+DONE = _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nserver: fake\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+
+
+class Server:
+    """All state of one fake engine: its queue, its slots, its pacing clock and its records."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.created = int(time.time())
+        self.count = itertools.count(1)
+        self.records: list[dict[str, Any]] = []
+        self.waiting: deque[Stream] = deque()
+        self.running = 0
+        self._due: list[tuple[float, int, Stream]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def admit(self, stream: "Stream") -> None:
+        """Start a stream, or queue it until a slot is free."""
+        if self.running >= self.settings.slots:
+            self.waiting.append(stream)
+            return
+        self.running += 1
+        self.schedule(stream, stream.begin(time.monotonic()))
+
+    def leave(self, stream: "Stream") -> None:
+        """Give a stream's slot to the next in the queue."""
+        if stream.started:
+            self.running -= 1
+            asyncio.get_running_loop().call_soon(self._fill)
+        elif stream in self.waiting:
+            self.waiting.remove(stream)
+
+    def _fill(self) -> None:
+        while self.waiting and self.running < self.settings.slots:
+            self.admit(self.waiting.popleft())
+
+    def schedule(self, stream: "Stream", due: float) -> None:
+        """Call the stream's `step` at a monotonic time."""
+        if due <= time.monotonic():
+            following = stream.step(due)
+            if following is None:
+                return
+            due = following
+        heapq.heappush(self._due, (due, next(self._order), stream))
+        if self._timer is None:
+            self._tick()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._timer = None
+        while self._due and self._due[0][0] <= now:
+            due, _, stream = heapq.heappop(self._due)
+            following = stream.step(due)
+            if following is not None:
+                heapq.heappush(self._due, (following, next(self._order), stream))
+        if self._due and self._timer is None:
+            delay = max(0.0, self._due[0][0] - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def metrics(self) -> str:
+        """The gauges a harness looks at, as vLLM prints them."""
+        labels = f'engine="0",model_name="{self.settings.model}"'
+        usage = min(1.0, self.running / self.settings.slots)
+        lines = []
+        for name, value, text in (
+            ("num_requests_running", float(self.running), "Number of requests in model execution batches."),
+            ("num_requests_waiting", float(len(self.waiting)), "Number of requests waiting to be processed."),
+            ("kv_cache_usage_perc", usage, "KV-cache usage. 1 means 100 percent usage."),
+        ):
+            lines += [f"# HELP vllm:{name} {text}", f"# TYPE vllm:{name} gauge", f"vllm:{name}{{{labels}}} {value}"]
+        info = f'block_size="16",cache_dtype="auto",enable_prefix_caching="{self.settings.prefix_caching}",engine="0"'
+        lines += [
+            "# HELP vllm:cache_config_info Information of the LLMEngine CacheConfig",
+            "# TYPE vllm:cache_config_info gauge",
+            f"vllm:cache_config_info{{{info}}} 1.0",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+class Stream:
+    """One completion request being answered."""
+
+    def __init__(self, server: Server, transport: Any, body: dict[str, Any], done: Any) -> None:
+        self.server, self.transport, self.done = server, transport, done
+        self.settings = dataclasses.replace(server.settings)
+        number = next(server.count)
+        self.fault = next((kind for kind, every in self.settings.faults.items() if number % every == 0), None)
+        self.prompt: list[int] = body["prompt"] if isinstance(body["prompt"], list) else list(body["prompt"].encode())
+        self.usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        self.with_ids = bool(body.get("return_token_ids"))
+        self.started = False
+        self.sent = 0
+        limit = int(body.get("max_tokens") or 16)
+        self.ids = self._faulty(answer(self.prompt, self.settings)[:limit], limit)
+        self.finish = "length" if len(self.ids) >= limit else "stop"
+        self.record: dict[str, Any] = {
+            "number": number, "prompt": hash(tuple(self.prompt)), "fault": self.fault, "arrived_s": time.monotonic(),
+            "first_s": None, "last_s": None, "tokens": 0,
+        }  # fmt: skip
+        server.records.append(self.record)
+
+    def _faulty(self, ids: list[int], limit: int) -> list[int]:
+        middle = len(ids) // 2
+        match self.fault:
+            case "bad_id":
+                return [*ids[:middle], self.settings.vocab, *ids[middle + 1 :]]
+            case "too_many":
+                return (ids * 2)[: limit + 1]
+            case "one_token":
+                return ids[:1]
+            case "empty":
+                return []
+            case "after_end":
+                return [*ids[:middle], self.settings.end_token, *ids[middle + 1 :]]
+        return ids
+
+    def begin(self, now: float) -> float:
+        """Take the slot; returns when the first chunk is due."""
+        self.started = True
+        return now + (self.settings.first_ms + self.settings.ms_per_token) / 1000 / self.settings.speed
+
+    def step(self, due: float) -> float | None:
+        """Send the next chunk (all that is due at once when unpaced); returns when the following one is due."""
+        if self.fault in WHOLE_ANSWERS:
+            WHOLE_ANSWERS[self.fault](self)
+            return None
+        pieces = [STREAM_HEAD] if not self.sent else []
+        interval = self.settings.ms_per_token * self.settings.tokens_per_chunk / 1000 / self.settings.speed
+        while True:
+            pieces.append(self._next_chunk())
+            if self._breaks():
+                self.transport.write(b"".join(pieces))
+                self._break()
+                return None
+            if self.sent >= len(self.ids):
+                break
+            if interval:
+                self._write(pieces)
+                return due + interval
+        pieces.append(self._ending())
+        self._write(pieces)
+        self.close(keep=self.fault != "close")
+        return None
+
+    def _next_chunk(self) -> bytes:
+        ids = tuple(self.ids[self.sent : self.sent + self.settings.tokens_per_chunk])
+        first = not self.sent
+        self.sent += len(ids)
+        finish = self.finish if self.sent >= len(self.ids) and self.fault != "no_finish" else None
+        if not self.with_ids or self.fault == "no_ids":
+            payload = {"index": 0, "text": "".join(f" w{t}" for t in ids), "logprobs": None, "finish_reason": finish}
+            envelope = _envelope(self.settings.model, self.server.created)
+            return _event(envelope | {"choices": [payload | {"stop_reason": None}]})
+        chunk = _chunk.__wrapped__ if first or len(ids) > 1 else _chunk
+        return chunk(self.settings.model, self.server.created, ids, finish, tuple(self.prompt) if first else None)
+
+    def _breaks(self) -> bool:
+        return self.fault in {"truncate", "die", "error_event"} and self.sent >= len(self.ids) // 2
+
+    def _break(self) -> None:
+        if self.fault == "die":
+            os._exit(1)
+        if self.fault == "error_event":
+            error = {"message": "fake failure", "type": "InternalServerError", "param": None, "code": 500}
+            self.transport.write(_event({"error": error}) + DONE)
+            self.close(keep=True)
+        else:
+            self.close(keep=False)
+
+    def _ending(self) -> bytes:
+        if self.fault == "no_done":
+            return b"0\r\n\r\n"
+        if not self.usage:
+            return DONE
+        count = {"prompt_tokens": len(self.prompt), "completion_tokens": len(self.ids)}
+        usage = count | {"total_tokens": sum(count.values())}
+        return _event(_envelope(self.settings.model, self.server.created) | {"choices": [], "usage": usage}) + DONE
+
+    def _write(self, pieces: list[bytes]) -> None:
+        self.transport.write(b"".join(pieces))
+        now = time.monotonic()
+        self.record["first_s"] = self.record["first_s"] or now
+        self.record["last_s"], self.record["tokens"] = now, self.sent
+
+    def plain(self, status: str, kind: str, text: str) -> None:
+        """Answer with something other than a stream."""
+        self.transport.write(_plain(status, kind, text.encode()))
+        self.close(keep=True)
+
+    def close(self, keep: bool) -> None:
+        """End the answer; the connection stays open when `keep`."""
+        self.server.leave(self)
+        self.done()
+        if not keep:
+            self.transport.close()
+
+
+WHOLE_ANSWERS: dict[str | None, Any] = {
+    "http500": lambda s: s.plain(
+        "500 Internal Server Error", "application/json", '{"error":{"message":"fake failure"}}'
+    ),
+    "html": lambda s: s.plain("200 OK", "text/html", "<html><body>It works!</body></html>"),
+    "hang": lambda s: None,
+    "drop": lambda s: s.close(keep=False),
+}
+
+
+def _plain(status: str, kind: str, body: bytes) -> bytes:
+    return f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """HTTP on one connection; requests on it come one after the other."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.stream: Stream | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.parser = httptools.HttpRequestParser(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.stream:
+            self.server.leave(self.stream)
+            self.stream.step = lambda due: None  # type: ignore[method-assign]
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.path, self.body = b"", b""
+
+    def on_url(self, url: bytes) -> None:
+        self.path += url
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        method, path = self.parser.get_method().decode(), self.path.decode()
+        if (method, path) == ("POST", "/v1/completions"):
+            self.stream = Stream(self.server, self.transport, orjson.loads(self.body), self._done)
+            self.server.admit(self.stream)
+            return
+        try:
+            status, kind, text = self._answer(method, path)
+        except ValueError as error:
+            status, kind, text = "400 Bad Request", "text/plain", str(error)
+        self.transport.write(_plain(status, kind, text.encode()))
+
+    def _done(self) -> None:
+        self.stream = None
+
+    def _answer(self, method: str, path: str) -> tuple[str, str, str]:
+        server, settings = self.server, self.server.settings
+        match method, path:
+            case "GET", "/health":
+                return "200 OK", "text/plain", ""
+            case "GET", "/metrics":
+                return "200 OK", "text/plain; version=0.0.4; charset=utf-8", server.metrics()
+            case "GET", "/version":
+                return "200 OK", "application/json", '{"version":"0.32.0"}'
+            case "GET", "/v1/models":
+                card = {"id": settings.model, "object": "model", "created": server.created, "owned_by": "vllm"}
+                card |= {"root": settings.model, "parent": None, "max_model_len": settings.max_model_len}
+                return "200 OK", "application/json", json.dumps({"object": "list", "data": [card]})
+            case "GET", "/fake/records":
+                return "200 OK", "application/json", json.dumps(server.records)
+            case "POST", "/fake/reset":
+                server.records.clear()
+                server.count = itertools.count(1)
+                return "200 OK", "application/json", "{}"
+            case "POST", "/fake/settings":
+                settings.update(orjson.loads(self.body))
+                return "200 OK", "application/json", json.dumps(dataclasses.asdict(settings))
+        return "404 Not Found", "application/json", '{"detail":"Not Found"}'
+
+
+async def serve(settings: Settings, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT; the first line on stdout says where."""
+    loop = asyncio.get_running_loop()
+    server = Server(settings)
+    listener = await loop.create_server(lambda: Connection(server), host, port, backlog=4096)
+    print(f"fake server ready on http://{host}:{listener.sockets[0].getsockname()[1]}", flush=True)
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+    os._exit(0)  # streams in flight are of no interest any more
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the first line printed names it")
+    parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
+    for field in dataclasses.fields(Settings):
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.name == "faults":
+            kinds = "; ".join(f"{kind}: {text}" for kind, text in FAULTS.items())
+            parser.add_argument("--fault", dest="faults", action="append", default=[], metavar="KIND:N", help=kinds)
+        elif field.type is bool:
+            parser.add_argument(flag, action="store_true")
+        else:
+            parser.add_argument(flag, type=field.type, default=field.default)  # type: ignore[arg-type]
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse the command line and serve."""
+    values = vars(_arguments())
+    host, port = values.pop("host"), values.pop("port")
+    if values.pop("die_with_parent"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    values["faults"] = {kind: int(every) for kind, _, every in (item.partition(":") for item in values["faults"])}
+    settings = Settings()
+    settings.update(values)
+    uvloop.run(serve(settings, host, port))
+
+
+class FakeServer:
+    """The server in a process of its own, for tests and benches; settings as in `Settings`."""
+
+    def __init__(self, port: int = 0, **settings: Any) -> None:
+        self._settings = settings
+        self._port = port
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, __file__, "--port", str(self._port), "--die-with-parent"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout
+        ready, _, _ = select.select([self.process.stdout], [], [], 20)
+        line = self.process.stdout.readline() if ready else ""
+        if "ready on " not in line:
+            self.__exit__()
+            raise RuntimeError(f"the fake server did not start: {line!r}")
+        self.url = line.split()[-1]
+        self.set(**self._settings)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id, for a test that kills it."""
+        return self.process.pid
+
+    def request(self, method: str, path: str, body: Any = None) -> str:
+        """One HTTP exchange; its body as text."""
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=20)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            text = response.read().decode()
+            if response.status != 200:
+                raise ValueError(f"{method} {path}: {response.status} {text}")
+            return text
+        finally:
+            connection.close()
+
+    def set(self, **settings: Any) -> Settings:
+        """Change settings while it runs; returns all of them."""
+        return Settings(**json.loads(self.request("POST", "/fake/settings", settings)))
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was sent: number, prompt (hash of the tuple of its ids), arrived_s, first_s, last_s, tokens, fault."""
+        records: list[dict[str, Any]] = json.loads(self.request("GET", "/fake/records"))
+        return records
+
+    def reset(self) -> None:
+        """Forget the records and count faults from 1 again."""
+        self.request("POST", "/fake/reset", {})
+
+
+if __name__ == "__main__":
+    main()
