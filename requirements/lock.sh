@@ -9,6 +9,8 @@ lock() {
   uv pip compile "requirements/$name.in" --output-file "requirements/$name.txt" --universal --python-version 3.11 \
     --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet "$@"
 }
-lock controller
 lock engine-cpu --override requirements/engine-cpu.overrides --no-emit-package torch --find-links "${TORCH_LINKS:?}"
 lock engine-cuda
+# One process of the tests imports both sides, so both carry the same versions of what they share.
+lock controller --constraint requirements/engine-cpu.txt
+lock dev --constraint requirements/controller.txt --constraint requirements/engine-cpu.txt
