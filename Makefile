@@ -1,0 +1,52 @@
+# Two commands: `make benchmark` and `make test`. Both set up all they need, inside this folder, and are quick the second time.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+samples ?= 600
+
+.DEFAULT_GOAL := help
+.PHONY: help benchmark site test lint unit integration clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+benchmark: site ## Set everything up, run the benchmark on this machine (samples=600), print where the report is
+	$(BIN)/ansible-playbook benchmark.yml -e samples=$(samples)
+
+site: .venv/controller ## Prepare this machine: vLLM for the CPU, a tiny model and its data set, all under .mlperf/
+	$(BIN)/ansible-playbook site.yml -e samples=$(samples)
+
+test: lint unit integration ## Lint and run every test
+
+lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline
+
+unit: .venv/dev site ## Tests that need no engine
+	$(BIN)/pytest tests/unit
+
+integration: .venv/dev site ## The real LoadGen and the real vLLM through the real Ansible
+	$(BIN)/pytest tests/integration
+
+clean: ## Remove what was set up here; results/ stays
+	rm -rf .venv .mlperf
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: install a newer one and call make PYTHON=..."; exit 3; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python has no venv module here: apt-get install python3-venv"; exit 3; }
+	@echo "Making the Python environment .venv (about a minute, once)"
+	$(PYTHON) -m venv .venv
+
+.venv/controller: requirements/controller.txt pyproject.toml | .venv/bin/python
+	@echo "Installing Ansible and the report's libraries into .venv"
+	$(PIP) install --no-deps --require-hashes -r requirements/controller.txt
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+.venv/dev: requirements/dev.txt .venv/controller
+	@echo "Installing linters and test tools into .venv"
+	$(PIP) install --no-deps --require-hashes -r requirements/dev.txt
+	@touch $@

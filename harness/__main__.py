@@ -1,0 +1,33 @@
+"""The command's outer shell: the only place that exits."""
+
+import json
+import sys
+
+import click
+
+from harness.cli import cli
+from harness.errors import HarnessError
+
+
+def main() -> None:
+    """Run the command; errors become one line (or one JSON object with --json) and an exit code."""
+    try:
+        code = cli.main(prog_name="harness", standalone_mode=False)
+    except HarnessError as error:
+        sys.exit(_report(str(error), error.exit_code))
+    except click.ClickException as error:
+        sys.exit(_report(error.format_message(), 2))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_report("interrupted", 130))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(message: str, code: int) -> int:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message, "exit": code}))
+    print(f"harness: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

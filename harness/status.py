@@ -1,0 +1,157 @@
+"""The heartbeat of a run: status.json, rewritten every second, and how a reader judges it."""
+
+import contextlib
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.files import read_json, write_json
+
+STALE_AFTER_S = 30.0
+TERMINAL = frozenset({"finished", "failed", "stopped"})
+_RESERVE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A look at a LoadGen run. Rates are over the last 10 s; None means not measured yet."""
+
+    done: int
+    total: int | None
+    failed: int = 0
+    in_flight: int = 0
+    samples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    ttft_ms_p50: float | None = None
+    ttft_ms_p99: float | None = None
+    tpot_ms_p50: float | None = None
+    tpot_ms_p99: float | None = None
+    elapsed_s: float = 0.0
+
+
+def boot_id() -> str:
+    """The kernel's identity of this boot; with a pid it names one process for good."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Heartbeat:
+    """Writes `run_dir`/status.json once a second from its own thread until `finish`.
+
+    A small reserve file is given up when the disk is full, so that the last word still fits.
+    """
+
+    def __init__(self, run_dir: Path, run_id: str, log: Path) -> None:
+        self._path = run_dir / "status.json"
+        self._reserve = run_dir / ".reserve"
+        self._reserve.write_bytes(b"\0" * _RESERVE_BYTES)
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._started = time.monotonic()
+        self._phase_started = self._started
+        self._content: dict[str, Any] = {
+            "schema": 1,
+            "run_id": run_id,
+            "state": "running",
+            "phase": "preparing",
+            "reason": None,
+            "log": str(log),
+            "pid": os.getpid(),
+            "boot_id": boot_id(),
+            "started_unix": time.time(),
+            "phases": [],
+            **_shown(Progress(done=0, total=None)),
+        }
+        self.phase("preparing")
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def phase(self, name: str) -> None:
+        """Enter a phase; the one before it ends now."""
+        with self._lock:
+            self._end_phase()
+            self._phase_started = time.monotonic()
+            self._content.update(_shown(Progress(done=0, total=None)))
+            self._content["phase"] = name
+            self._content["phases"].append({"phase": name, "started_unix": time.time(), "finished_unix": None})
+        self._write()
+
+    def progress(self, progress: Progress) -> None:
+        """Take note of how far the phase is; written with the next beat."""
+        with self._lock:
+            self._content.update(_shown(progress))
+
+    def snapshot(self) -> dict[str, Any]:
+        """The content of status.json as of now."""
+        with self._lock:
+            return {
+                **self._content,
+                "phases": [dict(phase) for phase in self._content["phases"]],
+                "updated_unix": time.time(),
+                "elapsed_s": time.monotonic() - self._started,
+                "phase_elapsed_s": time.monotonic() - self._phase_started,
+            }
+
+    def finish(self, state: str, reason: str | None = None) -> None:
+        """Write the last status: `state` is finished, failed or stopped."""
+        self._closed.set()
+        self._thread.join()
+        with self._lock:
+            self._end_phase()
+            self._content.update(state=state, reason=reason)
+            if state == "finished":
+                self._content.update(phase="finished", eta_s=0.0)
+            elif state == "failed":
+                self._content.update(phase="failed", eta_s=None)
+        self._reserve.unlink(missing_ok=True)
+        self._write()
+
+    def _end_phase(self) -> None:
+        if self._content["phases"]:
+            self._content["phases"][-1]["finished_unix"] = time.time()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(1.0):
+            self._write()
+
+    def _write(self) -> None:
+        # A full disk must not end the run from here; the journal notices it and says so.
+        with contextlib.suppress(OSError):
+            write_json(self._path, self.snapshot())
+
+
+def _shown(progress: Progress) -> dict[str, Any]:
+    shown = {f"samples_{key}" if key in ("done", "total", "failed") else key: v for key, v in asdict(progress).items()}
+    del shown["elapsed_s"]
+    left = progress.total - progress.done if progress.total else None
+    rate = progress.samples_per_s
+    return {**shown, "eta_s": left / rate if left is not None and rate else None}
+
+
+def alive(pid: int | None, boot: str | None) -> bool:
+    """Whether process `pid` of boot `boot` still runs (a zombie does not)."""
+    if not pid or boot != boot_id():
+        return False
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X")
+
+
+def look(run_dir: Path) -> dict[str, Any]:
+    """Read a run's status; one that stopped beating counts as failed ("harness died"). Writes nothing.
+
+    Raises:
+        BadInput: there is no such run.
+    """
+    status: dict[str, Any] = read_json(run_dir / "status.json", "run status")
+    if status["state"] not in TERMINAL:
+        silent = time.time() - status["updated_unix"]
+        if not alive(status["pid"], status["boot_id"]):
+            status.update(state="failed", reason=f"harness died (process {status['pid']} is gone); see {status['log']}")
+        elif silent > STALE_AFTER_S:
+            status.update(state="failed", reason=f"harness hangs: no heartbeat for {silent:.0f} s; see {status['log']}")
+    return status
