@@ -1,0 +1,49 @@
+"""A short estimate of what the engines hold, from which `target_qps: auto` takes its rate."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.files import write_json
+from harness.progress import Progress
+from harness.spec import Spec
+from harness.worker import run_job
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What a calibration found. It is seconds long: an estimate, good to some percent, of what minutes would show.
+
+    Attributes:
+        samples_per_s: closed-loop rate of all engines together, `max_in_flight` requests kept at each.
+        by_engine: each engine's part of it.
+        target_qps: for Server and Interactive the highest rate tried that held the latency limits (the lowest rate
+            tried when none did: see `tried`); for Offline the expected rate, a little above `samples_per_s` so that a
+            run of a set duration is not too short.
+        tried: open-loop probes in order: target_qps, ttft_ms_p99, tpot_ms_p99, samples, held.
+        seconds, samples: length and samples of the whole calibration.
+    """
+
+    samples_per_s: float
+    by_engine: dict[str, float]
+    target_qps: float
+    tried: tuple[dict[str, Any], ...]
+    seconds: float
+    samples: int
+
+
+def calibrate(spec: Spec, run_dir: Path, on_progress: Callable[[Progress], None]) -> Calibration:
+    """Measure the engines of a spec with samples of its share; writes `<run_dir>/calibration.json`.
+
+    Takes about twice `limits.calibration_s`, longer where the engines are so slow that this is too few samples.
+
+    Raises:
+        SamplesFailed, RunFailed: samples failed, or too few finished to tell a rate.
+        BadInput, NotReady: data set, model or an engine is not as it should be.
+    """
+    payload = {"spec": spec.model_dump(mode="json")}
+    result = run_job("calibrate", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
+    found = Calibration(**{**result, "tried": tuple(result["tried"])})
+    write_json(run_dir / "calibration.json", {"schema": 1, **dataclasses.asdict(found)})
+    return found

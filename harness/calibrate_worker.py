@@ -1,0 +1,217 @@
+"""Load without LoadGen: warming engines up, and finding the rate they hold."""
+
+import dataclasses
+import itertools
+import statistics
+import threading
+import time
+from collections.abc import Hashable, Iterator
+from typing import Any, cast
+
+import numpy as np
+
+from harness import dataset
+from harness.client import Answer
+from harness.dispatch import Dispatcher
+from harness.errors import RunFailed
+from harness.progress import Tally
+from harness.spec import Scenario, Spec, parse_spec
+from harness.worker import Report
+
+WARM_UP_PER_ENGINE = 4
+_RAMP = 0.25  # part of the closed loop in which load is added, so that answers do not come in waves
+_SETTLE = 0.4  # part of the closed loop that is not counted
+_WINDOWS = 5
+_LEAST_PER_ENGINE = 10
+_LONGEST = 12  # times calibration_s
+_OFFLINE_MARGIN = 1.05
+_MARGINS = (0.85, 0.72, 0.6, 0.5, 0.35)  # of the closed-loop rate, tried in turn
+_PROBE = 0.5  # length of a probe, of calibration_s
+_LEAST_PER_PROBE = 20
+
+
+def warm_up(payload: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Send a few samples to every engine at once and wait for the answers."""
+    spec = parse_spec(payload["spec"])
+    load = _Load(spec, report)
+    with load.dispatcher:
+        load.issue(WARM_UP_PER_ENGINE * len(spec.engines))
+        load.drain()
+    return {"samples": load.tally.done}
+
+
+def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Measure the closed-loop rate, then choose the rate to ask for; returns the Calibration's values."""
+    spec = parse_spec(payload["spec"])
+    started = time.perf_counter()
+    load = _Load(spec, report)
+    with load.dispatcher:
+        rates = _closed_loop(spec, load)
+        total = sum(rates.values())
+        load.drain()
+        tried: list[dict[str, Any]] = []
+        target = total * _OFFLINE_MARGIN
+        if spec.scenario is not Scenario.OFFLINE:
+            for margin in _MARGINS:
+                target = total * margin
+                tried.append(_probe(spec, load, target))
+                if tried[-1]["held"]:
+                    break
+    return {
+        "samples_per_s": total,
+        "by_engine": rates,
+        "target_qps": float(f"{target:.4g}"),
+        "tried": tried,
+        "seconds": time.perf_counter() - started,
+        "samples": load.tally.done,
+    }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Done:
+    engine: str
+    issued_s: float
+    answer: Answer
+
+
+class _Load:
+    """Issues samples of the share in a shuffled cycle and keeps every answer. A Listener; keys are times of issue."""
+
+    def __init__(self, spec: Spec, report: Report) -> None:
+        window = spec.window
+        vocab_size = dataset.vocab_size(spec.model)
+        samples = dataset.load(spec.dataset, vocab_size=vocab_size, limit=spec.samples)
+        prompts = samples.share(window.start, window.stop).inputs
+        self._first_index, self._report = window.start, report
+        self._order: Iterator[int] = itertools.cycle(
+            np.random.default_rng(spec.seed).permutation(len(prompts)).tolist()
+        )
+        self._started_s = time.perf_counter()
+        self._looked_s = self._started_s
+        self._finished = threading.Condition()
+        self.issued = 0
+        self.tally = Tally()
+        self.done: list[_Done] = []
+        self.dispatcher = Dispatcher(
+            spec.engines,
+            prompts,
+            self,
+            vocab_size=vocab_size,
+            seed=spec.seed,
+            timeout_s=spec.limits.request_timeout_s,
+        )
+
+    def issue(self, count: int) -> None:
+        """Issue so many samples now."""
+        now = time.perf_counter()
+        self.issued += count
+        self.dispatcher.submit([(now, next(self._order)) for _ in range(count)])
+
+    def wait(self, until_s: float) -> None:
+        """Rest until a monotonic time or until an answer has come, whichever is sooner; reports progress."""
+        now = time.perf_counter()
+        with self._finished:
+            if until_s > now:
+                self._finished.wait(min(until_s - now, 0.5))
+        if time.perf_counter() - self._looked_s >= 1:
+            self.look()
+
+    def look(self) -> None:
+        """Report progress."""
+        self._looked_s = time.perf_counter()
+        elapsed_s = self._looked_s - self._started_s
+        progress = self.tally.progress(self._looked_s, elapsed_s, None, self.dispatcher.in_flight)
+        self._report({"progress": dataclasses.asdict(progress), "owed": self.owed > 0, "idle_s": 0.0})
+
+    @property
+    def owed(self) -> int:
+        """Samples issued and not answered."""
+        return self.issued - self.tally.done
+
+    def drain(self) -> None:
+        """Wait for every answer; one that never comes is for the watchdog of the parent."""
+        while self.owed:
+            self.wait(time.perf_counter() + 0.5)
+
+    def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
+        """Nothing: the answer carries the stamp."""
+
+    def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
+        """Keep the answer."""
+        issued_s = cast(float, key)
+        self.done.append(_Done(engine, issued_s, answer))
+        with self._finished:
+            self.tally.add(issued_s, answer)
+            self._finished.notify()
+
+    def on_failed(self, key: Hashable, sample: int, engine: str, reason: str) -> None:
+        """Report the sample; the parent ends this process."""
+        self._report({"failed": {"qsl_idx": self._first_index + sample, "engine": engine, "reason": reason}})
+
+    def on_crash(self, reason: str) -> None:
+        """Report a defect of our own."""
+        self._report({"error": f"the dispatcher failed: {reason}", "kind": "RunFailed"})
+
+
+def _closed_loop(spec: Spec, load: _Load) -> dict[str, float]:
+    """Samples/s of each engine with its `max_in_flight` requests always under way."""
+    length = spec.limits.calibration_s
+    full = sum(engine.max_in_flight for engine in spec.engines)
+    start = time.perf_counter()
+    counted_from, longest = start + _SETTLE * length, start + _LONGEST * length
+    while (now := time.perf_counter()) < longest:
+        if now >= start + length and _enough(spec, load, counted_from):
+            break
+        wanted = min(full, max(len(spec.engines), int(full * (now - start) / (_RAMP * length))))
+        if wanted > load.owed:
+            load.issue(wanted - load.owed)
+        load.wait(now + 0.02)
+    else:
+        few = min(_counts(spec, load, counted_from).items(), key=lambda item: item[1])
+        raise RunFailed(
+            f"calibration: engine {few[0]} finished {few[1]} samples in {longest - counted_from:.0f} s, too few for a "
+            "rate; raise limits.calibration_s or give target_qps as a number"
+        )
+    return {engine.name: _rate(load.done, engine.name, counted_from, now) for engine in spec.engines}
+
+
+def _counts(spec: Spec, load: _Load, since_s: float) -> dict[str, int]:
+    counts = dict.fromkeys((engine.name for engine in spec.engines), 0)
+    for one in load.done[:]:
+        counts[one.engine] += one.answer.last_s >= since_s
+    return counts
+
+
+def _enough(spec: Spec, load: _Load, since_s: float) -> bool:
+    return min(_counts(spec, load, since_s).values()) >= _LEAST_PER_ENGINE
+
+
+def _rate(done: list[_Done], engine: str, start_s: float, stop_s: float) -> float:
+    """Median over equal windows of the samples finished per second: one hiccup does not move it."""
+    times = sorted(one.answer.last_s for one in done[:] if one.engine == engine)
+    edges = np.linspace(start_s, stop_s, _WINDOWS + 1)
+    # Interpolated between answers, so that a window's count is not rounded to a whole number.
+    counts = np.interp(edges, times, np.arange(1, len(times) + 1))
+    return statistics.median(float(rate) for rate in np.diff(counts) / np.diff(edges))
+
+
+def _probe(spec: Spec, load: _Load, rate: float) -> dict[str, Any]:
+    """Issue at a Poisson rate for a short time and compare the 99th percentiles with the scenario's limits."""
+    count = max(_LEAST_PER_PROBE, round(rate * _PROBE * spec.limits.calibration_s))
+    before, now = len(load.done), time.perf_counter()
+    for due in now + np.random.default_rng(spec.seed).exponential(1 / rate, count).cumsum():
+        while time.perf_counter() < due:
+            load.wait(float(due))
+        load.issue(1)
+    load.drain()
+    answers = load.done[before:]
+    ttft_ms = float(np.percentile([(one.answer.first_s - one.issued_s) * 1000 for one in answers], 99))
+    tpots = [
+        (one.answer.last_s - one.answer.first_s) * 1000 / (len(one.answer.token_ids) - 1)
+        for one in answers
+        if len(one.answer.token_ids) > 1
+    ]
+    tpot_ms = float(np.percentile(tpots, 99)) if tpots else 0.0
+    limits = spec.scenario
+    held = ttft_ms <= (limits.ttft_limit_ms or 0) and tpot_ms <= (limits.tpot_limit_ms or 0)
+    return {"target_qps": rate, "ttft_ms_p99": ttft_ms, "tpot_ms_p99": tpot_ms, "samples": len(answers), "held": held}

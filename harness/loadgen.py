@@ -1,0 +1,190 @@
+"""One LoadGen run: what is asked of it, the process it runs in, and whether it did what was asked."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import BadInput, RunFailed
+from harness.progress import Progress
+from harness.spec import Scenario, Spec
+from harness.worker import Failure, SamplesFailed, run_job
+
+__all__ = ["Failure", "Outcome", "Progress", "SamplesFailed", "Settings", "run_loadgen", "warm_up"]
+
+RunMode = Literal["performance", "accuracy"]
+
+# Seeds that mlcommons-loadgen 6.0.17 carries, those of round v6.1. Another version, or a second run in one process,
+# would have others.
+_ROUND_SEEDS = {
+    "qsl_rng_seed": 2085463073848966840,
+    "sample_index_rng_seed": 2747215439041700203,
+    "schedule_rng_seed": 16159082839903944936,
+}
+_OFFLINE_SLACK = 1.1  # LoadGen's own: an Offline query holds 1.1 x duration x expected rate samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished LoadGen run.
+
+    `samples` answered of `issued`; `tokens` answered; `one_token_answers` are global indices of answers of one token,
+    which LoadGen counts as errors; `client_cpu_s` is what issuing, dispatching and receiving cost in CPU seconds.
+    """
+
+    mode: str
+    started_unix: float
+    finished_unix: float
+    samples: int
+    tokens: int
+    failures: tuple[Failure, ...]
+    client_cpu_s: float
+    issued: int
+    one_token_answers: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is asked of LoadGen, and what its detail log must then say."""
+
+    scenario: Scenario
+    mode: RunMode
+    samples: int
+    target_qps: float
+    min_duration_ms: int
+
+    @classmethod
+    def of(cls, spec: Spec, mode: RunMode, target_qps: float | None) -> "Settings":
+        """The settings of one run of a spec; BadInput when a rate is needed and none is known."""
+        offline = spec.scenario is Scenario.OFFLINE
+        if target_qps is None and not (offline and (mode == "accuracy" or spec.min_duration_s == 0)):
+            raise BadInput(f"target_qps is missing for {spec.scenario} {mode}; give a number or let it be calibrated")
+        window = spec.window
+        duration_ms = round(spec.min_duration_s * 1000)
+        return cls(spec.scenario, mode, window.stop - window.start, target_qps or 1.0, duration_ms)
+
+    @property
+    def scenario_name(self) -> str:
+        """LoadGen's name of the scenario; Interactive is its Server under another model name."""
+        return "Offline" if self.scenario is Scenario.OFFLINE else "Server"
+
+    @property
+    def user_conf(self) -> str:
+        """The text of user.conf. Without the two counts a share would be issued as often as the whole data set."""
+        values = {
+            "target_qps": repr(self.target_qps),
+            "min_duration": self.min_duration_ms,
+            "min_query_count": self.samples,
+            "performance_sample_count_override": self.samples,
+        }
+        prefix = f"{self.scenario.model_name}.{self.scenario_name}"
+        return "".join(f"{prefix}.{key} = {value}\n" for key, value in values.items())
+
+    @property
+    def expected_samples(self) -> int:
+        """How many samples LoadGen will issue: whole passes, as many as the duration needs at this rate."""
+        if self.mode == "accuracy":
+            return self.samples
+        slack = _OFFLINE_SLACK if self.scenario is Scenario.OFFLINE else 1.0
+        needed = slack * self.target_qps * self.min_duration_ms / 1000
+        return max(1, math.ceil(needed / self.samples)) * self.samples
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """Keys of mlperf_log_detail.txt with the values they must have."""
+        asked: dict[str, Any] = {f"effective_{name}": seed for name, seed in _ROUND_SEEDS.items()}
+        asked |= {
+            "effective_scenario": self.scenario_name,
+            "effective_test_mode": "AccuracyOnly" if self.mode == "accuracy" else "PerformanceOnly",
+            "effective_target_qps": self.target_qps,
+            "effective_min_duration_ms": self.min_duration_ms,
+            "effective_performance_sample_count": self.samples,
+            "effective_accuracy_sample_count": self.samples,
+            "effective_sample_concatenate_permutation": True,
+            "requested_use_token_latencies": True,
+            "requested_min_query_count": self.samples,
+        }
+        if self.scenario_name == "Server":
+            asked["effective_min_query_count"] = self.samples
+            asked["requested_server_ttft_latency"] = round((self.scenario.ttft_limit_ms or 0) * 1e6)
+            asked["requested_server_tpot_latency"] = round((self.scenario.tpot_limit_ms or 0) * 1e6)
+        return asked
+
+
+def run_loadgen(
+    spec: Spec,
+    mode: RunMode,
+    run_dir: Path,
+    target_qps: float | None,
+    on_progress: Callable[[Progress], None],
+) -> Outcome:
+    """Run LoadGen once, in a process of its own, over the spec's share and engines.
+
+    Writes `<run_dir>/<mode>/` (LoadGen's files and user.conf), appends to journal.jsonl and harness.log. `target_qps`
+    in samples/s: Server's rate, Offline's expected rate; None only where LoadGen needs none. `on_progress` is called
+    about once a second from this thread.
+
+    Raises:
+        SamplesFailed: samples failed; within 5 s of the first.
+        RunFailed: nothing finished for `limits.stall_timeout_s`, the process died, LoadGen did not do as asked.
+        BadInput, NotReady: data set, model or an engine is not as it should be.
+    """
+    settings = Settings.of(spec, mode, target_qps)
+    payload = {"spec": spec.model_dump(mode="json"), "settings": dataclasses.asdict(settings), "run_dir": str(run_dir)}
+    result = run_job("loadgen", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
+    outcome = Outcome(**{**result, "failures": (), "one_token_answers": tuple(result["one_token_answers"])})
+    _check(run_dir / mode, settings, outcome)
+    return outcome
+
+
+def warm_up(spec: Spec, run_dir: Path) -> None:
+    """Send each engine a few samples before the clock of a performance run starts; no part of LoadGen's run.
+
+    Raises:
+        SamplesFailed, RunFailed, BadInput, NotReady: as `run_loadgen`.
+    """
+    payload = {"spec": spec.model_dump(mode="json")}
+    run_job("warm_up", payload, run_dir / "harness.log", lambda progress: None, spec.limits.stall_timeout_s)
+
+
+def _check(directory: Path, settings: Settings, outcome: Outcome) -> None:
+    """LoadGen reports little: compare what it logged with what was asked and what was answered."""
+    log = directory / "mlperf_log_detail.txt"
+    said = _detail(log)
+    for key, asked in settings.effective.items():
+        got = said.get(key)
+        if not _same(got, asked):
+            raise RunFailed(f"LoadGen ran with {key} = {got!r} instead of {asked!r} ({log}); its logs cannot be used")
+    if outcome.samples != outcome.issued or outcome.issued % settings.samples:
+        raise RunFailed(
+            f"LoadGen issued {outcome.issued} samples of a share of {settings.samples} and {outcome.samples} were "
+            f"answered ({log}); whole passes, all answered, were expected"
+        )
+    whole = (directory / "mlperf_log_accuracy.json").read_bytes().rstrip().endswith(b"]")
+    if settings.mode == "performance":
+        whole = "result_validity" in said and b"Result is :" in (directory / "mlperf_log_summary.txt").read_bytes()
+    if not whole:
+        raise RunFailed(f"LoadGen's logs in {directory} are cut short; look whether the disk is full and run again")
+
+
+def _same(got: Any, asked: Any) -> bool:
+    """Equal; LoadGen logs a float with six digits."""
+    if isinstance(asked, float) and isinstance(got, int | float):
+        return math.isclose(got, asked, rel_tol=1e-4)
+    return bool(got == asked)
+
+
+def _detail(log: Path) -> dict[str, Any]:
+    """Last value of each key in a detail log."""
+    found: dict[str, Any] = {}
+    for line in log.read_text(errors="replace").splitlines():
+        prefix, _, content = line.partition(" ")
+        if prefix == ":::MLLOG":
+            try:
+                entry = json.loads(content)
+            except ValueError:
+                raise RunFailed(f"{log} is cut short or damaged; look whether the disk is full and run again") from None
+            found[entry["key"]] = entry["value"]
+    return found

@@ -1,0 +1,186 @@
+"""The process of one LoadGen run: LoadGen issues on the main thread, the dispatcher's thread answers it."""
+
+import dataclasses
+import gc
+import os
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, cast
+
+import mlperf_loadgen as lg
+
+from harness import dataset
+from harness.client import Answer
+from harness.dispatch import Dispatcher
+from harness.errors import RunFailed
+from harness.journal import Journal
+from harness.loadgen import Settings
+from harness.progress import Tally
+from harness.spec import Scenario, Spec, parse_spec
+from harness.worker import MAX_FAILURES, Report
+
+_SWITCH_INTERVAL_S = 0.0005
+_Key = tuple[int, float]
+_started = False
+
+
+def run(payload: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Do one LoadGen run and return the Outcome's values.
+
+    Raises:
+        RunFailed: LoadGen refused its settings, or this process has run it before: a second run would silently lose
+            the round's seeds and durations.
+    """
+    global _started
+    if _started:
+        raise RunFailed("LoadGen can run only once per process; start a new one")
+    _started = True
+    spec = parse_spec(payload["spec"])
+    settings = Settings(**{**payload["settings"], "scenario": Scenario(payload["settings"]["scenario"])})
+    samples = dataset.load(spec.dataset, vocab_size=dataset.vocab_size(spec.model), limit=spec.samples)
+    return _Run(
+        spec, settings, samples.share(spec.window.start, spec.window.stop), Path(payload["run_dir"]), report
+    ).go()
+
+
+class _Run:
+    """Between LoadGen and the dispatcher; a Listener whose keys are (LoadGen's response id, time issued)."""
+
+    def __init__(self, spec: Spec, settings: Settings, samples: dataset.Dataset, run_dir: Path, report: Report) -> None:
+        self._spec, self._settings, self._samples, self._report = spec, settings, samples, report
+        self._directory = run_dir / settings.mode
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._start_s, self._start_unix = time.perf_counter(), time.time()
+        start = spec.window.start
+        self._journal = Journal(run_dir / "journal.jsonl", settings.mode, start, self._start_s, self._start_unix)
+        self._tally = Tally()
+        self._one_token: list[int] = []
+        self._issued = 0
+        self._ended = threading.Event()
+        self._streams = settings.scenario is not Scenario.OFFLINE
+        self._dispatcher = Dispatcher(
+            spec.engines,
+            samples.inputs,
+            self,
+            vocab_size=dataset.vocab_size(spec.model),
+            seed=spec.seed,
+            timeout_s=spec.limits.request_timeout_s,
+        )
+
+    def go(self) -> dict[str, Any]:
+        """Run to the end."""
+        test_settings = self._test_settings()
+        # The prompts live as long as the process: no collection need look at them. And LoadGen's thread, which holds
+        # the schedule, must not wait the default 5 ms for its turn at the interpreter.
+        gc.collect()
+        gc.freeze()
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        with self._dispatcher:
+            reporter = threading.Thread(target=self._look, name="report", daemon=True)
+            reporter.start()
+            started_unix, cpu_s = time.time(), time.process_time()
+            self._start_test(test_settings)
+            cpu_s, finished_unix = time.process_time() - cpu_s, time.time()
+        self._ended.set()
+        reporter.join()
+        self._report(self._progress())
+        self._journal.close()
+        return {
+            "mode": self._settings.mode,
+            "started_unix": started_unix,
+            "finished_unix": finished_unix,
+            "samples": self._tally.done,
+            "tokens": self._tally.tokens,
+            "client_cpu_s": cpu_s,
+            "issued": self._issued,
+            "one_token_answers": sorted(set(self._one_token)),
+        }
+
+    def _test_settings(self) -> Any:
+        asked = self._settings
+        conf = self._directory / "user.conf"
+        conf.write_text(asked.user_conf)
+        settings = lg.TestSettings()
+        code = settings.FromConfig(str(conf), asked.scenario.model_name, asked.scenario_name)
+        if code != 0:
+            raise RunFailed(f"LoadGen refused {conf} with code {code}; see {conf.parent.parent / 'harness.log'}")
+        settings.scenario = getattr(lg.TestScenario, asked.scenario_name)
+        accuracy = asked.mode == "accuracy"
+        settings.mode = lg.TestMode.AccuracyOnly if accuracy else lg.TestMode.PerformanceOnly
+        return settings
+
+    def _start_test(self, test_settings: Any) -> None:
+        log = lg.LogSettings()
+        log.enable_trace = False
+        log.log_output.outdir = str(self._directory)
+        log.log_output.copy_summary_to_stdout = False
+        names = ", ".join(engine.name for engine in self._spec.engines)
+        # ConstructSUT calls every system "PySUT"; this one takes a name.
+        system = lg.ConstructQDL(self._issue, lambda: None, lambda: f"mlperf-distributed ({names})")
+        count = len(self._samples)
+        library = lg.ConstructQSL(count, count, lambda indices: None, lambda indices: None)
+        # Left to itself LoadGen takes an audit.config that happens to lie in the working directory.
+        lg.StartTestWithLogSettings(system, library, test_settings, log, str(self._directory / "no-audit.config"))
+        lg.DestroyQSL(library)
+        lg.DestroyQDL(system)
+
+    def _issue(self, queries: list[Any]) -> None:
+        now = time.perf_counter()
+        self._issued += len(queries)
+        self._dispatcher.submit([((query.id, now), query.index) for query in queries])
+
+    def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
+        """Tell LoadGen of the first token. It must hear both of a sample's messages from the same thread."""
+        if self._streams:
+            first = array("i", token_ids[:1])
+            address, length = first.buffer_info()
+            response_id, _ = cast(_Key, key)
+            lg.FirstTokenComplete([lg.QuerySampleResponse(response_id, address, length * first.itemsize)])
+
+    def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
+        """Tell LoadGen of the answer; the buffer lives until the call returns, which is as long as it is read."""
+        response_id, issued_s = cast(_Key, key)
+        ids = array("i", answer.token_ids)
+        address, length = ids.buffer_info()
+        lg.QuerySamplesComplete([lg.QuerySampleResponse(response_id, address, length * ids.itemsize, length)])
+        self._tally.add(issued_s, answer)
+        self._journal.done(sample, engine, issued_s, answer)
+        if length == 1:
+            self._one_token.append(self._spec.window.start + sample)
+
+    def on_failed(self, key: Hashable, sample: int, engine: str, reason: str) -> None:
+        """Report the sample; LoadGen is never told, since it could only be told of an invented answer."""
+        self._tally.failed += 1
+        self._journal.failed(sample, engine, reason)
+        if self._tally.failed <= MAX_FAILURES:
+            failed = {"qsl_idx": self._spec.window.start + sample, "engine": engine, "reason": reason}
+            self._report({"failed": failed})
+
+    def on_crash(self, reason: str) -> None:
+        """Report a defect of our own: the run cannot end by itself any more."""
+        print(reason, file=sys.stderr, flush=True)
+        self._report({"error": f"the dispatcher failed: {reason.splitlines()[-1]}", "kind": "RunFailed"})
+
+    def _look(self) -> None:
+        """Once a second: write the journal and report progress."""
+        while not self._ended.wait(1.0 - time.perf_counter() % 1.0):
+            try:
+                self._journal.flush()
+            except RunFailed as error:
+                self._report({"error": str(error), "kind": "RunFailed"})
+                os._exit(1)
+            self._report(self._progress())
+
+    def _progress(self) -> dict[str, Any]:
+        now = time.perf_counter()
+        tally, settings = self._tally, self._settings
+        total = max(settings.expected_samples, self._issued)
+        progress = tally.progress(now, now - self._start_s, total, self._dispatcher.in_flight)
+        # Between two Server queries 1/target_qps seconds pass on average, hardly ever 20 times as many.
+        idle_s = 20 / settings.target_qps if self._streams else 0.0
+        owed = self._issued > tally.done + tally.failed
+        return {"progress": dataclasses.asdict(progress), "owed": owed, "idle_s": idle_s}

@@ -1,0 +1,225 @@
+"""A job in a process of its own, watched from here: LoadGen runs once per process and can hang in C for ever.
+
+The parent calls `run_job`; the child is `python -m harness.worker JOB PIPE PARENT`, reads its payload from standard
+input and writes one JSON object a line to the pipe: `progress`, `failed`, then `result` or `error`.
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.errors import BadInput, HarnessError, NotReady, RunFailed
+from harness.files import tail
+from harness.progress import Progress
+
+MAX_FAILURES = 10
+_GATHER_S = 2.0
+_PR_SET_PDEATHSIG = 1
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A sample that failed: its global index, the engine that had it, and why."""
+
+    qsl_idx: int
+    engine: str
+    reason: str
+
+
+class SamplesFailed(RunFailed):
+    """Samples failed; `failures` holds the first few."""
+
+    def __init__(self, message: str, failures: tuple[Failure, ...]) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+def run_job(
+    job: str, payload: dict[str, Any], log: Path, on_progress: Callable[[Progress], None], stall_timeout_s: float
+) -> dict[str, Any]:
+    """Run a job to its end in a new process and return its result; no process is left behind.
+
+    Args:
+        job: "loadgen", "calibrate" or "warm_up".
+        payload: JSON-ready input.
+        log: file its output is appended to.
+        on_progress: called about once a second.
+        stall_timeout_s: longest time without a finished sample while some are owed.
+
+    Raises:
+        HarnessError: what the job raised, with its kind.
+        RunFailed: it died, stalled, or samples failed (then within 5 s of the first).
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    reading, writing = os.pipe()
+    with log.open("ab") as output, os.fdopen(reading, "rb", buffering=0) as pipe:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "harness.worker", job, str(writing), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=[writing],
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": _python_path()},
+            )
+        finally:
+            os.close(writing)
+        try:
+            assert process.stdin
+            process.stdin.write(json.dumps(payload).encode())
+            process.stdin.close()
+            return _Watch(process, pipe.fileno(), log, on_progress, stall_timeout_s).result()
+        except BrokenPipeError:
+            raise RunFailed(f"the {job} process died at its start; {_last_lines(log)}") from None
+        finally:
+            _end(process)
+
+
+def _python_path() -> str:
+    package = str(Path(harness.__file__).parents[1])
+    return os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _last_lines(log: Path) -> str:
+    lines = [line for line in tail(log, 5) if line.strip()]
+    return f"{log} ends: {' | '.join(lines)}" if lines else f"{log} is empty"
+
+
+class _Watch:
+    """Reads a worker's messages and decides when it has failed."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        pipe: int,
+        log: Path,
+        on_progress: Callable[[Progress], None],
+        stall_timeout_s: float,
+    ) -> None:
+        self._process, self._pipe, self._log = process, pipe, log
+        self._on_progress, self._stall_timeout_s = on_progress, stall_timeout_s
+        self._failures: list[Failure] = []
+        self._failed_at = 0.0
+        self._done, self._alive_at, self._patience_s = -1, time.monotonic(), stall_timeout_s
+        self._result: dict[str, Any] | None = None
+        self._rest = b""
+
+    def result(self) -> dict[str, Any]:
+        """Wait for the end, however it comes."""
+        while self._result is None:
+            ready, _, _ = select.select([self._pipe], [], [], 0.25)
+            if ready:
+                data = os.read(self._pipe, 1 << 16)
+                if not data:
+                    self._raise_death()
+                self._read(data)
+            if self._failures and time.monotonic() - self._failed_at > _GATHER_S:
+                self._raise_failures()
+            if time.monotonic() - self._alive_at > self._patience_s:
+                self._raise_stall()
+        if self._failures:
+            self._raise_failures()
+        return self._result
+
+    def _read(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "progress" in message:
+                self._note(Progress(**message["progress"]), message["owed"], message["idle_s"])
+            elif "failed" in message:
+                self._failed_at = self._failed_at or time.monotonic()
+                self._failures.append(Failure(**message["failed"]))
+            elif "error" in message:
+                self._raise_error(message["kind"], message["error"])
+            else:
+                self._result = message["result"]
+
+    def _note(self, progress: Progress, owed: bool, idle_s: float) -> None:
+        """Reset the stall clock when a sample finished. While none is owed LoadGen may rest up to `idle_s` more."""
+        if progress.done != self._done:
+            self._done, self._alive_at = progress.done, time.monotonic()
+        self._patience_s = self._stall_timeout_s + (0.0 if owed else idle_s)
+        self._on_progress(progress)
+
+    def _raise_failures(self) -> None:
+        shown = self._failures[:MAX_FAILURES]
+        listed = "; ".join(f"sample {one.qsl_idx} on {one.engine}: {one.reason}" for one in shown)
+        more = f" (first {len(shown)} of {len(self._failures)})" if len(self._failures) > len(shown) else ""
+        message = f"{len(self._failures)} samples failed{more}: {listed}; see the engine's log, then run again"
+        raise SamplesFailed(message, tuple(shown))
+
+    def _raise_stall(self) -> None:
+        done = max(self._done, 0)
+        raise RunFailed(
+            f"nothing finished for {self._patience_s:g} s after {done} samples, so the run was ended; look whether the "
+            f"engines answer, or raise limits.stall_timeout_s; {_last_lines(self._log)}"
+        )
+
+    def _raise_death(self) -> None:
+        code = self._process.wait()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        raise RunFailed(f"the process that issues samples died ({how}); {_last_lines(self._log)}")
+
+    def _raise_error(self, kind: str, text: str) -> None:
+        kinds = {one.__name__: one for one in (BadInput, NotReady)}
+        raise kinds.get(kind, RunFailed)(text)
+
+
+def _jobs() -> dict[str, Callable[[dict[str, Any], Report], dict[str, Any]]]:
+    from harness import calibrate_worker, loadgen_worker
+
+    return {
+        "loadgen": loadgen_worker.run,
+        "calibrate": calibrate_worker.calibrate,
+        "warm_up": calibrate_worker.warm_up,
+    }
+
+
+def _main(job: str, pipe: int, parent: int) -> None:
+    """The child: run the job and say how it ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        return
+    lock = threading.Lock()
+
+    def report(message: dict[str, Any]) -> None:
+        with lock:
+            os.write(pipe, json.dumps(message).encode() + b"\n")
+
+    try:
+        report({"result": _jobs()[job](json.load(sys.stdin), report)})
+    except HarnessError as error:
+        report({"error": str(error), "kind": type(error).__name__})
+    except Exception as error:
+        traceback.print_exc()
+        report({"error": f"{job}: {type(error).__name__}: {error}", "kind": "RunFailed"})
+    # LoadGen and the dispatcher own threads that may still be at work; everything worth keeping is written.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
