@@ -1,0 +1,11 @@
+"""Engines: one vLLM server on one GPU, a group of GPUs, or some CPU cores; or an endpoint that already runs.
+
+`up`, `status` and `down` are all a caller needs; everything they know is in <root>/engines/<name>/engine.json.
+"""
+
+from harness.engine.config import EngineConfig, parse_config
+from harness.engine.control import down, names, status, up
+from harness.engine.preflight import ModelFiles, model_files
+from harness.engine.state import EngineState
+
+__all__ = ["EngineConfig", "EngineState", "ModelFiles", "down", "model_files", "names", "parse_config", "status", "up"]

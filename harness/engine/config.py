@@ -1,0 +1,175 @@
+"""What an engine is asked to be: one validated record, and the options that may not be passed behind its back."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import BadInput
+from harness.spec import MAX_MODEL_LEN, RUN_ID_PATTERN, AbsolutePath, explain
+
+CORES_PATTERN = r"^\d+(-\d+)?(,\d+(-\d+)?)*(\|\d+(-\d+)?(,\d+(-\d+)?)*)*$"
+
+_SET_HERE = "is set by the harness; use the engine's own setting of that name"
+_BREAKS_RULES = "would break the benchmark's rules"
+_HIDES = "would keep the harness from reaching or checking the server"
+REFUSED_OPTIONS = {
+    **dict.fromkeys(
+        ("model", "served-model-name", "host", "port", "max-model-len", "max-num-seqs", "dtype", "quantization"),
+        _SET_HERE,
+    ),
+    **dict.fromkeys(("tensor-parallel-size", "gpu-memory-utilization", "stream-interval", "device-ids"), _SET_HERE),
+    **dict.fromkeys(("enable-prefix-caching", "prefix-caching-hash-algo", "prefix-match-unit"), _BREAKS_RULES),
+    **dict.fromkeys(("speculative-config", "spec-method", "spec-model", "spec-tokens"), _BREAKS_RULES),
+    **dict.fromkeys(("kv-transfer-config", "kv-offloading-size", "kv-offloading-backend"), _BREAKS_RULES),
+    **dict.fromkeys(("kv-sharing-fast-prefill", "ec-transfer-config", "logits-processors"), _BREAKS_RULES),
+    **dict.fromkeys(("generation-config", "override-generation-config", "hf-overrides", "load-format"), _BREAKS_RULES),
+    **dict.fromkeys(("tokenizer", "diffusion-config", "watermark-config", "watermark"), _BREAKS_RULES),
+    **dict.fromkeys(("disable-log-stats", "api-key", "root-path", "uds", "config", "headless", "grpc"), _HIDES),
+    **dict.fromkeys(("ssl-keyfile", "ssl-certfile", "middleware", "api-server-count", "data-parallel-size"), _HIDES),
+}
+_REFUSED_SHORT = {"-sc": "speculative-config", "-tp": "tensor-parallel-size", "-q": "quantization"}
+_REFUSED_SHORT |= {"-dp": "data-parallel-size", "-asc": "api-server-count"}
+
+SET_VARIABLES = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    # vLLM renames its processes; without this the new name overwrites the environment they are recognised by.
+    "SPT_NOENV": "1",
+}
+DERIVED_VARIABLES = {
+    "CUDA_VISIBLE_DEVICES": "gpus",
+    "VLLM_CPU_KVCACHE_SPACE": "kv_cache_gib",
+    "VLLM_CPU_OMP_THREADS_BIND": "cpu_cores",
+}
+
+
+class EngineConfig(BaseModel):
+    """One engine: a vLLM server to start (`kind` vllm), or somebody's running server (`kind` endpoint).
+
+    `model` is the directory of the weights; an endpoint must serve the same ones. `max_num_seqs` is how many sequences
+    the engine decodes at once. `kv_cache_gib` and `cpu_cores` (as in "0-3", "|" between tensor-parallel ranks) are for
+    a CPU build, `gpus` (as in "0,1") and `gpu_memory_utilization` for a CUDA build.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
+    kind: Literal["vllm", "endpoint"] = "vllm"
+    model: AbsolutePath
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    url: Annotated[str, Field(pattern=r"^https?://[^/\s]+$")] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_num_seqs: Annotated[int, Field(ge=1, le=16_384)] = 256
+    max_model_len: Annotated[int, Field(ge=2)] = MAX_MODEL_LEN
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    kv_cache_gib: Annotated[int, Field(ge=1)] | None = None
+    cpu_cores: Annotated[str, Field(pattern=CORES_PATTERN)] | None = None
+    gpus: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*$")] | None = None
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    quantization: str | None = None
+    extra_args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    start_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 900.0
+
+    @field_validator("extra_args")
+    @classmethod
+    def _within_the_rules(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        for argument in arguments:
+            if reason := refusal(argument):
+                raise ValueError(f"{argument!r} {reason}; remove it")
+        return arguments
+
+    @field_validator("env")
+    @classmethod
+    def _not_ours(cls, variables: dict[str, str]) -> dict[str, str]:
+        for name in variables:
+            if name in DERIVED_VARIABLES:
+                raise ValueError(f"{name} is set by the harness; use {DERIVED_VARIABLES[name]}")
+            if name in SET_VARIABLES or name.startswith("HARNESS_"):
+                raise ValueError(f"{name} is set by the harness; remove it")
+        return variables
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "endpoint":
+            self._check_endpoint()
+        elif self.port is None:
+            raise ValueError("port is missing; give the port the server shall listen on")
+        elif self.url is not None:
+            raise ValueError(f"url = {self.url!r} is for kind endpoint; a vllm engine is given host and port")
+        if self.gpus is not None and len(self.gpus.split(",")) != self.tensor_parallel:
+            raise ValueError(f"gpus = {self.gpus!r} must list as many GPUs as tensor_parallel = {self.tensor_parallel}")
+        return self
+
+    def _check_endpoint(self) -> None:
+        if self.url is None:
+            raise ValueError("url is missing; an endpoint needs its base address, such as http://127.0.0.1:8000")
+        ours = (
+            "port",
+            "gpu_memory_utilization",
+            "kv_cache_gib",
+            "cpu_cores",
+            "gpus",
+            "quantization",
+            "extra_args",
+            "env",
+        )
+        for key in ours:
+            if getattr(self, key):
+                raise ValueError(f"{key} = {getattr(self, key)!r} cannot be set on an endpoint; remove it")
+
+    @property
+    def base_url(self) -> str:
+        """Where this machine reaches the server."""
+        if self.url is not None:
+            return self.url
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests a run should keep at the engine: every sequence slot and an eighth more, waiting inside.
+
+        When sequences end, the engine fills their slots at its very next step from the requests that already wait
+        inside it; an eighth is more prompts than one step prefills, so a slot never idles for a network round trip.
+        More would only take from dispatch the choice of the engine that is free first.
+        """
+        return self.max_num_seqs + max(4, self.max_num_seqs // 8)
+
+    def asked(self) -> dict[str, Any]:
+        """The settings that are compared with, or written down beside, what the running server shows."""
+        kept = ("max_model_len", "dtype", "max_num_seqs", "tensor_parallel", "quantization", "gpu_memory_utilization")
+        plain = {key: getattr(self, key) for key in kept}
+        return {**plain, "enable_prefix_caching": False, "speculative": None, "model": str(self.model)}
+
+
+def refusal(argument: str) -> str | None:
+    """Why a vLLM command-line word may not be passed through; None when it may.
+
+    vLLM's parser takes underscores for dashes, any unambiguous beginning of an option, and `--option.key value`.
+    """
+    short = argument.split("=", 1)[0]
+    if short in _REFUSED_SHORT:
+        return REFUSED_OPTIONS[_REFUSED_SHORT[short]]
+    if not argument.startswith("--"):
+        return None
+    given = re.split(r"[=.]", argument[2:], maxsplit=1)[0].replace("_", "-").rstrip("+")
+    for option, reason in REFUSED_OPTIONS.items():
+        if option.startswith(given) or f"no-{option}".startswith(given):
+            return reason
+    return None
+
+
+def parse_config(values: Any) -> EngineConfig:
+    """Validate plain values (as read from JSON) into an EngineConfig.
+
+    Raises:
+        BadInput: every wrong key in one message.
+    """
+    try:
+        return EngineConfig.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(f"engine: {explain(error)}") from None

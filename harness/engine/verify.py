@@ -1,0 +1,148 @@
+"""What a running server shows of itself, and whether that is what was asked."""
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from harness.engine import openmetrics
+from harness.engine.config import EngineConfig
+from harness.errors import BadInput, NotReady
+
+TIMEOUT_S = 10.0
+MAX_BODY_BYTES = 8 << 20
+# vLLM registers its speculation counters, at zero, exactly when speculation is configured, from this version on.
+_COUNTERS_TELL_SINCE = (0, 11)
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's answer to one GET."""
+
+    status: int
+    content_type: str
+    body: str
+
+
+def get(base_url: str, path: str, timeout_s: float = TIMEOUT_S) -> Reply:
+    """One GET, whatever its status; no proxy, since engines are reached directly.
+
+    Raises:
+        OSError: nothing answered.
+        ValueError: what answered does not speak HTTP.
+    """
+    try:
+        with _OPENER.open(base_url + path, timeout=timeout_s) as answer:
+            return _reply(answer.status, answer)
+    except urllib.error.HTTPError as error:
+        return _reply(error.code, error)
+    except http.client.HTTPException as error:
+        raise ValueError(f"no HTTP answer ({error!r})") from None
+
+
+def _reply(status: int, answer: Any) -> Reply:
+    body = answer.read(MAX_BODY_BYTES).decode(errors="replace")
+    return Reply(status, answer.headers.get("content-type", ""), body)
+
+
+def shown_by(base_url: str) -> dict[str, Any]:
+    """The settings a server shows; a value is None where it shows nothing.
+
+    Keys: model (served name), root (weights it says it serves), max_model_len, enable_prefix_caching,
+    speculative_decoding, kv_cache_tokens, vllm (version).
+
+    Raises:
+        NotReady: nothing answers.
+        BadInput: what answers is no OpenAI-compatible server.
+    """
+    card = _model_card(base_url)
+    page = _metrics(base_url)
+    version = _version(base_url)
+    cache = openmetrics.labels(page, "vllm:cache_config_info")
+    tokens = cache.get("kv_cache_size_tokens", "None")
+    return {
+        "model": card.get("id"),
+        "root": card.get("root"),
+        "max_model_len": card.get("max_model_len"),
+        "enable_prefix_caching": {"True": True, "False": False}.get(cache.get("enable_prefix_caching", "")),
+        "speculative_decoding": _speculates(page, version),
+        "kv_cache_tokens": int(tokens) if tokens.isdigit() else None,
+        "vllm": version,
+    }
+
+
+def conflicts(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
+    """A sentence for each setting that the server shows to differ from what was asked."""
+    found = []
+    for key, asked, remedy in (
+        ("max_model_len", config.max_model_len, f"start it with --max-model-len {config.max_model_len}"),
+        ("enable_prefix_caching", False, "start it with --no-enable-prefix-caching"),
+        ("speculative_decoding", False, "start it without a speculative config"),
+    ):
+        if shown[key] is not None and shown[key] != asked:
+            found.append(f"{key} is {shown[key]!r} on the running server, asked for {asked!r}; {remedy}")
+    served = [name for name in (shown["model"], shown["root"]) if name]
+    if served and not any(name.rstrip("/").rsplit("/", 1)[-1] == config.model.name for name in served):
+        found.append(f"model is {served[0]!r} on the running server, asked for {str(config.model)!r}; serve that one")
+    return found
+
+
+def unverified(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
+    """Settings the rules demand that the server does not show; an endpoint's weights are never seen."""
+    keys = ("max_model_len", "enable_prefix_caching", "speculative_decoding", "model")
+    return [key for key in keys if shown[key] is None] + (["weights"] if config.kind == "endpoint" else [])
+
+
+def _model_card(base_url: str) -> dict[str, Any]:
+    try:
+        reply = get(base_url, "/v1/models")
+    except OSError as error:
+        cause = getattr(error, "reason", error)
+        raise NotReady(f"nothing answers at {base_url}: {cause}; start the server or correct the url") from None
+    except ValueError as error:
+        raise BadInput(f"{base_url} does not speak HTTP: {error}; correct the url") from None
+    what = f"{base_url}/v1/models answered {reply.status} {reply.content_type or 'without a content type'}"
+    help_ = "this is no OpenAI-compatible server; correct the url"
+    if "json" not in reply.content_type:
+        raise BadInput(f"{what} instead of JSON (it begins {reply.body[:60]!r}); {help_}")
+    try:
+        cards = json.loads(reply.body)["data"]
+        card = cards[0]
+        return {key: card.get(key) for key in ("id", "root", "max_model_len")}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise BadInput(f"{what} without a list of models (it begins {reply.body[:60]!r}); {help_}") from None
+
+
+def _metrics(base_url: str) -> str:
+    try:
+        reply = get(base_url, "/metrics")
+    except (OSError, ValueError):
+        return ""
+    return reply.body if reply.status == 200 and "html" not in reply.content_type else ""
+
+
+def _version(base_url: str) -> str | None:
+    try:
+        version = json.loads(get(base_url, "/version").body)["version"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return version if isinstance(version, str) else None
+
+
+def _speculates(page: str, version: str | None) -> bool | None:
+    if openmetrics.has_prefix(page, "vllm:spec_decode_") or openmetrics.has_prefix(page, "vllm:diffusion_"):
+        return True
+    if "vllm:num_requests_running" not in page or version is None:
+        return None
+    return False if _numbers(version) >= _COUNTERS_TELL_SINCE else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = []
+    for part in version.split(".")[:2]:
+        digits = "".join(character for character in part if character.isdigit())
+        parts.append(int(digits or 0))
+    return tuple(parts)

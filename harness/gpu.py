@@ -1,0 +1,158 @@
+"""The machine's GPUs through NVML. A machine without any is no error; a driver that is broken is told apart from it."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Self
+
+import pynvml
+
+GIB = 1 << 30
+# Bits of NVML's clock event reasons that slow a GPU down; idling and set clocks are left out.
+_THROTTLES = {0x4: "power", 0x8: "hardware", 0x20: "thermal", 0x40: "hardware_thermal", 0x80: "power_brake"}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that holds memory on a GPU; `memory_gib` is None where NVML does not tell."""
+
+    gpu_index: int
+    pid: int
+    memory_gib: float | None
+
+
+class Gpus:
+    """An open look at the GPUs. `count` is 0 without any; `problem` then says why, `broken` whether that is a fault."""
+
+    def __init__(self, nvml: ModuleType | Any = pynvml) -> None:
+        self._nvml = nvml
+        self._handles: list[Any] = []
+        self.problem: str | None = None
+        self.broken = False
+        try:
+            nvml.nvmlInit()
+            self._handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            if not self._handles:
+                self.problem = "the NVIDIA driver sees no GPU"
+        except nvml.NVMLError as error:
+            self.problem, self.broken = _explain(nvml, error)
+
+    @property
+    def count(self) -> int:
+        """How many GPUs there are."""
+        return len(self._handles)
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        with contextlib.suppress(self._nvml.NVMLError):
+            self._nvml.nvmlShutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def driver(self) -> str | None:
+        """The kernel driver's version."""
+        return self._text(self._nvml.nvmlSystemGetDriverVersion)
+
+    @property
+    def cuda(self) -> str | None:
+        """The newest CUDA version the driver serves."""
+        number = self._read(self._nvml.nvmlSystemGetCudaDriverVersion)
+        return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
+
+    def sample(self) -> list[dict[str, Any]]:
+        """What each GPU does now, under telemetry.csv's column names; a value that cannot be read is None."""
+        nvml = self._nvml
+        rows = []
+        for index, handle in enumerate(self._handles):
+            rates = self._read(nvml.nvmlDeviceGetUtilizationRates, handle)
+            memory = self._read(nvml.nvmlDeviceGetMemoryInfo, handle)
+            power = self._read(nvml.nvmlDeviceGetPowerUsage, handle)
+            reasons = self._read(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
+            rows.append(
+                {
+                    "gpu_index": index,
+                    "gpu_util_percent": None if rates is None else rates.gpu,
+                    "gpu_memory_used_gib": None if memory is None else round(memory.used / GIB, 3),
+                    "gpu_power_w": None if power is None else round(power / 1000, 1),
+                    "gpu_sm_clock_mhz": self._read(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+                    "gpu_temperature_c": self._read(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+                    "gpu_throttle": None if reasons is None else _throttles(reasons),
+                }
+            )
+        return rows
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What each GPU is, under manifest.json's names."""
+        nvml = self._nvml
+        found = []
+        for index, handle in enumerate(self._handles):
+            memory = self._read(nvml.nvmlDeviceGetMemoryInfo, handle)
+            limit = self._read(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+            ecc = self._read(nvml.nvmlDeviceGetEccMode, handle)
+            mig = self._read(nvml.nvmlDeviceGetMigMode, handle)
+            found.append(
+                {
+                    "index": index,
+                    "name": self._text(nvml.nvmlDeviceGetName, handle),
+                    "uuid": self._text(nvml.nvmlDeviceGetUUID, handle),
+                    "memory_gib": None if memory is None else round(memory.total / GIB, 2),
+                    "driver": self.driver,
+                    "power_limit_w": None if limit is None else round(limit / 1000, 1),
+                    "sm_clock_max_mhz": self._read(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
+                    "pcie_gen": self._read(nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
+                    "pcie_width": self._read(nvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
+                    "ecc": None if ecc is None else bool(ecc[0]),
+                    "mig": None if mig is None else bool(mig[0]),
+                }
+            )
+        return found
+
+    def processes(self) -> list[GpuProcess]:
+        """Every process that computes on a GPU."""
+        return [
+            GpuProcess(index, entry.pid, None if entry.usedGpuMemory is None else round(entry.usedGpuMemory / GIB, 2))
+            for index, handle in enumerate(self._handles)
+            for entry in self._read(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
+        ]
+
+    def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except self._nvml.NVMLError:
+            return None
+
+    def _text(self, function: Callable[..., Any], *arguments: Any) -> str | None:
+        value = self._read(function, *arguments)
+        return value.decode() if isinstance(value, bytes) else value
+
+
+def _throttles(reasons: int) -> str:
+    return "+".join(name for bit, name in _THROTTLES.items() if reasons & bit) or "none"
+
+
+def _explain(nvml: Any, error: Any) -> tuple[str, bool]:
+    """A sentence for an NVML error, and whether it means a fault rather than no GPU."""
+    known = {
+        nvml.NVML_ERROR_LIBRARY_NOT_FOUND: ("no NVIDIA driver is installed", False),
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED: (
+            "the NVIDIA driver is installed but not loaded; run `modprobe nvidia` and read dmesg, or reboot",
+            True,
+        ),
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+            "driver/library version mismatch: NVIDIA's libraries were updated while the older kernel module stayed "
+            "loaded; reboot, or stop everything on the GPU and reload the nvidia modules",
+            True,
+        ),
+        nvml.NVML_ERROR_NO_PERMISSION: (
+            "NVML may not be used by this user; join the group that owns /dev/nvidia*",
+            True,
+        ),
+        nvml.NVML_ERROR_GPU_IS_LOST: ("a GPU has fallen off the bus; reboot, and check its power and seating", True),
+    }
+    return known.get(error.value, (f"NVML says: {error}; run nvidia-smi and read dmesg", True))
