@@ -1,0 +1,20 @@
+"""Punkt's data for tests: found on this machine, or fetched once into .mlperf/punkt."""
+
+from pathlib import Path
+
+import pytest
+
+from harness import punkt
+from harness.errors import NotReady
+
+_FOLDER = Path(__file__).resolve().parents[1] / ".mlperf"
+
+
+def punkt_data() -> Path:
+    if found := punkt.find(None, _FOLDER):
+        return found
+    try:
+        punkt.fetch(_FOLDER / "punkt")
+    except NotReady as error:
+        pytest.skip(str(error))
+    return _FOLDER / "punkt"
