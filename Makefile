@@ -35,10 +35,7 @@ clean: ## Remove what was set up here; results/ stays
 	rm -rf .venv .mlperf
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: install a newer one and call make PYTHON=..."; exit 3; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python has no venv module here: apt-get install python3-venv"; exit 3; }
-	@echo "Making the Python environment .venv (about a minute, once)"
-	$(PYTHON) -m venv .venv
+	@requirements/venv.sh $(PYTHON) .venv
 
 .venv/controller: requirements/controller.txt pyproject.toml | .venv/bin/python
 	@echo "Installing Ansible and the report's libraries into .venv"

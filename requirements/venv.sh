@@ -1,0 +1,24 @@
+#!/bin/sh
+# venv.sh PYTHON DIR: make a virtual environment with pip in it, also on a Debian without python3-venv; as any user.
+set -eu
+python=$1
+dir=$2
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "$python is $("$python" --version 2>&1); 3.11 or newer is needed: install it, then make PYTHON=python3.12 ..." >&2
+  exit 3
+}
+echo "Making the Python environment $dir"
+if "$python" -c 'import ensurepip' 2>/dev/null; then
+  exec "$python" -m venv "$dir"
+fi
+# Debian keeps pip in a package of its own. Its wheel is unpacked here; nothing is installed on the system.
+"$python" -m venv --without-pip "$dir"
+fetch() { (cd "$dir" && apt-get -qq download python3-pip-whl 2>/dev/null); }
+fetch || { [ "$(id -u)" = 0 ] && apt-get -qq update && fetch; } || {
+  rm -rf "$dir"
+  echo "Python has no venv module here and its package cannot be downloaded: apt-get install python3-venv" >&2
+  exit 3
+}
+dpkg -x "$dir"/python3-pip-whl_*.deb "$dir/debian"
+PYTHONPATH=$(echo "$dir"/debian/usr/share/python-wheels/pip-*.whl) "$dir/bin/python" -m pip install --quiet pip
+rm -rf "$dir/debian" "$dir"/python3-pip-whl_*.deb
