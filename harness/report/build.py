@@ -1,0 +1,313 @@
+"""From the files of one benchmark to its record."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import accuracy
+from harness.errors import BadInput
+from harness.files import sha256_json
+from harness.report import figures, findings, history, series, verdict
+from harness.report.record import (
+    SCHEMA_VERSION,
+    Asked,
+    Calibrated,
+    EngineSettings,
+    Failure,
+    Figures,
+    Gpu,
+    Machine,
+    Node,
+    Phase,
+    Published,
+    Result,
+    Rouge,
+    Share,
+)
+from harness.report.sources import Issuer, ManifestFile, ScoreFile, Sources, read
+
+NOTICE = "Result not verified by MLCommons Association."
+ADDRESS = ("name", "model", "host", "port", "url")
+PUBLISHED = (
+    Published(system="1×H100 SXM, vLLM FP8 (v5.1, Red Hat)", offline_tokens_per_s=5777, server_tokens_per_s=5104),
+    Published(system="1×L40S, vLLM FP8 (v5.1, Red Hat)", offline_tokens_per_s=1642, server_tokens_per_s=1207),
+    Published(system="one of 8×H200 (v5.1, HPE)", offline_tokens_per_s=8255, server_tokens_per_s=8114),
+)
+
+
+def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
+    """Read `path` and judge it; returns the record (no charts yet), the journal and the files it was made from.
+
+    Raises:
+        BadInput: `path` is neither a result directory nor a run directory.
+    """
+    sources = read(path)
+    journal = series.journal(sources.issuers)
+    mode = figures.measured(sources.issuers, journal)
+    rows = journal[journal["mode"] == mode]
+    score, trouble = _merged_score(sources.issuers)
+    sources = replace(sources, troubles=(*sources.troubles, *trouble))
+    asked = _asked(sources)
+    past = history.earlier(_candidates(sources), _created(sources))
+    nodes = tuple(_node(name, sources, journal, rows, mode, asked, past) for name in sources.nodes)
+    pair = figures.pair(sources.issuers, rows, mode)
+    together = _together(sources, rows, mode, figures.merged(score))
+    ratio, no_ratio = history.efficiency(together.samples_per_s, nodes)
+    phases = tuple(_phases(sources.issuers))
+    shared = bool(sources.plan and sources.plan.shared_machine)
+    used = {
+        host: int(group["qsl_idx"].nunique())
+        for host, group in journal[journal["mode"] == "performance"].groupby("issuer")
+    }
+    judged = verdict.judge(sources, score, used)
+    now = history.point(sources.run_id, _created(sources), nodes, together.samples_per_s, together.seconds)
+    result = Result(
+        schema_version=SCHEMA_VERSION,
+        run_id=sources.run_id,
+        created_unix=_created(sources),
+        asked=asked,
+        verdict=judged,
+        notice=NOTICE,
+        together=together,
+        nodes=nodes,
+        pair=pair,
+        efficiency=ratio,
+        efficiency_absent=no_ratio,
+        shared_machine=shared,
+        phases=phases,
+        calibration=_calibration(sources.issuers),
+        findings=findings.find(asked, together, nodes, pair, phases, shared),
+        failures=_failures(sources),
+        accuracy_reference=score.reference if score else None,
+        published=PUBLISHED if _all_real(sources) else (),
+        history=(*history.past_runs(past, nodes, asked.topology), *([now] if now else [])),
+        charts=(),
+    )
+    return result, journal, sources
+
+
+def _merged_score(issuers: Sequence[Issuer]) -> tuple[ScoreFile | None, tuple[str, ...]]:
+    """Accuracy of all shares together, and what kept it from being merged."""
+    folders = [issuer.path / "accuracy" for issuer in issuers if issuer.score]
+    if not folders:
+        return None, ()
+    try:
+        return ScoreFile.model_validate(asdict(accuracy.merge(folders))), ()
+    except BadInput as error:
+        return None, (str(error),)
+
+
+def _candidates(sources: Sources) -> list[Path]:
+    """Where earlier results lie: beside this one; a lone run keeps its report in its own directory."""
+    pattern = "*/result.json" if (sources.path / "plan.json").exists() else "*/report/result.json"
+    here = sources.path.resolve()
+    return [path for path in sorted(here.parent.glob(pattern)) if here not in path.parents]
+
+
+def _created(sources: Sources) -> float | None:
+    if sources.plan and sources.plan.created_unix is not None:
+        return sources.plan.created_unix
+    starts = [issuer.status.started_unix for issuer in sources.issuers if issuer.status and issuer.status.started_unix]
+    return min(starts, default=None)
+
+
+def _asked(sources: Sources) -> Asked:
+    spec, plan = sources.spec, sources.plan
+    public = plan.asked if plan else {}
+    rate = public.get("target_qps") if plan else spec.target_qps if spec else None
+    return Asked(
+        scenario=spec.scenario.value if spec else public.get("scenario"),
+        mode=spec.mode.value if spec else public.get("mode"),
+        samples=spec.samples if spec else _integer(public.get("samples")),
+        target_qps=_rate(rate),
+        topology=plan.topology if plan else None,
+        launcher=plan.launcher if plan else None,
+        sampling_seed=spec.seed if spec else None,
+    )
+
+
+def _integer(value: Any) -> int | None:
+    return int(value) if str(value).isdigit() else None
+
+
+def _rate(value: Any) -> float | str | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None if value is None else str(value)
+
+
+def _together(sources: Sources, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None) -> Figures:
+    """One LoadGen: what it measured. Several: samples finished while all were running."""
+    if len(sources.issuers) == 1 and not _missing_loadgens(sources):
+        return figures.of(rows, _log(sources.issuers[0], mode), rouge)
+    span = None if _missing_loadgens(sources) else figures.all_running(sources.issuers, mode)
+    return figures.of(rows if span else rows.iloc[:0], None, rouge, span)
+
+
+def _missing_loadgens(sources: Sources) -> bool:
+    planned = set(sources.plan.loadgens) if sources.plan else set()
+    return bool(planned - {issuer.host for issuer in sources.issuers})
+
+
+def _log(issuer: Issuer, mode: figures.Measured) -> Any:
+    return issuer.performance if mode == "performance" else None
+
+
+def _node(
+    name: str,
+    sources: Sources,
+    journal: pd.DataFrame,
+    rows: pd.DataFrame,
+    mode: figures.Measured,
+    asked: Asked,
+    past: Sequence[Result],
+) -> Node:
+    issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
+    own = rows[rows["node"] == name]
+    # LoadGen's log is the node's own only if all that this LoadGen issued was answered by this node.
+    whole = issuer is not None and issuer.spec is not None and all(ref.node == name for ref in issuer.spec.engines)
+    log = _log(issuer, mode) if issuer and whole else None
+    answered = journal[(journal["mode"] == "accuracy") & (journal["node"] == name)]["qsl_idx"]
+    rouge = figures.partial(figures.scores(sources.issuers), answered)
+    settings = tuple(_settings(engine.file.model_dump()) for engine in sources.engines if engine.node == name)
+    machine = _machine(name, sources)
+    fingerprint = history.comparable(asked, machine, settings)
+    single = history.alone(past, fingerprint, name)
+    planned = sources.plan.nodes.get(name, {}) if sources.plan else {}
+    share = planned.get("share") or (issuer.spec.window.model_dump() if issuer and issuer.spec and whole else None)
+    return Node(
+        name=name,
+        loadgen=issuer is not None,
+        share=Share.model_validate(share) if share else None,
+        why=planned.get("why"),
+        figures=figures.of(own, log, rouge),
+        client_queue_p99_ms=series.percentile(own["queue_ms"], 99),
+        alone_samples_per_s=single[0] if single else None,
+        alone_run_id=single[1] if single else None,
+        comparable=fingerprint,
+        machine=machine,
+        engines=settings,
+        telemetry=_telemetry(name, sources, issuer, mode),
+    )
+
+
+def _telemetry(name: str, sources: Sources, issuer: Issuer | None, mode: figures.Measured) -> Any:
+    span = figures.window(sources.issuers, mode)
+    names = {engine.file.name for engine in sources.engines if engine.node == name}
+    paths = telemetry_files(name, sources)
+    cost = issuer.outcome.telemetry_cost if issuer else None
+    percent = 100 * cost.cpu_s / cost.wall_s if cost and cost.wall_s > 0 else None
+    return figures.use(paths, names or None, span, percent)
+
+
+def telemetry_files(name: str, sources: Sources) -> list[Path]:
+    """A node's telemetry: its engines' own, else what the LoadGen on it wrote."""
+    own = [engine.telemetry for engine in sources.engines if engine.node == name and engine.telemetry]
+    return own or [issuer.path / "telemetry.csv" for issuer in sources.issuers if issuer.host == name]
+
+
+def _machine(name: str, sources: Sources) -> Machine:
+    described = next(
+        (engine.file.machine for engine in sources.engines if engine.node == name and engine.file.machine), None
+    )
+    issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
+    file = described or (issuer.manifest if issuer else ManifestFile())
+    data = [issuer.manifest.dataset.sha256 for issuer in sources.issuers if issuer.manifest.dataset.sha256]
+    return Machine(
+        **{
+            key: getattr(file, key)
+            for key in (
+                "os",
+                "kernel",
+                "python",
+                "cpu_model",
+                "cpu_count",
+                "memory_gib",
+                "driver",
+                "cuda",
+                "versions",
+                "environment_sha256",
+                "image_digest",
+            )
+        },
+        gpus=tuple(_gpu(gpu.model_dump()) for gpu in file.gpus),
+        model_name=file.model.name,
+        model_sha256=file.model.sha256,
+        model_dtype=file.model.dtype,
+        dataset_sha256=file.dataset.sha256 or (data[0] if data else None),
+    )
+
+
+def _gpu(gpu: dict[str, Any]) -> Gpu:
+    generation, width = gpu["pcie_gen"], gpu["pcie_width"]
+    pcie = f"gen {generation} ×{width}" if generation and width else None
+    return Gpu(pcie=pcie, **{key: gpu[key] for key in ("name", "memory_gib", "power_limit_w", "sm_clock_max_mhz")})
+
+
+def _settings(engine: dict[str, Any]) -> EngineSettings:
+    config, asked, seen = engine["config"], engine["asked"], engine["verified"]
+    return EngineSettings(
+        name=engine["name"],
+        kind=engine["kind"],
+        state=engine["state"],
+        version=engine["version"],
+        dtype=config.get("dtype") or asked.get("dtype"),
+        max_num_seqs=config.get("max_num_seqs"),
+        max_model_len=seen.get("max_model_len"),
+        prefix_caching=seen.get("enable_prefix_caching"),
+        speculative_decoding=seen.get("speculative_decoding"),
+        quantization=config.get("quantization"),
+        unverified=engine["unverified"],
+        settings_sha256=sha256_json({key: value for key, value in config.items() if key not in ADDRESS}),
+    )
+
+
+def _phases(issuers: Sequence[Issuer]) -> list[Phase]:
+    found = []
+    for issuer in issuers:
+        for mode in figures.MODES:
+            if part := figures.part_of(issuer, mode):
+                seconds = part.finished_unix - part.started_unix
+                found.append(
+                    Phase(
+                        mode=mode,
+                        node=issuer.host,
+                        seconds=seconds,
+                        samples=part.samples,
+                        samples_failed=len(part.failures),
+                        target_qps=issuer.outcome.target_qps,
+                        client_cpu_cores=part.client_cpu_s / seconds
+                        if part.client_cpu_s is not None and seconds > 0
+                        else None,
+                    )
+                )
+    return found
+
+
+def _calibration(issuers: Sequence[Issuer]) -> tuple[Calibrated, ...]:
+    return tuple(
+        Calibrated(node=issuer.host, **found.model_dump(exclude={"tried"}))
+        for issuer in issuers
+        if (found := issuer.outcome.calibration)
+    )
+
+
+def _failures(sources: Sources) -> tuple[Failure, ...]:
+    seen = {failure.host for failure in sources.failures}
+    told = [Failure(node=f.host, phase=f.phase, reason=f.reason, log=f.log) for f in sources.failures]
+    for issuer in sources.issuers:
+        status = issuer.status
+        if status and status.state != "finished" and issuer.host not in seen:
+            told.append(
+                Failure(node=issuer.host, phase=status.phase, reason=status.reason or status.state, log=status.log)
+            )
+    return tuple(told)
+
+
+def _all_real(sources: Sources) -> bool:
+    models = [issuer.manifest.model for issuer in sources.issuers]
+    return bool(models) and all(verdict.is_real(model) for model in models)

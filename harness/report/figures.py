@@ -1,0 +1,221 @@
+"""From samples and seconds to figures: speed, latency, accuracy, projected hours, use of the machine."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from harness.report import logs, series
+from harness.report.record import Figures, Latency, Pair, Rouge, Telemetry, Used
+from harness.report.sources import Issuer, Part, ScoreFile
+from harness.spec import FULL_SAMPLES, RULE_MIN_DURATION_S
+
+Measured = Literal["performance", "accuracy"]
+MODES: tuple[Measured, Measured] = ("performance", "accuracy")
+METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+NO_THROTTLE = {"", "none", "0", "idle", "gpu_idle", "not active"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    samples: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    samples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    source: Literal["LoadGen", "journal"] | None = None
+
+
+def measured(issuers: Sequence[Issuer], journal: pd.DataFrame) -> Measured:
+    """The mode that speed and latency are taken from: performance, or accuracy where that is all there was."""
+    if any(issuer.performance for issuer in issuers) or (journal["mode"] == "performance").any():
+        return "performance"
+    return "accuracy"
+
+
+def part_of(issuer: Issuer, mode: Measured) -> Part | None:
+    """The issuer's own account of one LoadGen run."""
+    return issuer.outcome.performance if mode == "performance" else issuer.outcome.accuracy
+
+
+def window(issuers: Sequence[Issuer], mode: Measured) -> tuple[float, float] | None:
+    """Unix seconds from the first start to the last end of the runs; None when none finished."""
+    parts = [part for issuer in issuers if (part := part_of(issuer, mode))]
+    return (min(p.started_unix for p in parts), max(p.finished_unix for p in parts)) if parts else None
+
+
+def all_running(issuers: Sequence[Issuer], mode: Measured) -> tuple[float, float] | None:
+    """Unix seconds in which every LoadGen was running; None when one is missing or they never overlapped."""
+    parts = [part_of(issuer, mode) for issuer in issuers]
+    known = [part for part in parts if part]
+    if not known or len(known) < len(parts):
+        return None
+    span = max(p.started_unix for p in known), min(p.finished_unix for p in known)
+    return span if span[1] > span[0] else None
+
+
+def pair(issuers: Sequence[Issuer], rows: pd.DataFrame, mode: Measured) -> Pair | None:
+    """How several LoadGens ran side by side; None for one LoadGen or when one of them left no end."""
+    together, whole = all_running(issuers, mode), window(issuers, mode)
+    if len(issuers) < 2 or together is None or whole is None:
+        return None
+    ends = [part.finished_unix for issuer in issuers if (part := part_of(issuer, mode))]
+    makespan = whole[1] - whole[0]
+    return Pair(
+        all_running_s=together[1] - together[0],
+        makespan_s=makespan,
+        makespan_samples_per_s=len(rows) / makespan,
+        finished_apart_s=max(ends) - min(ends),
+    )
+
+
+def of(
+    rows: pd.DataFrame,
+    log: logs.LoadGenLog | None,
+    rouge: Rouge | None,
+    span: tuple[float, float] | None = None,
+) -> Figures:
+    """Figures of the journal's `rows`.
+
+    Args:
+        rows: samples of the mode that speed is taken from.
+        log: LoadGen's own record where it measured exactly these rows; its figures come first.
+        rouge: their accuracy.
+        span: unix seconds that the speed is taken over; without it, from the first issue to the last answer.
+    """
+    speed = _logged_speed(rows, log) if log and log.samples_per_s is not None else _journal_speed(rows, span)
+    performance, accuracy = projected_hours(speed.samples_per_s)
+    return Figures(
+        samples=speed.samples,
+        tokens=speed.tokens,
+        seconds=speed.seconds,
+        samples_per_s=speed.samples_per_s,
+        tokens_per_s=speed.tokens_per_s,
+        source=speed.source,
+        ttft=_latency(log.ttft if log else None, rows["ttft_ms"]),
+        tpot=_latency(log.tpot if log else None, rows["tpot_ms"]),
+        end_to_end=_latency(log.end_to_end if log else None, rows["e2e_ms"]),
+        rouge=rouge,
+        full_performance_hours=performance,
+        full_accuracy_hours=accuracy,
+    )
+
+
+def _logged_speed(rows: pd.DataFrame, log: logs.LoadGenLog) -> _Speed:
+    seconds = float(rows["done_unix"].max() - rows["issued_unix"].min()) if len(rows) else None
+    tokens = int(rows["n_tokens"].sum()) if len(rows) else None
+    return _Speed(log.samples, tokens, seconds, log.samples_per_s, log.tokens_per_s, "LoadGen")
+
+
+def _journal_speed(rows: pd.DataFrame, span: tuple[float, float] | None) -> _Speed:
+    if rows.empty:
+        return _Speed()
+    start, stop = span or (float(rows["issued_unix"].min()), float(rows["done_unix"].max()))
+    inside = rows[(rows["done_unix"] >= start) & (rows["done_unix"] <= stop)]
+    seconds, tokens = stop - start, int(inside["n_tokens"].sum())
+    if seconds <= 0:
+        return _Speed(len(inside), tokens)
+    return _Speed(len(inside), tokens, seconds, len(inside) / seconds, tokens / seconds, "journal")
+
+
+def projected_hours(samples_per_s: float | None) -> tuple[float | None, float | None]:
+    """Hours of a performance run (whole passes of 13,368 samples, 600 s at least) and of an accuracy run."""
+    if not samples_per_s:
+        return None, None
+    one_pass_s = FULL_SAMPLES / samples_per_s
+    passes = max(1, math.ceil(RULE_MIN_DURATION_S / one_pass_s))
+    return passes * one_pass_s / 3600, one_pass_s / 3600
+
+
+def _latency(logged: logs.Percentiles | None, values: pd.Series) -> Latency | None:
+    if logged:
+        return Latency(p50_ms=logged.p50_ms, p90_ms=logged.p90_ms, p99_ms=logged.p99_ms, source="LoadGen")
+    known = [series.percentile(values, percent) for percent in (50, 90, 99)]
+    p50, p90, p99 = known
+    if p50 is None or p90 is None or p99 is None:
+        return None
+    return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, source="journal")
+
+
+def scores(issuers: Sequence[Issuer]) -> pd.DataFrame:
+    """Per-sample scores of all shares: `qsl_idx`, the four metrics (0 to 1), `gen_len`, `n_tokens`."""
+    files = [issuer.path / "accuracy" / "scores.csv" for issuer in issuers]
+    tables = [pd.read_csv(file) for file in files if file.exists()]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["qsl_idx", *METRICS, "gen_len"])
+
+
+def merged(score: ScoreFile | None) -> Rouge | None:
+    """Accuracy of all shares as the reference prints it."""
+    if score is None:
+        return None
+    values = {metric: getattr(score, metric) for metric in METRICS}
+    return Rouge(**values, gen_len_characters=score.gen_len, gen_num=score.gen_num)
+
+
+def partial(table: pd.DataFrame, qsl_indexes: pd.Series) -> Rouge | None:
+    """Accuracy of the samples that one node answered."""
+    own = table[table["qsl_idx"].isin(set(qsl_indexes))]
+    if own.empty:
+        return None
+    values = {
+        metric: round(float(own[metric].mean()) * 100, 4) if own[metric].notna().all() else None for metric in METRICS
+    }
+    characters = int(own["gen_len"].sum()) if own["gen_len"].notna().all() else None
+    return Rouge.model_validate({**values, "gen_len_characters": characters, "gen_num": len(own)})
+
+
+def use(
+    paths: Sequence[Path], engines: set[str] | None, span: tuple[float, float] | None, cost: float | None
+) -> Telemetry:
+    """What a node did between two unix seconds, from its telemetry files; `engines` None takes all that are there."""
+    tables = [series.between(series.telemetry(path), span) for path in paths]
+    table = pd.concat(tables, ignore_index=True) if tables else series.telemetry(Path("/nonexistent"))
+    machine = tables[0] if tables else table
+    machine = machine.groupby(machine["unix_s"].round(), as_index=False).first()
+    gpus = table.dropna(subset=["gpu_util_percent"]).drop_duplicates(["unix_s", "gpu_index"])
+    own = table if engines is None else table[table["engine"].isin(engines)]
+    throttled, why = _throttling(gpus)
+    total = machine["memory_total_gib"].dropna()
+    return Telemetry(
+        cpu_percent=_used(machine["cpu_percent"]),
+        memory_used_gib=_used(machine["memory_used_gib"]),
+        memory_total_gib=float(total.iloc[0]) if len(total) else None,
+        gpu_util_percent=_used(gpus["gpu_util_percent"]),
+        gpu_memory_used_gib=_used(gpus["gpu_memory_used_gib"]),
+        gpu_power_w=_used(gpus["gpu_power_w"]),
+        gpu_sm_clock_mhz=_used(gpus["gpu_sm_clock_mhz"]),
+        gpu_temperature_c=_used(gpus["gpu_temperature_c"]),
+        throttled_percent=throttled,
+        throttle_reasons=why,
+        running=_used(own["running"]),
+        waiting=_used(own["waiting"]),
+        kv_cache_percent=_used(own["kv_cache_percent"]),
+        gap_s=_gap(machine["unix_s"], span),
+        own_cost_cpu_percent=cost,
+    )
+
+
+def _used(values: pd.Series) -> Used | None:
+    known = values.dropna()
+    return Used(mean=float(known.mean()), peak=float(known.max()), seconds=len(known)) if len(known) else None
+
+
+def _gap(seconds: pd.Series, span: tuple[float, float] | None) -> float | None:
+    """Longest time without a reading, the edges of the span included."""
+    if seconds.empty:
+        return None
+    stamps = seconds.to_numpy(dtype=float)
+    edges = np.concatenate(([span[0]], stamps, [span[1]])) if span else stamps
+    return float(np.diff(edges).max()) if len(edges) > 1 else None
+
+
+def _throttling(gpus: pd.DataFrame) -> tuple[float | None, tuple[str, ...]]:
+    if gpus.empty:
+        return None, ()
+    reasons = gpus["gpu_throttle"].fillna("").astype(str).str.strip()
+    held = reasons[~reasons.str.lower().isin(NO_THROTTLE)]
+    return 100 * len(held) / len(reasons), tuple(sorted(set(held)))

@@ -1,0 +1,219 @@
+"""What the figures suggest: one sentence each, with what was seen, what it may mean and what to do."""
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+
+from harness.report.record import Asked, Figures, Finding, Node, Pair, Phase, Telemetry
+from harness.spec import Scenario
+
+
+class Advice(Enum):
+    """Name = the finding's code, value = its sentence."""
+
+    SHARED_MACHINE = (
+        "The nodes share one machine's cores and memory, so their speed together and their efficiency as a pair mean "
+        "nothing; measure efficiency on separate machines."
+    )
+    TARGET_TOO_HIGH = (
+        "The engines answered {rate:.2f} samples/s of the {target:.2f} that were sent, so requests queued up; "
+        "lower target_qps, or leave it at auto."
+    )
+    TARGET_TOO_LOW = (
+        "The engines were mostly idle: on average {running:.1f} of {slots} sequences ran and TTFT p99 was "
+        "{ttft:.0f} ms of {limit:.0f} allowed, so the speed shows the target rate and not the machine; "
+        "raise target_qps, or leave it at auto."
+    )
+    NEAR_LIMIT = (
+        "{metric} p99 is {value:.0f} ms of {limit:.0f} allowed, so a slightly busier run may break the limit; "
+        "lower target_qps by a few percent for a run that must hold."
+    )
+    BATCH_LIMITED = (
+        "{waiting:.0f} requests waited on average while all {slots} sequences ran and the KV cache was at most "
+        "{kv:.0f} % full, so the batch limit may hold the engine back; raise max_num_seqs."
+    )
+    KV_FULL = (
+        "The KV cache reached {kv:.0f} %, so sequences may be preempted and computed again; give it more memory, "
+        "use an 8-bit format for weights or cache, or lower max_num_seqs to about {running:.0f}."
+    )
+    BATCH_EMPTY = (
+        "On average {running:.1f} of {slots} sequences ran and nothing waited, so the engine was not kept full; "
+        "raise max_in_flight above max_num_seqs, or lower max_num_seqs to leave more memory for the cache."
+    )
+    MEMORY_SHORT = (
+        "Memory reached {used:.1f} of {total:.1f} GiB, so the machine may swap or end the engine; "
+        "lower kv_cache_gib or stop other programs."
+    )
+    GPU_THROTTLED = (
+        "A GPU was held back in {percent:.0f} % of readings ({why}), so it ran slower than it can; "
+        "check its cooling and power limit."
+    )
+    GPU_CLOCK_LOW = (
+        "The GPU clock was {clock:.0f} MHz on average of {most:.0f} possible while the GPU was {util:.0f} % busy, "
+        "so power, heat or locked clocks may hold it back; check nvidia-smi -q -d CLOCK,PERFORMANCE."
+    )
+    GPU_POWER_LIMITED = (
+        "The GPU drew {power:.0f} W on average of {limit:.0f} W allowed, so power limits its clock; "
+        "raise the power limit if the card and its cooling allow."
+    )
+    GPU_IDLE = (
+        "GPUs were {util:.0f} % busy on average, so something else was the limit; "
+        "look at max_num_seqs, the target rate and the processor."
+    )
+    CPU_BOUND = (
+        "All processor cores were {cpu:.0f} % busy, so the processor may be the limit; "
+        "on a node with a GPU give the engine more cores, on one without this is the engine itself at work."
+    )
+    CLIENT_BUSY = (
+        "Issuing samples took {cores:.2f} processor cores of the one it can use, so the client may be the limit and "
+        "latency may include its delay; run fewer requests at once or give the LoadGen host a faster core."
+    )
+    CLIENT_QUEUE = (
+        "p99 of the wait between LoadGen's issue and the request leaving was {queue:.0f} ms of a TTFT of "
+        "{ttft:.0f} ms, so samples queued in the client; raise max_in_flight."
+    )
+    UNEVEN_NODES = (
+        "{fast} was {ratio:.2f} times as fast as {slow}; where their hardware is the same, compare clocks, drivers and "
+        "other load, and never split samples equally."
+    )
+    FINISHED_APART = (
+        "The nodes finished {apart:.0f} s apart ({percent:.0f} % of the run), so the faster ones waited; "
+        "calibrate longer (limits.calibration_s), or use topology fleet, which balances by itself."
+    )
+    NETWORK_LATENCY = (
+        "TTFT p50 through {slow} is {much:.0f} ms and through {fast} {less:.0f} ms; if {slow} is the remote one, the "
+        "network may add the difference: check the route and the link, else the load of {slow}."
+    )
+    TELEMETRY_GAPS = (
+        "Telemetry has a gap of {gap:.0f} s, so peaks in it are unknown; the machine may have been too busy to look."
+    )
+    TELEMETRY_COST = (
+        "Telemetry used {cost:.1f} % of one core, enough to touch the figures; read fewer engines on this host."
+    )
+
+    def about(self, node: str | None = None, **facts: object) -> Finding:
+        """The finding with its facts in words, about one node or about all together (None)."""
+        return Finding(code=self.name, node=node, sentence=self.value.format(**facts))
+
+
+def find(
+    asked: Asked,
+    together: Figures,
+    nodes: Sequence[Node],
+    pair: Pair | None,
+    phases: Sequence[Phase],
+    shared_machine: bool,
+) -> tuple[Finding, ...]:
+    """Everything worth saying about one benchmark, from its figures alone."""
+    found: list[Finding] = []
+    if shared_machine and len(nodes) > 1:
+        found.append(Advice.SHARED_MACHINE.about())
+    found += _rates(asked, together, nodes, phases)
+    for node in nodes:
+        found += _batching(asked, node)
+        found += _machine(node.name, node.telemetry)
+        found += _gpu(node)
+    found += _between(nodes, pair, shared_machine)
+    found += _client(together, phases, nodes)
+    return tuple(found)
+
+
+def _limits(asked: Asked) -> tuple[float | None, float | None]:
+    scenario = Scenario(asked.scenario) if asked.scenario else None
+    return (scenario.ttft_limit_ms, scenario.tpot_limit_ms) if scenario else (None, None)
+
+
+def _slots(node: Node) -> int | None:
+    known = [engine.max_num_seqs for engine in node.engines]
+    return sum(slots for slots in known if slots) if known and all(known) else None
+
+
+def _rates(asked: Asked, together: Figures, nodes: Sequence[Node], phases: Sequence[Phase]) -> Iterator[Finding]:
+    ttft_limit, tpot_limit = _limits(asked)
+    if ttft_limit is None or tpot_limit is None:
+        return
+    target = sum(phase.target_qps or 0.0 for phase in phases if phase.mode == "performance")
+    if target and together.samples_per_s and together.samples_per_s < 0.9 * target and (together.seconds or 0) >= 30:
+        yield Advice.TARGET_TOO_HIGH.about(rate=together.samples_per_s, target=target)
+    for metric, latency, limit in (("TTFT", together.ttft, ttft_limit), ("TPOT", together.tpot, tpot_limit)):
+        if latency and 0.85 * limit <= latency.p99_ms <= limit:
+            yield Advice.NEAR_LIMIT.about(metric=metric, value=latency.p99_ms, limit=limit)
+    running = [node.telemetry.running.mean for node in nodes if node.telemetry.running]
+    slots = [_slots(node) for node in nodes]
+    if len(running) == len(nodes) and all(slots) and together.ttft:
+        most = sum(slot or 0 for slot in slots)
+        if sum(running) < 0.25 * most and together.ttft.p99_ms < 0.5 * ttft_limit and not _busy(nodes):
+            yield Advice.TARGET_TOO_LOW.about(
+                running=sum(running), slots=most, ttft=together.ttft.p99_ms, limit=ttft_limit
+            )
+
+
+def _busy(nodes: Sequence[Node]) -> bool:
+    """Whether some node's GPUs, or its processor where it has none, were at work most of the time."""
+    looks = [node.telemetry.gpu_util_percent or node.telemetry.cpu_percent for node in nodes]
+    return any(look is not None and look.mean >= 70 for look in looks)
+
+
+def _batching(asked: Asked, node: Node) -> Iterator[Finding]:
+    seen, slots = node.telemetry, _slots(node)
+    if not (seen.running and seen.waiting and slots):
+        return
+    kv = seen.kv_cache_percent
+    if kv and kv.peak >= 95:
+        yield Advice.KV_FULL.about(node.name, kv=kv.peak, running=seen.running.mean)
+    elif seen.waiting.mean >= 1 and seen.running.peak >= 0.95 * slots:
+        yield Advice.BATCH_LIMITED.about(node.name, waiting=seen.waiting.mean, slots=slots, kv=kv.peak if kv else 0.0)
+    elif (
+        asked.scenario == "offline" and seen.running.seconds >= 20 and seen.waiting.mean + seen.running.mean < slots / 2
+    ):
+        yield Advice.BATCH_EMPTY.about(node.name, running=seen.running.mean, slots=slots)
+
+
+def _machine(name: str, seen: Telemetry) -> Iterator[Finding]:
+    if seen.memory_used_gib and seen.memory_total_gib and seen.memory_used_gib.peak > 0.92 * seen.memory_total_gib:
+        yield Advice.MEMORY_SHORT.about(name, used=seen.memory_used_gib.peak, total=seen.memory_total_gib)
+    if seen.cpu_percent and seen.cpu_percent.mean >= 90:
+        yield Advice.CPU_BOUND.about(name, cpu=seen.cpu_percent.mean)
+    if seen.gap_s is not None and seen.gap_s > 5:
+        yield Advice.TELEMETRY_GAPS.about(name, gap=seen.gap_s)
+    if seen.own_cost_cpu_percent is not None and seen.own_cost_cpu_percent > 5:
+        yield Advice.TELEMETRY_COST.about(name, cost=seen.own_cost_cpu_percent)
+
+
+def _gpu(node: Node) -> Iterator[Finding]:
+    seen, util = node.telemetry, node.telemetry.gpu_util_percent
+    if util is None:
+        return
+    if seen.throttled_percent and seen.throttled_percent >= 1:
+        why = ", ".join(seen.throttle_reasons)
+        yield Advice.GPU_THROTTLED.about(node.name, percent=seen.throttled_percent, why=why)
+    most = [gpu.sm_clock_max_mhz for gpu in node.machine.gpus if gpu.sm_clock_max_mhz]
+    if most and seen.gpu_sm_clock_mhz and util.mean >= 70 and seen.gpu_sm_clock_mhz.mean < 0.85 * min(most):
+        yield Advice.GPU_CLOCK_LOW.about(node.name, clock=seen.gpu_sm_clock_mhz.mean, most=min(most), util=util.mean)
+    limits = [gpu.power_limit_w for gpu in node.machine.gpus if gpu.power_limit_w]
+    if limits and seen.gpu_power_w and seen.gpu_power_w.mean >= 0.97 * min(limits):
+        yield Advice.GPU_POWER_LIMITED.about(node.name, power=seen.gpu_power_w.mean, limit=min(limits))
+    if util.mean < 60:
+        yield Advice.GPU_IDLE.about(node.name, util=util.mean)
+
+
+def _between(nodes: Sequence[Node], pair: Pair | None, shared_machine: bool) -> Iterator[Finding]:
+    if pair and pair.finished_apart_s > max(5.0, 0.1 * pair.makespan_s):
+        percent = 100 * pair.finished_apart_s / pair.makespan_s
+        yield Advice.FINISHED_APART.about(apart=pair.finished_apart_s, percent=percent)
+    speeds = sorted((node.figures.samples_per_s, node.name) for node in nodes if node.figures.samples_per_s)
+    if len(speeds) > 1 and not shared_machine and speeds[-1][0] > 1.15 * speeds[0][0]:
+        ratio = speeds[-1][0] / speeds[0][0]
+        yield Advice.UNEVEN_NODES.about(fast=speeds[-1][1], slow=speeds[0][1], ratio=ratio)
+    waits = sorted((node.figures.ttft.p50_ms, node.name) for node in nodes if node.figures.ttft)
+    if pair is None and len(waits) > 1 and waits[-1][0] > 2 * waits[0][0] and waits[-1][0] - waits[0][0] > 20:
+        yield Advice.NETWORK_LATENCY.about(slow=waits[-1][1], much=waits[-1][0], fast=waits[0][1], less=waits[0][0])
+
+
+def _client(together: Figures, phases: Sequence[Phase], nodes: Sequence[Node]) -> Iterator[Finding]:
+    for phase in phases:
+        if phase.mode == "performance" and phase.client_cpu_cores and phase.client_cpu_cores >= 0.8:
+            yield Advice.CLIENT_BUSY.about(phase.node, cores=phase.client_cpu_cores)
+    for node in nodes:
+        queue, ttft = node.client_queue_p99_ms, node.figures.ttft
+        if queue is not None and ttft and queue > 20 and queue > 0.2 * ttft.p99_ms:
+            yield Advice.CLIENT_QUEUE.about(node.name, queue=queue, ttft=ttft.p99_ms)

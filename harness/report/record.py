@@ -1,0 +1,317 @@
+"""The one record that every page, chart and test prints from: each figure once, None where it was not measured."""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """Frozen; unknown keys are refused, so a result of another schema version is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Level(StrEnum):
+    """INVALID outranks UNOFFICIAL, which outranks VALID."""
+
+    VALID = "VALID"
+    UNOFFICIAL = "UNOFFICIAL"
+    INVALID = "INVALID"
+
+
+class Reason(Record):
+    """Why the verdict is not VALID. `code` is stable, `sentence` is for people."""
+
+    code: str
+    level: Level
+    sentence: str
+
+
+class Verdict(Record):
+    """The verdict with all its reasons, the gravest first."""
+
+    level: Level
+    reasons: tuple[Reason, ...]
+
+
+class Asked(Record):
+    """What was asked for; `target_qps` is the number given, or "auto"."""
+
+    scenario: str | None
+    mode: str | None
+    samples: int | None
+    target_qps: float | str | None
+    topology: str | None
+    launcher: str | None
+    sampling_seed: int | None
+
+
+class Latency(Record):
+    """Percentiles in milliseconds and who measured them."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    source: Literal["LoadGen", "journal"]
+
+
+class Rouge(Record):
+    """ROUGE F-measures times 100. Lsum and characters need Punkt's data."""
+
+    rouge1: float
+    rouge2: float
+    rougeL: float  # noqa: N815 - the published name of the metric
+    rougeLsum: float | None  # noqa: N815
+    gen_len_characters: int | None
+    gen_num: int
+
+
+class Figures(Record):
+    """Speed, latency and accuracy of one node or of all together.
+
+    `samples`, `tokens` and `seconds` are those that the speed was taken from. `source` says who measured the speed.
+    Hours are for one performance run at the rule's length and one accuracy run of 13,368 samples at this speed.
+    """
+
+    samples: int | None
+    tokens: int | None
+    seconds: float | None
+    samples_per_s: float | None
+    tokens_per_s: float | None
+    source: Literal["LoadGen", "journal"] | None
+    ttft: Latency | None
+    tpot: Latency | None
+    end_to_end: Latency | None
+    rouge: Rouge | None
+    full_performance_hours: float | None
+    full_accuracy_hours: float | None
+
+    @property
+    def full_hours(self) -> float | None:
+        """Projected hours for 13,368 samples, performance and accuracy together."""
+        if self.full_performance_hours is None or self.full_accuracy_hours is None:
+            return None
+        return self.full_performance_hours + self.full_accuracy_hours
+
+
+class Gpu(Record):
+    """One GPU."""
+
+    name: str | None
+    memory_gib: float | None
+    power_limit_w: float | None
+    sm_clock_max_mhz: float | None
+    pcie: str | None
+
+
+class EngineSettings(Record):
+    """One engine: what was asked and what the running server showed (None: it did not show it).
+
+    `settings_sha256` is over all its settings but its name and address.
+    """
+
+    name: str
+    kind: str
+    state: str
+    version: dict[str, str | None]
+    dtype: str | None
+    max_num_seqs: int | None
+    max_model_len: int | None
+    prefix_caching: bool | None
+    speculative_decoding: bool | None
+    quantization: str | None
+    unverified: tuple[str, ...]
+    settings_sha256: str
+
+
+class Machine(Record):
+    """What one node is made of, with the hashes that say whether two nodes ran the same."""
+
+    os: str | None
+    kernel: str | None
+    python: str | None
+    cpu_model: str | None
+    cpu_count: int | None
+    memory_gib: float | None
+    gpus: tuple[Gpu, ...]
+    driver: str | None
+    cuda: str | None
+    versions: dict[str, str | None]
+    environment_sha256: str | None
+    image_digest: str | None
+    model_name: str | None
+    model_sha256: str | None
+    model_dtype: str | None
+    dataset_sha256: str | None
+
+
+class Used(Record):
+    """Mean and peak of one reading during the performance run; `seconds` is how many seconds were read."""
+
+    mean: float
+    peak: float
+    seconds: int
+
+
+class Telemetry(Record):
+    """What a node did during the performance run (the accuracy run where there was no performance run).
+
+    `gap_s` is the longest time without a reading, `throttled_percent` the part of readings in which a GPU was held
+    back, `client_cpu_cores` the processor time that issuing samples took, in cores.
+    """
+
+    cpu_percent: Used | None
+    memory_used_gib: Used | None
+    memory_total_gib: float | None
+    gpu_util_percent: Used | None
+    gpu_memory_used_gib: Used | None
+    gpu_power_w: Used | None
+    gpu_sm_clock_mhz: Used | None
+    gpu_temperature_c: Used | None
+    throttled_percent: float | None
+    throttle_reasons: tuple[str, ...]
+    running: Used | None
+    waiting: Used | None
+    kv_cache_percent: Used | None
+    gap_s: float | None
+    own_cost_cpu_percent: float | None
+
+
+class Share(Record):
+    """Samples [start, stop) of the data set."""
+
+    start: int
+    stop: int
+
+
+class Node(Record):
+    """One node. `alone_samples_per_s` is its speed in the latest comparable earlier run on this node alone;
+    `client_queue_p99_ms` is how long samples waited between LoadGen's issue and the request leaving."""
+
+    name: str
+    loadgen: bool
+    share: Share | None
+    why: str | None
+    figures: Figures
+    client_queue_p99_ms: float | None
+    alone_samples_per_s: float | None
+    alone_run_id: str | None
+    comparable: str | None
+    machine: Machine
+    engines: tuple[EngineSettings, ...]
+    telemetry: Telemetry
+
+
+class Pair(Record):
+    """Several LoadGens side by side. `all_running_s`: how long all of them were issuing at once; only samples finished
+    then count for the speed together. `makespan_s`: from the first start to the last end, with the speed over it."""
+
+    all_running_s: float
+    makespan_s: float
+    makespan_samples_per_s: float
+    finished_apart_s: float
+
+
+class Phase(Record):
+    """How long one phase of one LoadGen's run took."""
+
+    mode: Literal["performance", "accuracy"]
+    node: str
+    seconds: float
+    samples: int
+    samples_failed: int
+    client_cpu_cores: float | None
+    target_qps: float | None
+
+
+class Calibrated(Record):
+    """What the short calibration found, and the target it chose."""
+
+    node: str
+    samples_per_s: float
+    by_engine: dict[str, float]
+    target_qps: float | None
+    seconds: float | None
+    samples: int | None
+
+
+class Finding(Record):
+    """Something seen in the figures: what it was, what it may mean, what to do. `code` is stable."""
+
+    code: str
+    node: str | None
+    sentence: str
+
+
+class Failure(Record):
+    """What broke, where, why, and the log to read."""
+
+    node: str
+    phase: str | None
+    reason: str
+    log: str | None
+
+
+class Published(Record):
+    """A figure that others published, to stand beside a real Llama-3.1-8B's."""
+
+    system: str
+    offline_tokens_per_s: float
+    server_tokens_per_s: float
+
+
+class Chart(Record):
+    """A picture that was made (`file`), or the reason why it was not (`absent`)."""
+
+    name: str
+    title: str
+    alt: str
+    file: str | None
+    absent: str | None
+
+
+class PastRun(Record):
+    """One earlier comparable run, or this one, for the history chart."""
+
+    run_id: str
+    created_unix: float
+    nodes: int
+    samples_per_s: float
+    seconds: float
+
+
+class Result(Record):
+    """One benchmark. Times are unix seconds, fields carry their units, None means not measured."""
+
+    schema_version: int
+    run_id: str
+    created_unix: float | None
+    asked: Asked
+    verdict: Verdict
+    notice: str
+    together: Figures
+    nodes: tuple[Node, ...]
+    pair: Pair | None
+    efficiency: float | None
+    efficiency_absent: str | None
+    shared_machine: bool
+    phases: tuple[Phase, ...]
+    calibration: tuple[Calibrated, ...]
+    findings: tuple[Finding, ...]
+    failures: tuple[Failure, ...]
+    accuracy_reference: dict[str, Any] | None
+    published: tuple[Published, ...]
+    history: tuple[PastRun, ...]
+    charts: tuple[Chart, ...]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of result.json."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"result-v{SCHEMA_VERSION}",
+        **Result.model_json_schema(mode="serialization"),
+    }

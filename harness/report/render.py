@@ -1,0 +1,230 @@
+"""Pages from the record. Deterministic: same record, same bytes."""
+
+import xml.etree.ElementTree as Xml
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from harness.report.record import Figures, Latency, Level, Node, Result, Used
+from harness.report.rules import Rule
+from harness.report.verdict import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
+from harness.spec import FULL_SAMPLES, RULE_MIN_DURATION_S, Scenario
+
+NONE = "–"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure for people; None, not measured, is a dash and never a zero."""
+    return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A ratio as a percentage."""
+    return NONE if value is None else f"{100 * value:.0f} %"
+
+
+def milliseconds(latency: Latency | None) -> str:
+    """Median and 99th percentile, the two a reader needs."""
+    if latency is None:
+        return NONE
+    return " / ".join(number(value, 0 if value >= 100 else 1) for value in (latency.p50_ms, latency.p99_ms))
+
+
+def hours(value: float | None) -> str:
+    """Hours with the digits that matter."""
+    return NONE if value is None else number(value, 2 if value < 10 else 1)
+
+
+def moment(unix: float | None) -> str:
+    """Unix seconds as UTC."""
+    return NONE if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def used(value: Used | None, digits: int = 0) -> str:
+    """Mean and peak."""
+    return NONE if value is None else f"{number(value.mean, digits)} / {number(value.peak, digits)}"
+
+
+def short(value: Any) -> str:
+    """A hash by its first twelve digits, anything else as it is, None as a dash."""
+    if value is None or value in ("", (), {}):
+        return NONE
+    text = str(value)
+    return text[:12] if len(text) == 64 else text
+
+
+def switched(value: bool | None) -> str:
+    """On, off, or a dash for what the running server did not show."""
+    return NONE if value is None else "on" if value else "off"
+
+
+HEAD = (
+    "", "samples/s", "tokens/s", "TTFT p50 / p99 ms", "TPOT p50 / p99 ms", "ROUGE-1 / 2 / L",
+    "hours for 13,368", "alone samples/s", "efficiency",
+)  # fmt: skip
+
+
+def headline(result: Result) -> list[list[str]]:
+    """The ten-second table: one row per node, one for all together."""
+    rows = [_row(node.name, node.figures, number(node.alone_samples_per_s), NONE) for node in result.nodes]
+    if len(result.nodes) == 1:
+        rows = []
+    total = [node.alone_samples_per_s for node in result.nodes]
+    summed = None if None in total or not total else sum(value or 0.0 for value in total)
+    name = "together" if len(result.nodes) != 1 else result.nodes[0].name
+    return [*rows, _row(name, result.together, number(summed), percent(result.efficiency))]
+
+
+def _row(name: str, figures: Figures, alone: str, efficiency: str) -> list[str]:
+    rouge = figures.rouge
+    scores = (
+        NONE if rouge is None else " / ".join(f"{value:.2f}" for value in (rouge.rouge1, rouge.rouge2, rouge.rougeL))
+    )
+    return [
+        name, number(figures.samples_per_s), number(figures.tokens_per_s, 0), milliseconds(figures.ttft),
+        milliseconds(figures.tpot), scores, hours(figures.full_hours), alone, efficiency,
+    ]  # fmt: skip
+
+
+def infrastructure(result: Result) -> list[list[str]]:
+    """What each node is made of and what it did: first the names, then a row for each property."""
+
+    def machine(*names: str) -> list[str]:
+        return [", ".join(short(getattr(node.machine, name)) for name in names) for node in result.nodes]
+
+    def version(name: str) -> list[str]:
+        return [_version(node, name) for node in result.nodes]
+
+    def telemetry(name: str, digits: int = 0) -> list[str]:
+        return [used(getattr(node.telemetry, name), digits) for node in result.nodes]
+
+    rows = [
+        ["node", *(node.name for node in result.nodes)],
+        ["GPU", *(_gpus(node) for node in result.nodes)],
+        ["driver, CUDA", *machine("driver", "cuda")],
+        ["processor", *(f"{short(n.machine.cpu_model)} ({short(n.machine.cpu_count)} cores)" for n in result.nodes)],
+        ["memory GiB", *(number(node.machine.memory_gib, 1) for node in result.nodes)],
+        ["system", *machine("os", "kernel")],
+        ["model", *machine("model_name", "model_dtype")],
+        ["engines", *(_engines(node) for node in result.nodes)],
+        ["vLLM", *version("vllm")],
+        ["PyTorch", *version("torch")],
+        ["Python", *machine("python")],
+        ["LoadGen", *version("mlcommons-loadgen")],
+        ["harness", *version("harness")],
+        ["weights sha256", *machine("model_sha256")],
+        ["data set sha256", *machine("dataset_sha256")],
+        ["environment sha256", *machine("environment_sha256")],
+        ["image digest", *machine("image_digest")],
+        ["processor %, mean / peak", *telemetry("cpu_percent")],
+        ["memory GiB, mean / peak", *telemetry("memory_used_gib", 1)],
+        ["GPU busy %, mean / peak", *telemetry("gpu_util_percent")],
+        ["GPU power W, mean / peak", *telemetry("gpu_power_w")],
+        ["GPU clock MHz, mean / peak", *telemetry("gpu_sm_clock_mhz")],
+        ["sequences running, mean / peak", *telemetry("running", 1)],
+        ["requests waiting, mean / peak", *telemetry("waiting", 1)],
+        ["KV cache %, mean / peak", *telemetry("kv_cache_percent", 1)],
+        ["telemetry's own cost, % of a core", *(number(n.telemetry.own_cost_cpu_percent, 1) for n in result.nodes)],
+    ]
+    return [row for row in rows if row[0] == "node" or any(set(cell) - set(f"{NONE}, ()/cores") for cell in row[1:])]
+
+
+def _version(node: Node, name: str) -> str:
+    from_engine = next((engine.version.get(name) for engine in node.engines if engine.version.get(name)), None)
+    return short(from_engine or node.machine.versions.get(name))
+
+
+def _gpus(node: Node) -> str:
+    gpus = [
+        ", ".join(
+            part for part in (gpu.name, f"{gpu.memory_gib:.0f} GiB" if gpu.memory_gib else None, gpu.pcie) if part
+        )
+        for gpu in node.machine.gpus
+    ]
+    return "; ".join(gpus) or "none"
+
+
+def _engines(node: Node) -> str:
+    told = [
+        f"{engine.name} ({engine.kind}, max_num_seqs {short(engine.max_num_seqs)}, "
+        f"context {short(engine.max_model_len)}, prefix caching {switched(engine.prefix_caching)}, "
+        f"speculative decoding {switched(engine.speculative_decoding)})"
+        for engine in node.engines
+    ]
+    return "; ".join(told) or NONE
+
+
+def page(result: Result, form: str) -> str:
+    """The report as `md` or `html`."""
+    environment = Environment(
+        loader=PackageLoader("harness.report"),
+        autoescape=select_autoescape((), (), default=form == "html", default_for_string=form == "html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "number": number, "hours": hours, "moment": moment, "short": short, "percent": percent, "cell": _cell,
+    }  # fmt: skip
+    scenario = Scenario(result.asked.scenario) if result.asked.scenario else None
+    return environment.get_template(f"report.{form}.j2").render(
+        result=result,
+        head=HEAD,
+        rows=headline(result),
+        infrastructure=infrastructure(result),
+        scenario=scenario,
+        tiny=any(reason.code == Rule.TINY_MODEL.name for reason in result.verdict.reasons),
+        full=FULL_SAMPLES,
+        rule_s=RULE_MIN_DURATION_S,
+        gate=GATE,
+        reference=REFERENCE_ROUGE,
+        reference_characters=REFERENCE_CHARACTERS,
+        Level=Level,
+    )
+
+
+def _cell(text: str) -> str:
+    """Text inside a Markdown table or list: one line, no bar that would end the cell."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def junit(result: Result) -> str:
+    """Every rule as a test case: passed, failed (INVALID) or skipped (UNOFFICIAL)."""
+    by_code: dict[str, list[str]] = {}
+    for reason in result.verdict.reasons:
+        by_code.setdefault(reason.code, []).append(reason.sentence)
+    failed = sum(rule.level == Level.INVALID for rule in Rule if rule.name in by_code)
+    suite = Xml.Element(
+        "testsuite",
+        name=f"benchmark {result.run_id}",
+        tests=str(len(Rule)),
+        failures=str(failed),
+        errors="0",
+        skipped=str(len(by_code) - failed),
+    )
+    for rule in Rule:
+        case = Xml.SubElement(suite, "testcase", classname="verdict", name=rule.checks)
+        if rule.name in by_code:
+            message = "; ".join(by_code[rule.name])
+            Xml.SubElement(case, "failure" if rule.level == Level.INVALID else "skipped", message=message)
+    Xml.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + Xml.tostring(suite, encoding="unicode") + "\n"
+
+
+def summary(result: Result) -> str:
+    """The report in a terminal: verdict with reasons, table, findings."""
+    table = [list(HEAD), *headline(result)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
+    lines = [f"{result.verdict.level}  {result.run_id}"]
+    lines += [f"  - [{reason.level}] {reason.sentence}" for reason in result.verdict.reasons]
+    lines.append("")
+    for row in table:
+        cells = [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines += ["", *(f"  * {f.node + ': ' if f.node else ''}{f.sentence}" for f in result.findings)]
+    return "\n".join([*lines, "", f"Figures are unverified. {result.notice}"])

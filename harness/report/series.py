@@ -1,0 +1,91 @@
+"""Journals and telemetry as tables: one row per sample, one row per second."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from harness.report.sources import Issuer
+
+JOURNAL_COLUMNS = (
+    "mode", "qsl_idx", "engine", "node", "issuer", "issued_unix", "done_unix",
+    "queue_ms", "ttft_ms", "tpot_ms", "e2e_ms", "n_tokens",
+)  # fmt: skip
+TELEMETRY_COLUMNS = (
+    "unix_s", "cpu_percent", "memory_used_gib", "memory_total_gib", "gpu_index", "gpu_util_percent",
+    "gpu_memory_used_gib", "gpu_power_w", "gpu_sm_clock_mhz", "gpu_temperature_c", "gpu_throttle", "engine",
+    "running", "waiting", "kv_cache_percent",
+)  # fmt: skip
+TEXT_COLUMNS = ("gpu_throttle", "engine")
+
+
+def journal(issuers: Iterable[Issuer]) -> pd.DataFrame:
+    """Finished samples of all LoadGens, columns `JOURNAL_COLUMNS`; failed ones are left to the outcome.
+
+    Latencies are milliseconds from the moment LoadGen issued the sample; `done_unix` is seconds. A last line that was
+    cut while it was written is dropped.
+    """
+    rows = [row for issuer in issuers for row in _journal_rows(issuer)]
+    table = pd.DataFrame(rows, columns=list(JOURNAL_COLUMNS))
+    return table.sort_values(["done_unix", "qsl_idx"], ignore_index=True)
+
+
+def _journal_rows(issuer: Issuer) -> Iterable[tuple[object, ...]]:
+    path = issuer.path / "journal.jsonl"
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                entry = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if "failed" in entry:
+                continue
+            issued, first, last, n = entry["issued_s"], entry["first_s"], entry["last_s"], entry["n_tokens"]
+            yield (
+                entry["mode"], entry["qsl_idx"], entry["engine"], issuer.node_of(entry["engine"]), issuer.host,
+                entry["issued_unix"], entry["issued_unix"] + last - issued,
+                (entry["sent_s"] - issued) * 1e3, (first - issued) * 1e3,
+                (last - first) * 1e3 / (n - 1) if n > 1 else None, (last - issued) * 1e3, n,
+            )  # fmt: skip
+
+
+def telemetry(path: Path) -> pd.DataFrame:
+    """One telemetry.csv, columns `TELEMETRY_COLUMNS`; empty fields are NaN, a missing file is an empty table."""
+    if not path.exists() or path.stat().st_size == 0:
+        return pd.DataFrame(
+            {name: pd.Series(dtype=str if name in TEXT_COLUMNS else float) for name in TELEMETRY_COLUMNS}
+        )
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), on_bad_lines="skip")
+    table = table.reindex(columns=list(TELEMETRY_COLUMNS))
+    for name in TELEMETRY_COLUMNS:
+        if name not in TEXT_COLUMNS:
+            table[name] = pd.to_numeric(table[name], errors="coerce")
+    return table.dropna(subset=["unix_s"]).sort_values("unix_s", ignore_index=True)
+
+
+def between(table: pd.DataFrame, window: tuple[float, float] | None) -> pd.DataFrame:
+    """The rows of `table` whose `unix_s` lies in `window` (unix seconds); all of them without a window."""
+    if window is None:
+        return table
+    return table[(table["unix_s"] >= window[0]) & (table["unix_s"] <= window[1])]
+
+
+def percentile(values: pd.Series, percent: float) -> float | None:
+    """Nearest-rank percentile as LoadGen takes it (a value that was measured, never one between two)."""
+    known = values.dropna().to_numpy(dtype=float)
+    return float(np.percentile(known, percent, method="higher")) if known.size else None
+
+
+def per_second(done_unix: pd.Series, window: tuple[float, float], width_s: float) -> pd.DataFrame:
+    """Samples/s over time: `t_s` (seconds since the window's start, middle of each bin) and `samples_per_s`.
+
+    The last bin is left out when the window ends inside it, since it would show too low a rate.
+    """
+    bins = max(1, int((window[1] - window[0]) / width_s))
+    edges = window[0] + np.arange(bins + 1) * width_s
+    counts, _ = np.histogram(done_unix.to_numpy(dtype=float), bins=edges)
+    return pd.DataFrame({"t_s": edges[:-1] - window[0] + width_s / 2, "samples_per_s": counts / width_s})

@@ -1,0 +1,285 @@
+"""VALID, UNOFFICIAL or INVALID, with every reason.
+
+Something that went wrong is INVALID. A rule that a smoke run cannot meet is UNOFFICIAL.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.files import sha256_file
+from harness.report.logs import LoadGenLog
+from harness.report.record import Level, Reason, Verdict
+from harness.report.rules import Rule
+from harness.report.sources import Engine, Issuer, ModelFacts, ScoreFile, Sources
+from harness.spec import FULL_SAMPLES, MAX_MODEL_LEN, RULE_MIN_DURATION_S, SAMPLING_SEED, Mode, Spec
+
+LOADGEN_VERSION = "6.0.17"
+LOADGEN_SEEDS = (2085463073848966840, 2747215439041700203, 16159082839903944936)
+REFERENCE_ROUGE = {"rouge1": 38.7792, "rouge2": 15.9075, "rougeL": 24.4957, "rougeLsum": 35.793}
+REFERENCE_CHARACTERS = 8_167_644
+SANDBOX_ROUGE = dict.fromkeys(REFERENCE_ROUGE, 100.0)
+GATE = 0.99
+REAL_MODEL = {"hidden_size": 4096, "layers": 32, "vocab_size": 128_256}
+ORDER = {Level.INVALID: 0, Level.UNOFFICIAL: 1, Level.VALID: 2}
+
+
+def judge(sources: Sources, score: ScoreFile | None, used: Mapping[str, int]) -> Verdict:
+    """Judge one benchmark.
+
+    Args:
+        sources: its files.
+        score: the accuracy of all shares merged; None when nothing was scored.
+        used: per LoadGen host, how many different samples its performance journal holds.
+    """
+    reasons: list[Reason] = []
+    reasons += _whole(sources)
+    for issuer in sources.issuers:
+        reasons += _issuer(issuer, used.get(issuer.host, 0))
+    reasons += _accuracy(sources, score)
+    for engine in sources.engines:
+        reasons += _engine(engine)
+    reasons += _alike(sources)
+    if sources.spec:
+        reasons += _asked(sources, sources.spec)
+    unique = sorted(dict.fromkeys(reasons), key=lambda reason: ORDER[reason.level])
+    level = unique[0].level if unique else Level.VALID
+    return Verdict(level=level, reasons=tuple(unique))
+
+
+def is_real(model: ModelFacts) -> bool | None:
+    """Whether the weights have Llama-3.1-8B's shape; None when the manifest does not say."""
+    sizes = {name: getattr(model, name) for name in REAL_MODEL}
+    if model.sandbox:
+        return False
+    return None if None in sizes.values() else sizes == REAL_MODEL
+
+
+def _whole(sources: Sources) -> Iterator[Reason]:
+    broken = {failure.host for failure in sources.failures}
+    for failure in sources.failures:
+        yield Rule.RUN_FINISHED.reason(node=failure.host, phase=failure.phase, reason=failure.reason, log=failure.log)
+    delivered = {issuer.host for issuer in sources.issuers}
+    planned = sources.plan.loadgens if sources.plan else ()
+    missing = [host for host in planned if host not in delivered]
+    if sources.plan:
+        missing += sorted(set(sources.nodes) - {engine.node for engine in sources.engines} - set(missing))
+    for host in missing:
+        if host not in broken:
+            yield Rule.NODES_PRESENT.reason(node=host)
+    if not sources.issuers and not missing and not broken:
+        yield Rule.NODES_PRESENT.reason(node="every node")
+    for issuer in sources.issuers:
+        status = issuer.status
+        if status and status.state != "finished":
+            broken.add(issuer.host)
+            yield Rule.RUN_FINISHED.reason(
+                node=issuer.host, phase=status.phase, reason=status.reason or f"state {status.state}", log=status.log
+            )
+        if issuer.host not in broken:
+            for trouble in issuer.troubles:
+                yield Rule.FILES_WHOLE.reason(what=f"{issuer.host}: {trouble}")
+    for trouble in sources.troubles:
+        yield Rule.FILES_WHOLE.reason(what=trouble)
+
+
+def _issuer(issuer: Issuer, used: int) -> Iterator[Reason]:
+    spec, node = issuer.spec, issuer.host
+    for mode, part in (("performance", issuer.outcome.performance), ("accuracy", issuer.outcome.accuracy)):
+        if part and part.failures:
+            first = part.failures[0]
+            yield Rule.NO_FAILED_SAMPLES.reason(
+                node=node, mode=mode, count=len(part.failures), first=first.get("qsl_idx"), why=first.get("reason")
+            )
+        elif part and part.samples != part.issued:
+            yield Rule.NO_LOST_SAMPLES.reason(node=node, mode=mode, issued=part.issued, done=part.samples)
+    for log in (issuer.performance, issuer.accuracy):
+        if log and spec:
+            yield from _loadgen(node, log, spec)
+    if issuer.performance and spec:
+        size = spec.window.stop - spec.window.start
+        yield from _performance(node, issuer.performance, spec)
+        if used < size:
+            yield Rule.PERFORMANCE_COVERAGE.reason(node=node, count=used, rule=size)
+    if issuer.accuracy and issuer.score is None:
+        yield Rule.ACCURACY_SCORED.reason(node=node)
+    if issuer.score and issuer.score.punkt is False:
+        yield Rule.PUNKT.reason(node=node)
+    log_file = issuer.path / "accuracy" / "mlperf_log_accuracy.json"
+    if (
+        issuer.score
+        and issuer.score.log_sha256
+        and log_file.exists()
+        and sha256_file(log_file) != issuer.score.log_sha256
+    ):
+        yield Rule.ACCURACY_LOG.reason(node=node)
+
+
+def _loadgen(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
+    if log.num_errors:
+        errors = "; ".join(f"{message} ({count} times)" for message, count in log.errors)
+        yield Rule.LOADGEN_ERRORS.reason(node=node, mode=log.mode, count=log.num_errors, errors=errors)
+    rules: list[tuple[str, Any, Any]] = [
+        ("version", log.loadgen_version, LOADGEN_VERSION),
+        ("seeds", log.seeds, LOADGEN_SEEDS),
+        ("scenario", (log.scenario or "").lower(), "offline" if spec.scenario.ttft_limit_ms is None else "server"),
+    ]
+    if spec.scenario.ttft_limit_ms is not None:
+        rules += [
+            ("TTFT limit in ms", log.ttft_limit_ms, spec.scenario.ttft_limit_ms),
+            ("TPOT limit in ms", log.tpot_limit_ms, spec.scenario.tpot_limit_ms),
+        ]
+    for what, value, rule in rules:
+        if value != rule:
+            yield Rule.LOADGEN_RULES.reason(node=node, what=f"{what} ({log.mode})", value=value, rule=rule)
+
+
+def _performance(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
+    """LoadGen's own result: each cause of an INVALID is named; a cause that only a smoke run has is UNOFFICIAL."""
+    full = spec.samples == FULL_SAMPLES
+    size = spec.window.stop - spec.window.start
+    found: list[Reason] = []
+    if log.latency_limits_met is False:
+        found.append(Rule.LATENCY_LIMITS.reason(node=node, why=log.invalid_reason))
+    elif log.early_stopping_met is False:
+        rule = Rule.EARLY_STOPPING if full else Rule.EARLY_STOPPING_SUBSET
+        found.append(rule.reason(node=node, count=log.samples, short=log.queries_short))
+    if log.min_duration_met is False:
+        found.append(Rule.MIN_DURATION.reason(node=node, asked=(log.min_duration_ms or 0) / 1e3))
+    if log.min_queries_met is False or (log.samples or 0) < size:
+        found.append(Rule.QUERY_COUNT.reason(node=node, count=log.samples, rule=max(size, log.min_query_count or 0)))
+    if log.validity == "INVALID" and not found:
+        found.append(Rule.LOADGEN_RESULT.reason(node=node, why=log.invalid_reason))
+    yield from found
+    asked_s = (log.min_duration_ms or 0) / 1e3
+    if asked_s < RULE_MIN_DURATION_S:
+        yield Rule.SHORT.reason(asked=asked_s, rule=RULE_MIN_DURATION_S)
+
+
+def _accuracy(sources: Sources, score: ScoreFile | None) -> Iterator[Reason]:
+    spec = sources.spec
+    if score is None or spec is None:
+        return
+    distinct = score.samples_expected - len(score.missing)
+    if score.missing or distinct < spec.samples:
+        which = _few(score.missing) if score.missing else f"{distinct} were scored"
+        yield Rule.ACCURACY_COVERAGE.reason(count=spec.samples - distinct, rule=spec.samples, which=which)
+    if score.duplicates:
+        yield Rule.ACCURACY_ONCE.reason(count=len(score.duplicates), which=_few(score.duplicates))
+    if score.foreign:
+        yield Rule.ACCURACY_FOREIGN.reason(count=len(score.foreign), which=_few(score.foreign))
+    if score.end_token_violations:
+        yield Rule.END_TOKEN.reason(count=len(score.end_token_violations), which=_few(score.end_token_violations))
+    if score.reference:
+        yield from _reference_gate(score, score.reference)
+    elif any(is_real(issuer.manifest.model) is False for issuer in sources.issuers):
+        yield Rule.NO_REFERENCE.reason(what="this model")
+    elif spec.samples < FULL_SAMPLES:
+        yield Rule.NO_REFERENCE.reason(what="a subset")
+    else:
+        yield from _rouge_gate(score, REFERENCE_ROUGE)
+        low, high = 0.9 * REFERENCE_CHARACTERS, 1.1 * REFERENCE_CHARACTERS
+        if score.gen_len is not None and not low <= score.gen_len <= high:
+            yield Rule.GEN_LEN.reason(value=score.gen_len, low=low, high=high)
+
+
+def _rouge_gate(score: ScoreFile, reference: Mapping[str, float]) -> Iterator[Reason]:
+    for metric, due in reference.items():
+        value = getattr(score, metric)
+        if value is not None and value < GATE * due:
+            yield Rule.ROUGE.reason(metric=metric, value=value, rule=GATE * due, reference=due)
+
+
+def _reference_gate(score: ScoreFile, reference: Mapping[str, Any]) -> Iterator[Reason]:
+    compared = int(reference.get("compared") or 0)
+    percent = 100 * int(reference.get("identical") or 0) / compared if compared else 0.0
+    if percent < 100 * GATE:
+        yield Rule.REFERENCE_IDS.reason(percent=percent, which=_few(reference.get("differing") or ()))
+    if compared < score.gen_num:
+        yield Rule.NO_REFERENCE.reason(what=f"{score.gen_num - compared} of {score.gen_num} samples")
+    yield from _rouge_gate(score, SANDBOX_ROUGE)
+
+
+def _engine(engine: Engine) -> Iterator[Reason]:
+    name, seen = f"{engine.node}/{engine.file.name}", engine.file.verified
+    if engine.file.state == "failed":
+        yield Rule.ENGINE_ALIVE.reason(engine=name, reason=engine.file.reason)
+        return
+    if seen.get("enable_prefix_caching"):
+        yield Rule.PREFIX_CACHING.reason(engine=name)
+    if seen.get("speculative_decoding"):
+        yield Rule.SPECULATIVE.reason(engine=name)
+    length = seen.get("max_model_len")
+    if length is not None and length < MAX_MODEL_LEN:
+        yield Rule.CONTEXT_LENGTH.reason(engine=name, value=length, rule=MAX_MODEL_LEN)
+    demanded = ("enable_prefix_caching", "speculative_decoding", "max_model_len")
+    unseen = sorted({*engine.file.unverified, *(key for key in demanded if seen.get(key) is None)})
+    if unseen:
+        yield Rule.UNVERIFIED.reason(engine=name, what=", ".join(unseen))
+
+
+def _alike(sources: Sources) -> Iterator[Reason]:
+    """All nodes that made tokens must have run the same; LoadGens must have read the same data set."""
+    machines = {engine.node: engine.file.machine for engine in sources.engines}
+    for issuer in sources.issuers:
+        if machines.get(issuer.host) is None and issuer.host in machines:
+            machines[issuer.host] = issuer.manifest
+    due: dict[str, dict[str, str | None]] = {
+        "weights": {node: machine.model.sha256 if machine else None for node, machine in machines.items()},
+        "environment": {node: machine.environment_sha256 if machine else None for node, machine in machines.items()},
+        "engine versions": {engine.node: _versions(engine.file.version) for engine in sources.engines},
+        "data set": {issuer.host: issuer.manifest.dataset.sha256 for issuer in sources.issuers},
+    }
+    # An image or a driver that no node has is no difference; one that only some have is.
+    optional: dict[str, dict[str, str | None]] = {
+        "image": {node: machine.image_digest for node, machine in machines.items() if machine},
+        "driver": {node: machine.driver for node, machine in machines.items() if machine},
+    }
+    for what, values in {**due, **optional}.items():
+        different = set(values.values()) - (set() if what in optional else {None})
+        if len(different) > 1:
+            shown = ", ".join(f"{node}: {_short(value)}" for node, value in values.items())
+            yield Rule.NODES_ALIKE.reason(what=what, values=shown)
+    unknown = [what for what, values in due.items() if len(values) > 1 and None in values.values()]
+    if unknown:
+        yield Rule.NODES_UNVERIFIED.reason(what=" and ".join(unknown))
+
+
+def _asked(sources: Sources, spec: Spec) -> Iterator[Reason]:
+    models = [issuer.manifest.model for issuer in sources.issuers]
+    for model in models:
+        if is_real(model) is not True:
+            yield Rule.TINY_MODEL.reason(model=_describe(model))
+            break
+    if spec.samples < FULL_SAMPLES:
+        yield Rule.SUBSET.reason(count=f"{spec.samples:,}", rule=f"{FULL_SAMPLES:,}")
+    if spec.mode is not Mode.BOTH:
+        missing = Mode.ACCURACY if spec.mode is Mode.PERFORMANCE else Mode.PERFORMANCE
+        yield Rule.BOTH_MODES.reason(missing=missing.value)
+    issuing = len(sources.plan.loadgens) if sources.plan and sources.plan.loadgens else len(sources.issuers)
+    if issuing > 1:
+        yield Rule.SUMMED_LOADGENS.reason(count=issuing)
+    if spec.seed != SAMPLING_SEED:
+        yield Rule.SAMPLING_SEED.reason(value=spec.seed, rule=SAMPLING_SEED)
+
+
+def _describe(model: ModelFacts) -> str:
+    if model.sandbox:
+        return "the sandbox's tiny Llama, with answers of its own as data set"
+    return model.name or "unknown"
+
+
+def _versions(version: Mapping[str, str | None]) -> str | None:
+    return " ".join(f"{name} {value}" for name, value in sorted(version.items())) or None
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "–"
+    return value[:12] if len(value) == 64 else value
+
+
+def _few(indexes: Sequence[int] | Iterable[int], most: int = 10) -> str:
+    known = list(indexes)
+    return ", ".join(str(index) for index in known[:most]) + (
+        f" and {len(known) - most} more" if len(known) > most else ""
+    )
