@@ -1,10 +1,9 @@
 """One run, from its spec to its files: prepare, start detached, execute, look, stop.
 
-    spec ─► preparing ─► [starting engine] ─► [calibrating] ─► warming up ─► performance ─► accuracy ─► scoring
+spec ─► preparing ─► [starting engine] ─► [calibrating] ─► warming up ─► performance ─► accuracy ─► scoring
 """
 
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -22,8 +21,9 @@ from harness import accuracy, dataset, engine, punkt
 from harness.calibrate import Calibration, calibrate
 from harness.errors import BadInput, HarnessError, NotReady, RunFailed
 from harness.files import differences, read_json, tail, write_json
-from harness.loadgen import Outcome, run_loadgen, warm_up
+from harness.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
 from harness.manifest import manifest
+from harness.progress import Progress
 from harness.spec import Mode, Spec, parse_spec
 from harness.status import TERMINAL, Heartbeat, alive, look
 from harness.telemetry import Sampler
@@ -131,12 +131,14 @@ def execute(
     *,
     own_engine: engine.EngineConfig | None = None,
     on_status: Callable[[dict[str, Any]], None] = lambda status: None,
+    on_line: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Carry a created run through all its phases in this process; returns its directory.
 
     Args:
         own_engine: an engine to bring up for this run and to take down after it.
         on_status: called with the content of status.json about once a second.
+        on_line: told how the engine's start and the scoring come along.
 
     Raises:
         HarnessError: what ended the run; status.json and outcome.json say the same.
@@ -149,12 +151,13 @@ def execute(
         "accuracy": None,
         "calibration": None,
         "telemetry_cost": None,
+        "failures": [],
         "target_qps": None,
         "target_qps_asked": spec.target_qps,
     }
     try:
         with _stoppable():
-            _phases(spec, root, run_dir, heartbeat, outcome, own_engine, on_status)
+            _phases(spec, root, run_dir, heartbeat, outcome, own_engine, on_status, on_line)
     except Stopped:
         heartbeat.finish("stopped", "stopped on request")
         raise
@@ -179,12 +182,13 @@ def _phases(
     outcome: dict[str, Any],
     own_engine: engine.EngineConfig | None,
     on_status: Callable[[dict[str, Any]], None],
+    on_line: Callable[[str], None],
 ) -> None:
     def enter(name: str) -> None:
         heartbeat.phase(name)
         on_status(heartbeat.snapshot())
 
-    def tell(progress: Any) -> None:
+    def tell(progress: Progress) -> None:
         heartbeat.progress(progress)
         on_status(heartbeat.snapshot())
 
@@ -193,7 +197,7 @@ def _phases(
         if own_engine:
             enter("starting engine")
             cleanup.callback(engine.down, root, own_engine.name)
-            engine.up(root, own_engine, wait=True, on_progress=lambda line: None, die_with_parent=True)
+            engine.up(root, own_engine, wait=True, on_progress=on_line, die_with_parent=True)
         write_json(run_dir / "manifest.json", manifest(spec, root))
         sampler = Sampler(run_dir / "telemetry.csv", {ref.name: ref.url for ref in spec.engines})
         sampler.start()
@@ -209,11 +213,15 @@ def _phases(
             return
         enter("warming up")
         warm_up(spec, run_dir)
-        for mode in (Mode.PERFORMANCE, Mode.ACCURACY):
+        modes: tuple[RunMode, ...] = ("performance", "accuracy")
+        for mode in modes:
             if spec.mode in (mode, Mode.BOTH):
-                enter(mode.value)
-                done: Outcome = run_loadgen(spec, mode.value, run_dir, target_qps, tell)
-                outcome[mode.value] = asdict(done)
+                enter(mode)
+                try:
+                    outcome[mode] = asdict(run_loadgen(spec, mode, run_dir, target_qps, tell))
+                except SamplesFailed as error:
+                    outcome["failures"] = [{"mode": mode, **asdict(failure)} for failure in error.failures]
+                    raise
     if spec.mode in (Mode.ACCURACY, Mode.BOTH):
         enter("scoring")
         accuracy.score(
@@ -221,8 +229,9 @@ def _phases(
             samples,
             spec.model,
             reference_ids=spec.reference_ids,
-            punkt=punkt.find(spec.punkt),
+            punkt_dir=punkt.find(spec.punkt, root),
             out_dir=run_dir / "accuracy",
+            on_progress=on_line,
         )
 
 
@@ -274,16 +283,6 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def read_spec(source: str) -> Spec:
-    """A Spec from a JSON file, or from standard input when `source` is "-"."""
-    if source != "-":
-        return parse_spec(read_json(Path(source), "spec"))
-    try:
-        return parse_spec(json.loads(sys.stdin.read()))
-    except ValueError as error:
-        raise BadInput(f"spec on standard input is not JSON: {error}") from None
 
 
 if __name__ == "__main__":

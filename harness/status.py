@@ -4,32 +4,17 @@ import contextlib
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.files import read_json, write_json
+from harness.progress import Progress
 
 STALE_AFTER_S = 30.0
 TERMINAL = frozenset({"finished", "failed", "stopped"})
 _RESERVE_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A look at a LoadGen run. Rates are over the last 10 s; None means not measured yet."""
-
-    done: int
-    total: int | None
-    failed: int = 0
-    in_flight: int = 0
-    samples_per_s: float | None = None
-    tokens_per_s: float | None = None
-    ttft_ms_p50: float | None = None
-    ttft_ms_p99: float | None = None
-    tpot_ms_p50: float | None = None
-    tpot_ms_p99: float | None = None
-    elapsed_s: float = 0.0
+_NOTHING_YET = Progress(0, None, 0, 0, None, None, None, None, None, None, 0.0)
 
 
 def boot_id() -> str:
@@ -62,7 +47,7 @@ class Heartbeat:
             "boot_id": boot_id(),
             "started_unix": time.time(),
             "phases": [],
-            **_shown(Progress(done=0, total=None)),
+            **_shown(_NOTHING_YET),
         }
         self.phase("preparing")
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -73,7 +58,7 @@ class Heartbeat:
         with self._lock:
             self._end_phase()
             self._phase_started = time.monotonic()
-            self._content.update(_shown(Progress(done=0, total=None)))
+            self._content.update(_shown(_NOTHING_YET))
             self._content["phase"] = name
             self._content["phases"].append({"phase": name, "started_unix": time.time(), "finished_unix": None})
         self._write()

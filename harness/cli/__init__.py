@@ -1,0 +1,29 @@
+"""The `harness` command: a person types it, Ansible's modules run it with --json."""
+
+import click
+
+from harness import __version__
+from harness.cli import engines, machine, results, runs
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 2 bad input, 3 machine not ready, 4 the run failed, 5 finished but INVALID.",
+)
+@click.version_option(__version__, prog_name="harness")
+def cli() -> None:
+    """MLPerf Inference (Llama-3.1-8B) on this node: engines, LoadGen runs, accuracy and verdicts."""
+
+
+for command in (
+    machine.sandbox,
+    engines.engine,
+    runs.run,
+    runs.start,
+    runs.status,
+    runs.stop,
+    results.score,
+    results.report,
+    machine.doctor,
+):
+    cli.add_command(command)

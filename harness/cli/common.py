@@ -1,0 +1,48 @@
+"""Options that several commands share, and the one way they print."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.errors import BadInput
+from harness.files import read_json
+
+PATH = click.Path(path_type=Path)
+
+root_option = click.option(
+    "--root",
+    type=PATH,
+    default=Path(".mlperf"),
+    envvar="HARNESS_ROOT",
+    show_default=True,
+    callback=lambda context, option, value: value.absolute(),
+    help="Folder of this node's engines and runs.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+
+
+def say(line: str) -> None:
+    """A line of progress, on standard error so that standard output stays a result."""
+    click.echo(line, err=True)
+
+
+def show(value: Any, as_json: bool, text: str) -> None:
+    """Print a result: `value` for programs, `text` for people."""
+    click.echo(json.dumps(value) if as_json else text)
+
+
+def read_values(source: str, what: str) -> Any:
+    """JSON values from a file, or from standard input when `source` is "-".
+
+    Raises:
+        BadInput: no such file, or not JSON.
+    """
+    if source != "-":
+        return read_json(Path(source), what)
+    try:
+        return json.loads(sys.stdin.read())
+    except ValueError as error:
+        raise BadInput(f"{what} on standard input is not JSON: {error}") from None

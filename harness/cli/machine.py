@@ -1,0 +1,40 @@
+"""harness sandbox and harness doctor: what a machine needs before a run."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from harness.cli.common import PATH, json_option, root_option, say, show
+from harness.spec import FULL_SAMPLES, SAMPLING_SEED
+
+
+@click.command()
+@click.option("--dir", "folder", type=PATH, default=Path(".mlperf/sandbox"), show_default=True, help="Where it goes.")
+@click.option("--samples", type=click.IntRange(1, FULL_SAMPLES), default=600, show_default=True, help="Data set size.")
+@click.option("--seed", type=int, default=SAMPLING_SEED, show_default=True, help="Same seed, same bytes.")
+@json_option
+def sandbox(folder: Path, samples: int, seed: int, as_json: bool) -> None:
+    """Build a tiny Llama, its tokenizer and a data set in MLPerf's format, with reference answers."""
+    from harness.sandbox import build
+
+    info = build(folder.absolute(), samples, seed, say)
+    show(asdict(info), as_json, f"sandbox of {samples} samples is in {folder}")
+
+
+@click.command()
+@root_option
+@click.option("--model", type=PATH, help="Model directory to check.")
+@click.option("--dataset", type=PATH, help="Data set to check.")
+@click.option("--punkt", type=PATH, help="Folder of Punkt's English data.")
+@click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="A port an engine will need.")
+@json_option
+def doctor(
+    root: Path, model: Path | None, dataset: Path | None, punkt: Path | None, ports: tuple[int, ...], as_json: bool
+) -> int:
+    """Check this machine and say what to do about what is wrong; changes nothing."""
+    from harness import doctor as doctors
+
+    findings = doctors.check(root, model=model, dataset_path=dataset, punkt_path=punkt, ports=ports)
+    show({"findings": [asdict(finding) for finding in findings]}, as_json, doctors.render_table(findings))
+    return 3 if any(finding.level == "fail" for finding in findings) else 0

@@ -1,0 +1,176 @@
+"""harness run, start, status and stop."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli.common import PATH, json_option, read_values, root_option, say, show
+from harness.errors import FINISHED_BUT_INVALID, BadInput
+from harness.spec import FULL_SAMPLES, Spec, parse_spec
+
+_PROGRESS_INTERVAL_S = 5.0
+
+
+@click.command()
+@root_option
+@click.option("--sandbox", type=PATH, help="A folder made by `harness sandbox`: model, data set, reference answers.")
+@click.option("--model", type=PATH, help="Model directory (Hugging Face layout).")
+@click.option("--dataset", type=PATH, help="cnn_eval.json as MLPerf ships it.")
+@click.option("--samples", type=int, default=FULL_SAMPLES, show_default=True, help="How many samples of the data set.")
+@click.option("--scenario", default="server", show_default=True, help="server, offline or interactive.")
+@click.option("--mode", default="both", show_default=True, help="performance, accuracy or both.")
+@click.option("--target-qps", default="auto", show_default=True, help="Samples/s to offer, or auto to calibrate.")
+@click.option("--punkt", type=PATH, help="Folder of Punkt's English data (punkt_tab/english).")
+@click.option("--run-id", help="Name of the run.  [default: date, time, scenario, samples]")
+@click.option("--endpoint", multiple=True, metavar="URL", help="A server that already runs, instead of an own engine.")
+@click.option("--engine-config", help="EngineConfig of the own engine: a JSON file.")
+@json_option
+def run(
+    root: Path,
+    sandbox: Path | None,
+    endpoint: tuple[str, ...],
+    engine_config: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> int:
+    """Run one benchmark here, from engine to report, and wait for it."""
+    from harness import report as reports
+    from harness import run as runs
+
+    own, spec = _spec(sandbox, endpoint, engine_config, asked)
+    runs.validate(spec, root)
+    if not runs.create(spec, root):
+        raise BadInput(f"run_id {spec.run_id} has run already; see {runs.run_directory(root, spec.run_id)}")
+    folder = runs.execute(spec, root, own_engine=own, on_status=_printer(), on_line=say)
+    result = reports.report(folder)
+    show(result.model_dump(mode="json"), as_json, reports.summary(result))
+    return FINISHED_BUT_INVALID if result.verdict.level == "INVALID" else 0
+
+
+@click.command()
+@root_option
+@click.option(
+    "--spec", "source", default="-", show_default=True, help='Spec as JSON: a file, or "-" for standard input.'
+)
+@click.option("--check", is_flag=True, help="Validate and say what would change; start nothing.")
+@json_option
+def start(root: Path, source: str, check: bool, as_json: bool) -> None:
+    """Start a run in the background; nothing changes if the same run exists."""
+    from harness import run as runs
+
+    spec = parse_spec(read_values(source, "spec"))
+    if check:
+        runs.validate(spec, root)
+        different = runs.compare(spec, root)
+        would = different is None
+        show({"would_change": would, "diff": different or {}}, as_json, "would start" if would else "exists already")
+        return
+    changed, found = runs.start(spec, root)
+    folder = runs.run_directory(root, spec.run_id)
+    said = {
+        "changed": changed,
+        "run_id": spec.run_id,
+        "run_dir": str(folder),
+        "pid": found["pid"],
+        "state": found["state"],
+    }
+    show(said, as_json, f"{status_line(found)}\nwatch it with: harness status --root {root} {spec.run_id}")
+
+
+@click.command()
+@root_option
+@click.argument("run_id", required=False)
+@json_option
+def status(root: Path, run_id: str | None, as_json: bool) -> None:
+    """Show one run, or all of this root."""
+    from harness import run as runs
+    from harness.status import look
+
+    if run_id:
+        found = look(runs.run_directory(root, run_id))
+        show(found, as_json, status_line(found))
+        return
+    found_runs = runs.runs(root)
+    rows = [{key: found[key] for key in ("run_id", "state", "phase")} for found in found_runs]
+    show({"runs": rows}, as_json, "\n".join(map(status_line, found_runs)) or f"no runs under {root}")
+
+
+@click.command()
+@root_option
+@click.argument("run_id")
+@json_option
+def stop(root: Path, run_id: str, as_json: bool) -> None:
+    """End a run with all its processes; its files stay."""
+    from harness import run as runs
+
+    changed, found = runs.stop(root, run_id)
+    show({"changed": changed, "state": found["state"]}, as_json, f"run {run_id}: {found['state']}")
+
+
+def status_line(found: dict[str, Any]) -> str:
+    """A run's status as one readable line; what was not measured is left out."""
+    running = found["state"] == "running"
+    shown = [found["run_id"], found["phase"] if running else found["state"]]
+    if running and found["samples_total"]:
+        shown.append(f"{found['samples_done']}/{found['samples_total']}")
+    forms = {
+        "samples_per_s": "{:.1f} samples/s",
+        "ttft_ms_p99": "TTFT p99 {:.0f} ms",
+        "tpot_ms_p99": "TPOT p99 {:.1f} ms",
+        "eta_s": "ETA {:.0f} s",
+    }
+    shown += [form.format(found[key]) for key, form in forms.items() if running and found[key] is not None]
+    return "  ".join([*shown, *filter(None, [found["reason"]])])
+
+
+def _printer() -> Callable[[dict[str, Any]], None]:
+    last = {"phase": "", "at": 0.0}
+
+    def tell(found: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if found["phase"] != last["phase"] or now - float(last["at"]) >= _PROGRESS_INTERVAL_S:
+            last.update(phase=found["phase"], at=now)
+            say(status_line(found))
+
+    return tell
+
+
+def _spec(
+    sandbox: Path | None, endpoints: tuple[str, ...], engine_config: str | None, asked: dict[str, Any]
+) -> tuple[Any, Spec]:
+    from harness import engine as engines
+    from harness import sandbox as sandboxes
+
+    if endpoints and engine_config:
+        raise BadInput("--endpoint and --engine-config exclude each other; give one")
+    if sandbox:
+        asked = {**asked, **{key: value for key, value in sandboxes.paths(sandbox).items() if asked.get(key) is None}}
+    for key in ("model", "dataset"):
+        if asked[key] is None:
+            raise BadInput(f"--{key} is missing; give it, or --sandbox DIR made by `harness sandbox`")
+    asked["run_id"] = asked["run_id"] or f"{time.strftime('%Y%m%d-%H%M%S')}-{asked['scenario']}-{asked['samples']}"
+    own = None
+    if endpoints:
+        references: list[dict[str, Any]] = [
+            {"name": f"endpoint{number}", "url": url.rstrip("/")} for number, url in enumerate(endpoints, 1)
+        ]
+    else:
+        values = read_values(engine_config, "engine config") if engine_config else {"name": "own", "port": 8100}
+        own = engines.parse_config({"model": str(asked["model"]), **values})
+        references = [{"name": own.name, "url": own.base_url, "max_in_flight": own.max_in_flight}]
+    return own, parse_spec({**_numbers(asked), "engines": references})
+
+
+def _numbers(asked: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        key: str(value) if isinstance(value, Path) else value for key, value in asked.items() if value is not None
+    }
+    if plain["target_qps"] != "auto":
+        try:
+            plain["target_qps"] = float(asked["target_qps"])
+        except ValueError:
+            raise BadInput(f"--target-qps = {plain['target_qps']!r}: give samples/s as a number, or auto") from None
+    return plain
