@@ -1,0 +1,91 @@
+# Copyright: the MLPerf distributed authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fetches what the module of the same name lists, and checks it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+from ansible.errors import AnsibleActionFail, AnsibleFileNotFound
+from ansible.plugins.action import ActionBase
+
+ATTEMPTS = 3
+CHUNK = 1 << 20
+SUMS = "SHA256SUMS"
+
+
+class ActionModule(ActionBase):
+    """List on the node, fetch what is new, compare."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        """Collect the files; a file that keeps changing under the transfer is an error."""
+        result = super().run(tmp, task_vars)
+        path = self._task.args.get("path", "")
+        fetched = []
+        for _attempt in range(ATTEMPTS):
+            answer = self._execute_module("mlperf_collect", task_vars=task_vars)
+            if answer.get("failed") or answer.get("unreachable"):
+                return {**result, **answer}
+            files = answer["files"]
+            wanted = [file for file in files if not _is_there(os.path.join(path, file["target"]), file)]
+            if self._task.check_mode:
+                fetched = [file["target"] for file in wanted]
+                break
+            fetched += [file["target"] for file in wanted]
+            arrived = [self._fetched(file, os.path.join(path, file["target"])) for file in wanted]
+            if all(arrived):
+                break
+        else:
+            names = ", ".join(file["target"] for file in wanted)
+            raise AnsibleActionFail(f"{names}: changed on the node during {ATTEMPTS} transfers; see what writes there")
+        if fetched and not self._task.check_mode:
+            _write_sums(path, files)
+        shown = [{key: file[key] for key in ("target", "size", "sha256")} for file in files]
+        diff = {"before": "", "after": "".join(f"{name}\n" for name in fetched)}
+        return {**result, "changed": bool(fetched), "files": shown, "fetched": fetched, "diff": diff}
+
+    def _fetched(self, file, local):
+        """Fetch one file; whether it arrived as it was hashed."""
+        os.makedirs(os.path.dirname(local), exist_ok=True)
+        part = f"{local}.part"
+        try:
+            self._connection.fetch_file(file["source"], part)
+            if os.path.getsize(part) > file["size"]:
+                os.truncate(part, file["size"])
+            if _sha256(part) != file["sha256"]:
+                return False
+            os.replace(part, local)
+            return True
+        except AnsibleFileNotFound:
+            return False
+        finally:
+            if os.path.exists(part):
+                os.unlink(part)
+
+
+def _is_there(local, file):
+    return os.path.isfile(local) and os.path.getsize(local) == file["size"] and _sha256(local) == file["sha256"]
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write_sums(path, files):
+    """Add the hashes to those of earlier collections, in the form that sha256sum checks."""
+    sums = {}
+    target = os.path.join(path, SUMS)
+    if os.path.exists(target):
+        with open(target, encoding="utf-8") as stream:
+            sums = {name: digest for digest, name in (line.rstrip("\n").split("  ", 1) for line in stream)}
+    sums.update({file["target"]: file["sha256"] for file in files})
+    with open(f"{target}.part", "w", encoding="utf-8") as stream:
+        stream.writelines(f"{sums[name]}  {name}\n" for name in sorted(sums))
+    os.replace(f"{target}.part", target)

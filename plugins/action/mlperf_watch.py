@@ -1,0 +1,195 @@
+# Copyright: the MLPerf distributed authors
+# SPDX-License-Identifier: Apache-2.0
+"""Shows live how far a node is, until it is done. See plugins/modules/mlperf_watch.py for what users need."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import time
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import module_utils_loader
+from ansible.utils.display import Display
+
+
+def _shared(name):
+    """A module of plugins/module_utils: Ansible puts them into modules, but not on the controller's import path."""
+    spec = importlib.util.spec_from_file_location(name, module_utils_loader.find_plugin(name))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+state = _shared("mlperf_state")
+lines = _shared("mlperf_lines")
+display = Display()
+
+ENDED = {"finished", "failed", "stopped"}
+ABSENT_LOOKS = 3
+# One small shell call a look: a Python module would cost fifty times as much CPU on a node that is being measured.
+LOOK = """f={file}; date +%s; cat /proc/sys/kernel/random/boot_id
+p=$(sed -n 's/.*"pid": *\\([0-9][0-9]*\\).*/\\1/p' "$f" 2>/dev/null | head -n 1)
+echo "$(sed 's/.*) //' "/proc/${{p:-none}}/stat" 2>/dev/null | cut -c 1)"
+t="${{f%/*}}/telemetry.csv"; echo "$(head -n 1 "$t" 2>/dev/null)"; echo "$(tail -n 1 "$t" 2>/dev/null)"
+cat "$f" 2>/dev/null || true"""
+
+
+class Lost(Exception):
+    """The node has not answered for too long."""
+
+
+class ActionModule(ActionBase):
+    """Looks, shows, writes down, waits; until there is nothing more to wait for."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        """Watch; the end of what is watched, whatever it was, is data."""
+        result = super().run(tmp, task_vars)
+        _, self._args = self.validate_argument_spec(
+            {
+                "kind": {"type": "str", "required": True, "choices": ["step", "engine", "calibration", "run"]},
+                "file": {"type": "path", "required": True},
+                "interval_s": {"type": "float", "default": 10.0},
+                "lost_after_s": {"type": "float", "default": 120.0},
+                "progress": {"type": "path", "default": ""},
+                "notice": {"type": "str", "default": ""},
+                "until": {"type": "str", "default": ""},
+            }
+        )
+        if self._task.check_mode:
+            return {**result, "changed": False, "skipped": True, "msg": "nothing was started that could be watched"}
+        self._host = task_vars["inventory_hostname"]
+        self._width = max(map(len, task_vars.get("ansible_play_hosts_all", [self._host])))
+        if self._args["notice"]:
+            display.display(self._args["notice"])
+        try:
+            found = self._watch()
+        except Lost as lost:
+            self._show(str(lost))
+            self._note(None, lost=str(lost))
+            found = {"state": "lost", "reason": str(lost)}
+        good = found["state"] in ("finished", "ready")
+        return {
+            **result,
+            "changed": False,
+            "good": good,
+            "state": found["state"],
+            "reason": "" if good else found.get("reason") or f"it ended as {found['state']}",
+            "log": found.get("log") or "",
+            "status": {} if found["state"] in ("lost", "absent") else found,
+        }
+
+    def _watch(self):
+        absent = 0
+        self._begun = time.time()
+        while True:
+            now, record = self._look()
+            if record is None:
+                absent += 1
+                if absent >= ABSENT_LOOKS:
+                    return {"state": "absent", "reason": f"{self._args['file']} does not exist on {self._host}"}
+            else:
+                self._show(lines.line(self._args["kind"], record, now))
+                self._note(record)
+                if self._done(record):
+                    return record
+            self._wait(min(self._args["interval_s"], 1.0) if record is None else self._args["interval_s"])
+
+    def _done(self, record):
+        if record["state"] in ENDED:
+            return True
+        if record["state"] != "ready":
+            return False
+        return not self._args["until"] or self._has_ended(self._args["until"])
+
+    def _wait(self, seconds):
+        """Sleep, but no longer than until the run that decides over this watching has ended."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._args["until"] and self._has_ended(self._args["until"]):
+                return
+            time.sleep(min(left, 1.0))
+
+    def _has_ended(self, host):
+        """Whether the run on another host has ended, by what its own watcher has written down."""
+        look = _last_look(self._args["progress"], host)
+        seen = look["unix"] if look else 0.0
+        if look and look["lost"] is None and look["status"]["state"] in ENDED:
+            return True
+        if look and look["lost"] and seen >= self._begun:
+            return True
+        return time.time() - max(seen, self._begun) > self._args["lost_after_s"] + 60
+
+    def _look(self):
+        """(unix seconds there, the judged state file or None); retries until the node counts as lost."""
+        command = LOOK.format(file=shlex.quote(self._args["file"]))
+        begun, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                answer = self._low_level_execute_command(command)
+                if answer["rc"] == 0:
+                    return self._judged(answer["stdout"])
+                cause = (answer["stderr"] or answer["stdout"]).strip()[-200:] or f"exit status {answer['rc']}"
+            except (AnsibleConnectionFailure, AnsibleError, ConnectionError, ValueError, IndexError) as error:
+                cause = " ".join(str(error).split())[:200]
+            silent = time.monotonic() - begun
+            if silent + pause > self._args["lost_after_s"]:
+                raise Lost(f"{self._host} has not answered for {lines.duration(silent)}: {cause}")
+            self._show(f"no answer, trying again: {cause}")
+            time.sleep(pause)
+            pause = min(2 * pause, self._args["interval_s"])
+            self._reset()
+
+    def _reset(self):
+        try:
+            self._connection.reset()
+        except Exception as error:  # a broken connection may break in any way; the next look tells
+            display.vv(f"{self._host}: resetting the connection: {error}")
+
+    def _judged(self, output):
+        now, boot, process, header, row, content = output.replace("\r\n", "\n").split("\n", 5)
+        if not content.strip():
+            return float(now), None
+        record = state.judge(json.loads(content), now=float(now), boot=boot.strip(), pid_alive=process in set("RSDTIt"))
+        if self._args["kind"] == "engine":
+            record = {**record, "telemetry": lines.last_row(header, row)}
+        return float(now), record
+
+    def _show(self, text):
+        display.display(f"{self._host:<{self._width}}  {text}")
+
+    def _note(self, record, lost=None):
+        if not self._args["progress"]:
+            return
+        os.makedirs(os.path.dirname(self._args["progress"]), exist_ok=True)
+        look = {"unix": time.time(), "host": self._host, "kind": self._args["kind"], "status": record, "lost": lost}
+        data = (json.dumps(look) + "\n").encode()
+        handle = os.open(self._args["progress"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            # One write a line: the watchers of several hosts append to the same file.
+            os.write(handle, data)
+        finally:
+            os.close(handle)
+
+
+def _last_look(path, host, tail_bytes=1 << 17):
+    """The last thing that the watcher of a host's run wrote down; None when there is nothing yet."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, os.path.getsize(path) - tail_bytes))
+            found = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    for text in reversed(found):
+        try:
+            look = json.loads(text)
+        except ValueError:
+            continue
+        if look["host"] == host and look["kind"] == "run":
+            return look
+    return None

@@ -1,0 +1,141 @@
+#!/usr/bin/python
+# Copyright: the MLPerf distributed authors
+# SPDX-License-Identifier: Apache-2.0
+"""Brings an engine up or takes it down."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlperf_engine
+short_description: Bring an inference engine up or take it down
+description:
+  - Starts a server that makes tokens (O(config.kind=vllm)), attaches to a running one (O(config.kind=endpoint)), or
+    stops it with all its children.
+  - Starting returns at once. Watch the engine with M(mlperf_watch), look at it with M(mlperf_engine_info).
+  - An engine that runs under the same name with another configuration is refused, both values named.
+options:
+  command:
+    description: The C(harness) command as a list of words.
+    type: list
+    elements: str
+    required: true
+  root:
+    description: Folder of this node's engines and runs.
+    type: path
+    required: true
+  name:
+    description: Name of the engine.
+    type: str
+    required: true
+  state:
+    description: Whether it shall run.
+    type: str
+    choices: [up, down]
+    default: up
+  config:
+    description: The engine's settings, without its name; needed with O(state=up).
+    type: dict
+    default: {}
+author: The MLPerf distributed authors
+attributes:
+  check_mode:
+    support: full
+    description: Starts and stops nothing, and says whether it would.
+  diff_mode:
+    support: full
+    description: Shows state and settings before and after.
+"""
+
+EXAMPLES = r"""
+- name: Start an engine on the second core
+  mlperf_engine:
+    command: [/srv/mlperf/env/bin/python, -m, harness]
+    root: /srv/mlperf
+    name: node2
+    config:
+      model: /srv/mlperf/model
+      port: 8102
+      cpu_cores: "1"
+
+- name: Stop it
+  mlperf_engine:
+    command: [/srv/mlperf/env/bin/python, -m, harness]
+    root: /srv/mlperf
+    name: node2
+    state: down
+"""
+
+RETURN = r"""
+engine:
+  description: The content of engine.json; in check mode as it is now, empty if there never was such an engine.
+  returned: success
+  type: dict
+  sample: {name: node2, state: starting, url: "http://127.0.0.1:8102"}
+file:
+  description: Path of engine.json.
+  returned: success
+  type: str
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_command import ARGUMENTS, call
+from ansible.module_utils.mlperf_state import Record, engine_file, look
+
+UP = ("starting", "ready")
+
+
+def differing(config: Dict[str, Any], current: Record) -> Dict[str, Any]:
+    """The settings asked for that the running engine was not given."""
+    given = current.get("config") or {}
+    return {key: given.get(key) for key, value in config.items() if given.get(key) != value}
+
+
+def change(params: Dict[str, Any], current: Record) -> bool:
+    """Whether anything must be done; ValueError when it cannot be."""
+    running = current.get("state") in UP
+    if params["state"] == "down":
+        return running
+    other = differing(params["config"], current) if running else {}
+    if other:
+        values = "; ".join(f"{key}: it has {old!r}, you ask {params['config'][key]!r}" for key, old in other.items())
+        raise ValueError(f"engine {params['name']} runs with other settings ({values}); take it down first")
+    return not running
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **ARGUMENTS,
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["up", "down"], "default": "up"},
+            "config": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    file = engine_file(params["root"], params["name"])
+    try:
+        before = look(file) or {}
+        changed = change(params, before)
+    except (OSError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    after = before
+    if not module.check_mode:
+        if params["state"] == "up":
+            after = call(module, ["engine", "up", "--no-wait"], {**params["config"], "name": params["name"]})
+            changed = bool(after.pop("changed"))
+        elif changed:
+            after = call(module, ["engine", "down", params["name"]])
+            changed = bool(after.pop("changed"))
+    diff = {
+        "before": {"state": before.get("state", "absent")},
+        "after": {"state": params["state"] if changed else before.get("state", "absent")},
+    }
+    module.exit_json(changed=changed, engine=after, file=file, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

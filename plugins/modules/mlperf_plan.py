@@ -1,0 +1,140 @@
+#!/usr/bin/python
+# Copyright: the MLPerf distributed authors
+# SPDX-License-Identifier: Apache-2.0
+"""Decides who runs what, and writes it down."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlperf_plan
+short_description: Decide which node runs what, and write it down
+description:
+  - Runs on the controller. Sizes each node's share by its measured speed and works out how long the benchmark takes.
+  - A plan that was written for this run before is kept as it is.
+  - Without speeds (in check mode) those of the last run with the same engines and scenario are taken, and named.
+options:
+  request:
+    description: What M(mlperf_request) returned.
+    type: dict
+    required: true
+  nodes:
+    description: Engines (name, url, node, max_in_flight) of each node that takes part, by host.
+    type: dict
+    required: true
+  calibration:
+    description: What calibrating found, by the host that calibrated.
+    type: dict
+    default: {}
+  loadgen_host:
+    description: Host that drives LoadGen in topology V(fleet).
+    type: str
+    required: true
+  shared_machine:
+    description: Whether the nodes share one machine.
+    type: bool
+    default: false
+author: The MLPerf distributed authors
+attributes:
+  check_mode:
+    support: full
+    description: Makes the plan and writes nothing.
+  diff_mode:
+    support: full
+    description: Shows the plan.
+"""
+
+EXAMPLES = r"""
+- name: Plan
+  mlperf_plan:
+    request: "{{ asked }}"
+    nodes:
+      node1: [{name: node1, url: "http://127.0.0.1:8101"}]
+    calibration:
+      node1: {samples_per_s: 30.1, by_engine: {node1: 30.1}, target_qps: 21.0}
+    loadgen_host: node1
+  delegate_to: localhost
+  run_once: true
+  register: planned
+"""
+
+RETURN = r"""
+plan:
+  description: The content of plan.json.
+  returned: success
+  type: dict
+lines:
+  description: The plan for people.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import json
+import os
+import time
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_planning import NoPlan, plan, printed, speeds_of
+from ansible.module_utils.mlperf_state import Record, read
+
+
+def comparable(results: str, request: Record, nodes: Dict[str, Any]) -> Record:
+    """The newest plan of an earlier run that calibrated the same engines under the same scenario; empty when none."""
+    newest: Record = {}
+    for name in os.listdir(results) if os.path.isdir(results) else []:
+        earlier = read(os.path.join(results, name, "plan.json")) or {}
+        same = (
+            earlier.get("calibration")
+            and {host: row["engines"] for host, row in earlier["nodes"].items() if row["engines"]} == nodes
+            and all(earlier["asked"].get(key) == request["asked"][key] for key in ("scenario", "topology"))
+        )
+        if same and earlier["created_unix"] > newest.get("created_unix", 0.0):
+            newest = earlier
+    return newest
+
+
+def make(params: Dict[str, Any]) -> Record:
+    """A new plan from calibration, or from an earlier one when there is none."""
+    request, calibration, rates = params["request"], params["calibration"], ""
+    if not calibration:
+        earlier = comparable(os.path.dirname(request["directory"]), request, params["nodes"])
+        calibration = earlier.get("calibration", {})
+        rates = f"speeds taken from run {earlier['run_id']}" if earlier else "no comparable earlier run"
+    speeds = speeds_of(params["nodes"], calibration)
+    made = plan(request, params["nodes"], speeds, params["loadgen_host"])
+    made.update(created_unix=time.time(), shared_machine=params["shared_machine"], calibration=calibration)
+    return {**made, "rates": rates} if rates else made
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "request": {"type": "dict", "required": True},
+            "nodes": {"type": "dict", "required": True},
+            "calibration": {"type": "dict", "default": {}},
+            "loadgen_host": {"type": "str", "required": True},
+            "shared_machine": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    file = os.path.join(params["request"]["directory"], "plan.json")
+    try:
+        kept = read(file)
+        made = kept or make(params)
+        content = json.dumps(made, indent=2) + "\n"
+        if not kept and not module.check_mode:
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            with open(f"{file}.part", "w", encoding="utf-8") as stream:
+                stream.write(content)
+            os.replace(f"{file}.part", file)
+    except (NoPlan, OSError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    diff = {"before": content if kept else "", "after": content}
+    module.exit_json(changed=not kept, plan=made, lines=printed(made), diff=diff)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+#!/usr/bin/python
+# Copyright: the MLPerf distributed authors
+# SPDX-License-Identifier: Apache-2.0
+"""Starts or stops a benchmark run."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlperf_run
+short_description: Start or stop a benchmark run on a node
+description:
+  - Starts a LoadGen run in the background. Watch it with M(mlperf_watch), look at it with M(mlperf_run_info).
+  - A run that exists with the same spec, running or finished, is left as it is. With another spec it is refused,
+    both values named.
+options:
+  command:
+    description: The C(harness) command as a list of words.
+    type: list
+    elements: str
+    required: true
+  root:
+    description: Folder of this node's engines and runs.
+    type: path
+    required: true
+  run_id:
+    description: Name of the run.
+    type: str
+    required: true
+  state:
+    description: Whether it shall run (or have run), or be ended.
+    type: str
+    choices: [started, stopped]
+    default: started
+  spec:
+    description: What is asked, without the run's name; needed with O(state=started).
+    type: dict
+    default: {}
+author: The MLPerf distributed authors
+attributes:
+  check_mode:
+    support: full
+    description: Validates the spec, the data set, the model and the disk, starts nothing, and says whether it would.
+  diff_mode:
+    support: full
+    description: Shows the run's state, or the keys in which specs differ.
+"""
+
+EXAMPLES = r"""
+- name: Start a run
+  mlperf_run:
+    command: [/srv/mlperf/env/bin/python, -m, harness]
+    root: /srv/mlperf
+    run_id: 20261123-181500-server-600
+    spec:
+      model: /srv/mlperf/model
+      dataset: /srv/mlperf/cnn_eval.json
+      samples: 600
+      engines: [{name: node1, url: "http://127.0.0.1:8101"}]
+
+- name: End it
+  mlperf_run:
+    command: [/srv/mlperf/env/bin/python, -m, harness]
+    root: /srv/mlperf
+    run_id: 20261123-181500-server-600
+    state: stopped
+"""
+
+RETURN = r"""
+state:
+  description: State of the run, V(absent) when there is none.
+  returned: success
+  type: str
+  sample: running
+file:
+  description: Path of the run's status.json.
+  returned: success
+  type: str
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_command import ARGUMENTS, call
+from ansible.module_utils.mlperf_state import look, run_file
+
+
+def start(module: Any, before: str) -> Dict[str, Any]:
+    """Start the run, or say what starting it would change."""
+    given = {**module.params["spec"], "run_id": module.params["run_id"]}
+    if not module.check_mode:
+        answer = call(module, ["start", "--spec", "-"], given)
+        return {"changed": answer["changed"], "state": answer["state"]}
+    answer = call(module, ["start", "--spec", "-", "--check"], given)
+    if answer["diff"]:
+        values = "; ".join(f"{key}: it has {old!r}, you ask {new!r}" for key, (old, new) in answer["diff"].items())
+        module.fail_json(
+            msg=f"run_id {given['run_id']} exists with another spec ({values}); choose another run_id",
+            diff={
+                "before": {key: old for key, (old, new) in answer["diff"].items()},
+                "after": {key: new for key, (old, new) in answer["diff"].items()},
+            },
+        )
+    return {"changed": answer["would_change"], "state": before}
+
+
+def stop(module: Any, before: str) -> Dict[str, Any]:
+    """End the run, or say whether that would change anything."""
+    if before != "running" or module.check_mode:
+        return {"changed": before == "running", "state": before}
+    answer = call(module, ["stop", module.params["run_id"]])
+    return {"changed": answer["changed"], "state": answer["state"]}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **ARGUMENTS,
+            "run_id": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+            "spec": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    file = run_file(module.params["root"], module.params["run_id"])
+    try:
+        before = (look(file) or {"state": "absent"})["state"]
+    except (OSError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    result = (start if module.params["state"] == "started" else stop)(module, before)
+    after = module.params["state"] if result["changed"] else before
+    module.exit_json(file=file, diff={"before": {"state": before}, "after": {"state": after}}, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+#!/usr/bin/python
+# Copyright: the MLPerf distributed authors
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation of the action plugin mlperf_watch, which runs on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlperf_watch
+short_description: Show live how far a node is, until it is done
+description:
+  - Reads a state file of the node (C(job.json), C(engine.json) or C(status.json)) every few seconds and shows one line
+    for it while it goes on.
+  - Never fails for what it sees. Failure, death, silence and a lost connection are returned as data.
+  - A connection that is lost or reset is tried again for a bounded time.
+  - Watching can be interrupted and begun again at any time; what is watched goes on.
+options:
+  kind:
+    description: What is watched.
+    type: str
+    choices: [step, engine, calibration, run]
+    required: true
+  file:
+    description: Path of the state file on the node.
+    type: path
+    required: true
+  interval_s:
+    description: Seconds between two looks.
+    type: float
+    default: 10
+  lost_after_s:
+    description: Seconds without an answer after which the node counts as lost.
+    type: float
+    default: 120
+  progress:
+    description: A file on the controller to which every look is appended as a line of JSON.
+    type: path
+    default: ""
+  notice:
+    description: A line to show once when watching begins.
+    type: str
+    default: ""
+  until:
+    description: Watch an engine that is ready on, until the run on this other host has ended (by O(progress)).
+    type: str
+    default: ""
+author: The MLPerf distributed authors
+attributes:
+  check_mode:
+    support: none
+    description: Is skipped, since nothing was started that could be watched.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Watch the run
+  mlperf_watch:
+    kind: run
+    file: /srv/mlperf/runs/20261123-181500-server-600/status.json
+    progress: "{{ playbook_dir }}/results/20261123-181500-server-600/progress.jsonl"
+  register: watched
+"""
+
+RETURN = r"""
+good:
+  description: Whether it ended as it should (V(finished), or V(ready) for an engine).
+  returned: always
+  type: bool
+state:
+  description: The last state seen, V(lost) for a lost node, V(absent) when there is no state file.
+  returned: always
+  type: str
+  sample: finished
+reason:
+  description: Why it did not end well, empty if it did.
+  returned: always
+  type: str
+log:
+  description: The log to read on the node.
+  returned: always
+  type: str
+status:
+  description: The state file's last content, empty when there is none.
+  returned: always
+  type: dict
+"""
