@@ -1,7 +1,4 @@
-"""One run, from its spec to its files: prepare, start detached, execute, look, stop.
-
-spec ─► preparing ─► [starting engine] ─► [calibrating] ─► warming up ─► performance ─► accuracy ─► scoring
-"""
+"""Run directories: validate a spec, create its run, start it detached, list all, stop one."""
 
 import fcntl
 import os
@@ -10,32 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from harness import accuracy, dataset, engine, punkt
-from harness.calibrate import Calibration, calibrate
-from harness.errors import BadInput, HarnessError, NotReady, RunFailed
+from harness import dataset
+from harness.errors import BadInput, NotReady, RunFailed
 from harness.files import differences, read_json, tail, write_json
-from harness.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
-from harness.manifest import manifest
-from harness.progress import Progress
-from harness.spec import Mode, Spec, parse_spec
-from harness.status import TERMINAL, Heartbeat, alive, look
-from harness.telemetry import Sampler
+from harness.spec import Spec
+from harness.status import TERMINAL, alive, look
 
 _BASE_BYTES = 64 << 20
 _BYTES_PER_SAMPLE = 16 << 10
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
-
-
-class Stopped(HarnessError):
-    """Somebody asked the run to end."""
 
 
 def run_directory(root: Path, run_id: str) -> Path:
@@ -125,132 +111,10 @@ def runs(root: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda status: float(status["started_unix"]))
 
 
-def execute(
-    spec: Spec,
-    root: Path,
-    *,
-    own_engine: engine.EngineConfig | None = None,
-    on_status: Callable[[dict[str, Any]], None] = lambda status: None,
-    on_line: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """Carry a created run through all its phases in this process; returns its directory.
-
-    Args:
-        own_engine: an engine to bring up for this run and to take down after it.
-        on_status: called with the content of status.json about once a second.
-        on_line: told how the engine's start and the scoring come along.
-
-    Raises:
-        HarnessError: what ended the run; status.json and outcome.json say the same.
-    """
-    run_dir = run_directory(root, spec.run_id)
-    heartbeat = Heartbeat(run_dir, spec.run_id, run_dir / "harness.log")
-    outcome: dict[str, Any] = {
-        "schema": 1,
-        "performance": None,
-        "accuracy": None,
-        "calibration": None,
-        "telemetry_cost": None,
-        "failures": [],
-        "target_qps": None,
-        "target_qps_asked": spec.target_qps,
-    }
-    try:
-        with _stoppable():
-            _phases(spec, root, run_dir, heartbeat, outcome, own_engine, on_status, on_line)
-    except Stopped:
-        heartbeat.finish("stopped", "stopped on request")
-        raise
-    except HarnessError as error:
-        heartbeat.finish("failed", str(error))
-        raise
-    except Exception as error:
-        heartbeat.finish("failed", f"harness broke: {type(error).__name__}: {error}")
-        raise
-    finally:
-        write_json(run_dir / "outcome.json", outcome)
-    heartbeat.finish("finished")
-    on_status(heartbeat.snapshot())
-    return run_dir
-
-
-def _phases(
-    spec: Spec,
-    root: Path,
-    run_dir: Path,
-    heartbeat: Heartbeat,
-    outcome: dict[str, Any],
-    own_engine: engine.EngineConfig | None,
-    on_status: Callable[[dict[str, Any]], None],
-    on_line: Callable[[str], None],
-) -> None:
-    def enter(name: str) -> None:
-        heartbeat.phase(name)
-        on_status(heartbeat.snapshot())
-
-    def tell(progress: Progress) -> None:
-        heartbeat.progress(progress)
-        on_status(heartbeat.snapshot())
-
-    samples = validate(spec, root)
-    with ExitStack() as cleanup:
-        if own_engine:
-            enter("starting engine")
-            cleanup.callback(engine.down, root, own_engine.name)
-            engine.up(root, own_engine, wait=True, on_progress=on_line, die_with_parent=True)
-        write_json(run_dir / "manifest.json", manifest(spec, root))
-        sampler = Sampler(run_dir / "telemetry.csv", {ref.name: ref.url for ref in spec.engines})
-        sampler.start()
-        cleanup.callback(lambda: outcome.update(telemetry_cost=asdict(sampler.stop())))
-        target_qps = None if spec.target_qps == "auto" else spec.target_qps
-        if spec.calibrate_only or target_qps is None:
-            enter("calibrating")
-            found: Calibration = calibrate(spec, run_dir, tell)
-            outcome["calibration"] = asdict(found)
-            target_qps = found.target_qps
-        outcome["target_qps"] = target_qps
-        if spec.calibrate_only:
-            return
-        enter("warming up")
-        warm_up(spec, run_dir)
-        modes: tuple[RunMode, ...] = ("performance", "accuracy")
-        for mode in modes:
-            if spec.mode in (mode, Mode.BOTH):
-                enter(mode)
-                try:
-                    outcome[mode] = asdict(run_loadgen(spec, mode, run_dir, target_qps, tell))
-                except SamplesFailed as error:
-                    outcome["failures"] = [{"mode": mode, **asdict(failure)} for failure in error.failures]
-                    raise
-    if spec.mode in (Mode.ACCURACY, Mode.BOTH):
-        enter("scoring")
-        accuracy.score(
-            run_dir / "accuracy" / "mlperf_log_accuracy.json",
-            samples,
-            spec.model,
-            reference_ids=spec.reference_ids,
-            punkt_dir=punkt.find(spec.punkt, root),
-            out_dir=run_dir / "accuracy",
-            on_progress=on_line,
-        )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Entry of the detached process: run directory and root as arguments."""
-    run_dir, root = map(Path, arguments)
-    spec = parse_spec(read_json(run_dir / "spec.json", "spec"))
-    try:
-        execute(spec, root)
-    except HarnessError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
 def _detach(run_dir: Path, root: Path) -> None:
     with (run_dir / "harness.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.run", str(run_dir), str(root)],
+            [sys.executable, "-m", "harness.execute", str(run_dir), str(root)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -265,25 +129,8 @@ def _detach(run_dir: Path, root: Path) -> None:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    def stop_now(number: int, frame: FrameType | None) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, stop_now) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

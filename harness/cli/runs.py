@@ -39,12 +39,13 @@ def run(
     """Run one benchmark here, from engine to report, and wait for it."""
     from harness import report as reports
     from harness import run as runs
+    from harness.execute import execute
 
     own, spec = _spec(sandbox, endpoint, engine_config, asked)
     runs.validate(spec, root)
     if not runs.create(spec, root):
         raise BadInput(f"run_id {spec.run_id} has run already; see {runs.run_directory(root, spec.run_id)}")
-    folder = runs.execute(spec, root, own_engine=own, on_status=_printer(), on_line=say)
+    folder = execute(spec, root, own_engine=own, on_status=_printer(), on_line=say)
     result = reports.report(folder)
     show(result.model_dump(mode="json"), as_json, reports.summary(result))
     return FINISHED_BUT_INVALID if result.verdict.level == "INVALID" else 0
@@ -170,7 +171,7 @@ def _numbers(asked: dict[str, Any]) -> dict[str, Any]:
     }
     if plain["target_qps"] != "auto":
         try:
-            plain["target_qps"] = float(asked["target_qps"])
+            plain["target_qps"] = float(str(asked["target_qps"]))
         except ValueError:
             raise BadInput(f"--target-qps = {plain['target_qps']!r}: give samples/s as a number, or auto") from None
     return plain

@@ -1,0 +1,192 @@
+"""A run's way through its phases, in the process that owns it.
+
+preparing ─► [starting engine] ─► [calibrating] ─► warming up ─► performance ─► accuracy ─► scoring ─► finished
+"""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness import accuracy, dataset, engine, punkt
+from harness.calibrate import calibrate
+from harness.errors import HarnessError
+from harness.files import read_json, write_json
+from harness.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
+from harness.manifest import manifest
+from harness.progress import Progress
+from harness.run import run_directory, validate
+from harness.spec import Mode, Spec, parse_spec
+from harness.status import Heartbeat
+from harness.telemetry import Sampler
+
+
+class Stopped(HarnessError):
+    """Somebody asked the run to end."""
+
+
+def execute(
+    spec: Spec,
+    root: Path,
+    *,
+    own_engine: engine.EngineConfig | None = None,
+    on_status: Callable[[dict[str, Any]], None] = lambda status: None,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Carry a created run through all its phases in this process; returns its directory.
+
+    Args:
+        own_engine: an engine to bring up for this run and to take down after it.
+        on_status: called with the content of status.json about once a second.
+        on_line: told how the engine's start and the scoring come along.
+
+    Raises:
+        HarnessError: what ended the run; status.json and outcome.json say the same.
+    """
+    execution = _Execution(spec, root, own_engine, on_status, on_line)
+    state, reason = "failed", None
+    try:
+        with _stoppable():
+            execution.phases()
+        state = "finished"
+    except Stopped:
+        state, reason = "stopped", "stopped on request"
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, HarnessError) else f"harness broke: {type(error).__name__}: {error}"
+        raise
+    finally:
+        execution.close(state, reason)
+    return execution.run_dir
+
+
+class _Execution:
+    """A run on its way: its heartbeat, its outcome so far, and the order of its phases."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        root: Path,
+        own_engine: engine.EngineConfig | None,
+        on_status: Callable[[dict[str, Any]], None],
+        on_line: Callable[[str], None],
+    ) -> None:
+        self.run_dir = run_directory(root, spec.run_id)
+        self._spec, self._root, self._own_engine = spec, root, own_engine
+        self._on_status, self._on_line = on_status, on_line
+        self._heartbeat = Heartbeat(self.run_dir, spec.run_id, self.run_dir / "harness.log")
+        self._outcome: dict[str, Any] = {
+            "schema": 1,
+            "performance": None,
+            "accuracy": None,
+            "calibration": None,
+            "telemetry_cost": None,
+            "failures": [],
+            "target_qps": None,
+            "target_qps_asked": spec.target_qps,
+        }
+
+    def phases(self) -> None:
+        """All phases in order; whatever was started is ended on the way out."""
+        samples = validate(self._spec, self._root)
+        with ExitStack() as cleanup:
+            if self._own_engine:
+                self._enter("starting engine")
+                cleanup.callback(engine.down, self._root, self._own_engine.name)
+                engine.up(self._root, self._own_engine, wait=True, on_progress=self._on_line, die_with_parent=True)
+            write_json(self.run_dir / "manifest.json", manifest(self._spec, self._root))
+            sampler = Sampler(self.run_dir / "telemetry.csv", {ref.name: ref.url for ref in self._spec.engines})
+            sampler.start()
+            cleanup.callback(lambda: self._outcome.update(telemetry_cost=asdict(sampler.stop())))
+            target_qps = self._target_qps()
+            if self._spec.calibrate_only:
+                return
+            self._enter("warming up")
+            warm_up(self._spec, self.run_dir)
+            self._measure(target_qps)
+        if self._spec.mode in (Mode.ACCURACY, Mode.BOTH):
+            self._score(samples)
+
+    def close(self, state: str, reason: str | None) -> None:
+        """Write outcome.json, then the last status: whoever sees the end finds the outcome."""
+        with contextlib.suppress(OSError):
+            write_json(self.run_dir / "outcome.json", self._outcome)
+        self._heartbeat.finish(state, reason)
+        self._on_status(self._heartbeat.snapshot())
+
+    def _enter(self, phase: str) -> None:
+        self._heartbeat.phase(phase)
+        self._on_status(self._heartbeat.snapshot())
+
+    def _tell(self, progress: Progress) -> None:
+        self._heartbeat.progress(progress)
+        self._on_status(self._heartbeat.snapshot())
+
+    def _target_qps(self) -> float:
+        asked = self._spec.target_qps
+        if self._spec.calibrate_only or asked == "auto":
+            self._enter("calibrating")
+            found = calibrate(self._spec, self.run_dir, self._tell)
+            self._outcome["calibration"] = asdict(found)
+            asked = found.target_qps
+        self._outcome["target_qps"] = asked
+        return asked
+
+    def _measure(self, target_qps: float) -> None:
+        modes: tuple[RunMode, ...] = ("performance", "accuracy")
+        for mode in modes:
+            if self._spec.mode not in (mode, Mode.BOTH):
+                continue
+            self._enter(mode)
+            try:
+                self._outcome[mode] = asdict(run_loadgen(self._spec, mode, self.run_dir, target_qps, self._tell))
+            except SamplesFailed as error:
+                self._outcome["failures"] = [{"mode": mode, **asdict(failure)} for failure in error.failures]
+                raise
+
+    def _score(self, samples: dataset.Dataset) -> None:
+        self._enter("scoring")
+        folder = self.run_dir / "accuracy"
+        accuracy.score(
+            folder / "mlperf_log_accuracy.json",
+            samples,
+            self._spec.model,
+            reference_ids=self._spec.reference_ids,
+            punkt_dir=punkt.find(self._spec.punkt, self._root),
+            out_dir=folder,
+            on_progress=self._on_line,
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry of the detached process: run directory and root as arguments."""
+    run_dir, root = map(Path, arguments)
+    spec = parse_spec(read_json(run_dir / "spec.json", "spec"))
+    try:
+        execute(spec, root)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    def stop_now(number: int, frame: FrameType | None) -> None:
+        raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop_now) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
