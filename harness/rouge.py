@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from nltk.stem.porter import PorterStemmer
-
 _WORD = re.compile("[a-z0-9]+")
 _SHORTEST_STEMMED = 4
 _T = TypeVar("_T")
@@ -31,6 +29,8 @@ class Scorer:
     """Scores pairs; remembers the stem of every word it met."""
 
     def __init__(self) -> None:
+        from nltk.stem.porter import PorterStemmer  # half a second, and what merges scores for a report needs none
+
         self._stemmer = PorterStemmer()
         self._stems: dict[str, str] = {}
 

@@ -1,0 +1,198 @@
+"""Scores LoadGen's accuracy log as MLPerf's reference does, on all cores.
+
+Per sample the first entry counts. Its ids are decoded without special tokens and stripped, Punkt's sentences are joined
+by newlines, prediction and target alike, and ROUGE F-measures are taken with a stemmer; a figure is 100 times their
+mean. Without Punkt's data rougeLsum and gen_len are not measured; the other figures do not depend on sentences.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from harness import scores
+from harness.dataset import Dataset, end_tokens, vocab_size
+from harness.errors import BadInput
+from harness.judge import Chunk, Judge, Judged, load_tokenizer
+from harness.pool import cores, spread
+from harness.scores import Score, describe, merge
+
+__all__ = ["Score", "describe", "merge", "score"]
+
+_CHUNK = 100
+_PAIRS_WORTH_A_PROCESS = 400
+_PROGRESS_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What an accuracy log holds: the first answer per global qsl_idx, and which indexes were not as they should."""
+
+    answers: dict[int, list[int]]
+    duplicates: set[int]
+    foreign: set[int]
+    sha256: str
+
+
+def score(
+    log: Path,
+    dataset: Dataset,
+    model_dir: Path,
+    *,
+    reference_ids: Path | None,
+    punkt_dir: Path | None,
+    out_dir: Path,
+    workers: int | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Score:
+    """Score one LoadGen's mlperf_log_accuracy.json and write score.json, scores.csv and accuracy.txt.
+
+    Args:
+        log: the whole accuracy log; its qsl_idx count from the start of `dataset`.
+        dataset: the samples LoadGen was given.
+        model_dir: for the tokenizer, the size of the vocabulary and the end tokens.
+        reference_ids: lines {"qsl_idx" (global), "token_ids"} of an independent engine to compare with.
+        punkt_dir: Punkt's English data, from `punkt.find`.
+        out_dir: where the three files go.
+        workers: processes; None for as many as there are cores, fewer where that is little work.
+        on_progress: told a line every other second.
+
+    Raises:
+        BadInput: the log is missing, cut short or broken, or model files or references are.
+        RunFailed: a scoring process died.
+    """
+    began = time.monotonic()
+    found = _read(log, dataset, vocab_size(model_dir))
+    ends = end_tokens(model_dir)
+    load_tokenizer(model_dir)
+    references = _references(reference_ids, dataset) if reference_ids else None
+    wanted = workers or min(cores(), math.ceil(len(found.answers) / _PAIRS_WORTH_A_PROCESS))
+    judged = _judge(partial(Judge, model_dir, punkt_dir), _chunks(found, dataset), wanted, on_progress)
+    window = scores.Window(dataset.start, dataset.start + len(dataset))
+    rows = [item.row for item in judged]
+    answers = sorted(found.answers.items())
+    result = Score(
+        **scores.figures(rows),
+        samples_expected=len(dataset),
+        missing=tuple(index for index in range(window.start, window.stop) if index not in found.answers),
+        duplicates=tuple(sorted(found.duplicates)),
+        foreign=tuple(sorted(found.foreign)),
+        end_token_violations=tuple(index for index, ids in answers if not ends.isdisjoint(ids[:-1])),
+        one_token_answers=tuple(index for index, ids in answers if len(ids) < 2),
+        punkt=punkt_dir is not None,
+        reference=None if references is None else _compare(found.answers, judged, references),
+        log_sha256=found.sha256,
+        share=window,
+        seconds=round(time.monotonic() - began, 3),
+        workers=wanted,
+    )
+    scores.save(out_dir, result, rows)
+    return result
+
+
+def _read(log: Path, dataset: Dataset, vocabulary: int) -> _Log:
+    try:
+        content = log.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"accuracy log {log} does not exist; run LoadGen in accuracy mode first") from None
+    except OSError as error:
+        raise BadInput(f"accuracy log {log} cannot be read: {error.strerror}") from None
+    try:
+        entries = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise BadInput(f"accuracy log {log} is cut short or broken ({error}); give the whole file") from None
+    if not isinstance(entries, list) or not entries:
+        raise BadInput(f"accuracy log {log} holds no list of answers; run LoadGen in accuracy mode again")
+    found = _Log({}, set(), set(), hashlib.sha256(content).hexdigest())
+    for position, entry in enumerate(entries):
+        try:
+            local, ids = _entry(entry, vocabulary)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"accuracy log {log}: entry {position} is broken: {error!s}") from None
+        index = dataset.start + local
+        if not 0 <= local < len(dataset):
+            found.foreign.add(index)
+        elif index in found.answers:
+            found.duplicates.add(index)
+        else:
+            found.answers[index] = ids
+    if not found.answers:
+        raise BadInput(f"accuracy log {log} answers none of the {len(dataset)} samples of {dataset.path}")
+    return found
+
+
+def _entry(entry: Any, vocabulary: int) -> tuple[int, list[int]]:
+    """An entry's qsl_idx and token ids; `data` is hex of little-endian int32."""
+    local = entry["qsl_idx"]
+    if type(local) is not int:
+        raise TypeError(f"qsl_idx = {local!r} is not an integer")
+    raw = bytes.fromhex(entry["data"])
+    if len(raw) % 4:
+        raise ValueError(f"qsl_idx {local} holds {len(raw)} bytes, not a multiple of 4")
+    ids: list[int] = np.frombuffer(raw, dtype="<i4").tolist()
+    wrong = next((item for item in ids if not 0 <= item < vocabulary), None)
+    if wrong is not None:
+        raise ValueError(f"qsl_idx {local} holds token id {wrong}, outside the vocabulary of {vocabulary} ids")
+    return local, ids
+
+
+def _chunks(log: _Log, dataset: Dataset) -> list[Chunk]:
+    indexes = sorted(log.answers)
+    parts = (indexes[first : first + _CHUNK] for first in range(0, len(indexes), _CHUNK))
+    return [
+        Chunk(part, [log.answers[index] for index in part], [dataset.targets[index - dataset.start] for index in part])
+        for part in parts
+    ]
+
+
+def _judge(
+    make: Callable[[], Callable[[Chunk], list[Judged]]],
+    chunks: Sequence[Chunk],
+    workers: int,
+    on_progress: Callable[[str], None] | None,
+) -> list[Judged]:
+    """Judge all chunks; the answers come back in the order of their qsl_idx."""
+    total = sum(len(chunk.indexes) for chunk in chunks)
+    results: dict[int, list[Judged]] = {}
+    done, told = 0, time.monotonic()
+    for number, result in spread(make, chunks, workers):
+        results[number] = result
+        done += len(result)
+        if on_progress and time.monotonic() - told >= _PROGRESS_EVERY_S:
+            told = time.monotonic()
+            on_progress(f"scored {done} of {total} answers")
+    return [item for number in sorted(results) for item in results[number]]
+
+
+def _references(path: Path, dataset: Dataset) -> dict[int, list[int]]:
+    """An independent engine's answers to the samples of `dataset`, by global qsl_idx."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise BadInput(f"reference answers {path} cannot be read: {error.strerror}") from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = orjson.loads(line)
+            index, ids = entry["qsl_idx"], entry["token_ids"]
+        except (KeyError, TypeError, ValueError):
+            raise BadInput(f"reference answers {path}: line {number} is broken; build them again") from None
+        if dataset.start <= index < dataset.start + len(dataset):
+            found[index] = ids
+    return found
+
+
+def _compare(
+    answers: Mapping[int, list[int]], judged: Sequence[Judged], references: Mapping[int, list[int]]
+) -> scores.Reference:
+    common = answers.keys() & references.keys()
+    other_ids = {index for index in common if answers[index] != references[index]}
+    other_text = {item.row.qsl_idx for item in judged if not item.decodes_to_target} & common - other_ids
+    return scores.compared(len(common), other_ids | other_text, other_text)
