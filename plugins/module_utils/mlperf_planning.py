@@ -67,15 +67,14 @@ def plan(request: Record, nodes: Dict[str, List[Record]], speeds: Dict[str, Spee
     asked = request["asked"]
     if not nodes:
         raise NoPlan("no node has an engine that is ready; see the reasons above")
-    if asked["topology"] == "fleet" and len(nodes) > 1:
+    if request["topology"] == "fleet":
         rows = _fleet(asked, nodes, speeds, loadgen_host)
     else:
         rows = _per_node(asked, nodes, speeds)
-    topology = asked["topology"] if len(nodes) > 1 else "per_node"
     return {
         "schema": 1,
         "run_id": request["run_id"],
-        "topology": topology,
+        "topology": request["topology"],
         "launcher": asked["launcher"],
         "asked": asked,
         "nodes": rows,
@@ -100,7 +99,7 @@ def _hours(asked: Record, fraction: float, share: int, rate: Optional[float], ta
 def _fleet(asked: Record, nodes: Dict[str, List[Record]], speeds: Dict[str, Speed], loadgen_host: str) -> Dict[str, Record]:
     known = [speeds[name].samples_per_s for name in nodes]
     total = None if None in known else sum(rate for rate in known if rate)
-    target = asked["target_qps"] if asked["target_qps"] != "auto" else speeds[loadgen_host].target_qps
+    target = asked["target_qps"] if asked["target_qps"] != "auto" else speeds.get(loadgen_host, Speed(None, None)).target_qps
     hours = _hours(asked, 1.0, asked["samples"], total, target)
     rows = {}
     for name, engines in nodes.items():
@@ -122,7 +121,7 @@ def _why_fleet(rate: Optional[float], total: Optional[float]) -> str:
 def _per_node(asked: Record, nodes: Dict[str, List[Record]], speeds: Dict[str, Speed]) -> Dict[str, Record]:
     names, samples = list(nodes), asked["samples"]
     if samples < len(names):
-        raise NoPlan(f"samples = {samples}: give at least one for each of the {len(names)} nodes, or use topology=fleet")
+        raise NoPlan(f"samples = {samples}: give at least one for each of the {len(names)} nodes, or topology=fleet")
     rates = [speeds[name].samples_per_s for name in names]
     if len(names) > 1 and not all(rates):
         return {name: _row(nodes[name], loadgen=True, why="its share follows from its speed, not known yet") for name in names}

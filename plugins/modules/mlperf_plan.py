@@ -62,11 +62,10 @@ plan:
   description: The content of plan.json.
   returned: success
   type: dict
-lines:
+text:
   description: The plan for people.
   returned: success
-  type: list
-  elements: str
+  type: str
 """
 
 import json
@@ -86,12 +85,18 @@ def comparable(results: str, request: Record, nodes: Dict[str, Any]) -> Record:
         earlier = read(os.path.join(results, name, "plan.json")) or {}
         same = (
             earlier.get("calibration")
-            and {host: row["engines"] for host, row in earlier["nodes"].items() if row["engines"]} == nodes
-            and all(earlier["asked"].get(key) == request["asked"][key] for key in ("scenario", "topology"))
+            and addresses({host: row["engines"] for host, row in earlier["nodes"].items()}) == addresses(nodes)
+            and earlier["asked"]["scenario"] == request["asked"]["scenario"]
+            and earlier["topology"] == request["topology"]
         )
         if same and earlier["created_unix"] > newest.get("created_unix", 0.0):
             newest = earlier
     return newest
+
+
+def addresses(nodes: Dict[str, Any]) -> Any:
+    """Which engines stand on which nodes."""
+    return {host: [(engine["name"], engine["url"]) for engine in engines] for host, engines in nodes.items() if engines}
 
 
 def make(params: Dict[str, Any]) -> Record:
@@ -133,7 +138,7 @@ def main() -> None:
     except (NoPlan, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     diff = {"before": content if kept else "", "after": content}
-    module.exit_json(changed=not kept, plan=made, lines=printed(made), diff=diff)
+    module.exit_json(changed=not kept, plan=made, text="\n".join(printed(made)), diff=diff)
 
 
 if __name__ == "__main__":

@@ -46,17 +46,16 @@ verdict:
   returned: success, not in check mode
   type: str
 summary:
-  description: What C(harness report) prints for people, in lines.
+  description: What C(harness report) prints for people.
   returned: success, not in check mode
-  type: list
-  elements: str
+  type: str
 """
 
 import glob
 import hashlib
 import os
 import sys
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mlperf_state import read
@@ -75,7 +74,7 @@ def products(path: str) -> Dict[str, str]:
     return found
 
 
-def render(module: Any) -> List[str]:
+def render(module: Any) -> str:
     """Write the report; returns its summary."""
     argv = [sys.executable, "-m", "harness", "report", module.params["path"]]
     environment = {"PYTHONPATH": module.params["source"]}
@@ -83,8 +82,7 @@ def render(module: Any) -> List[str]:
     if code not in (0, FINISHED_BUT_INVALID):
         lines = [line for line in (err or out).splitlines() if line.strip()]
         module.fail_json(msg=lines[-1] if lines else f"harness report ended with {code}", cmd=argv)
-    summary: List[str] = out.rstrip().splitlines()
-    return summary
+    return str(out).strip("\n")
 
 
 def main() -> None:

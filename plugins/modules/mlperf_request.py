@@ -111,6 +111,15 @@ plan:
   description: The plan made then, empty when there is none.
   returned: success
   type: dict
+nodes:
+  description: Hosts of this play that have engines.
+  returned: success
+  type: list
+  elements: str
+topology:
+  description: The topology in effect; a node that is alone in the play is V(per_node).
+  returned: success
+  type: str
 loadgen_hosts:
   description: Hosts that may drive LoadGen, in the order of preference.
   returned: success
@@ -217,9 +226,9 @@ def request(params: Dict[str, Any], now: Optional[time.struct_time] = None) -> D
         )
     if run_id and not before and os.path.isdir(directory) and os.listdir(directory):
         raise Refused(f"run_id {run_id}: {directory} holds files of something else; choose another run_id")
-    topology = "fleet" if len(nodes) > 1 else "per_node"
-    defaults = {**DEFAULTS, "samples": params["samples"], "topology": topology}
+    defaults = {**DEFAULTS, "samples": params["samples"], "topology": "fleet" if len(nodes) > 1 else "per_node"}
     asked = complete(given, before.get("asked", {}), defaults)
+    topology = asked["topology"] if len(nodes) > 1 else "per_node"
     if not run_id:
         if unfinished(results):
             raise Refused("; ".join(map(offers, unfinished(results))))
@@ -232,7 +241,9 @@ def request(params: Dict[str, Any], now: Optional[time.struct_time] = None) -> D
         "begun": bool(before),
         "ended": _has(directory, "failures.json"),
         "plan": read(os.path.join(directory, "plan.json")) or {},
-        "loadgen_hosts": [*params["controllers"], *nodes] if asked["topology"] == "fleet" else nodes,
+        "nodes": nodes,
+        "topology": topology,
+        "loadgen_hosts": [*params["controllers"], *nodes] if topology == "fleet" else nodes,
     }
 
 
