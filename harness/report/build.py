@@ -7,14 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from harness import accuracy
 from harness.errors import BadInput
 from harness.files import sha256_json
 from harness.report import figures, findings, history, series, verdict
+from harness.report.documents import ManifestFile
 from harness.report.record import (
     SCHEMA_VERSION,
     Asked,
     Calibrated,
+    Compared,
     EngineSettings,
     Failure,
     Figures,
@@ -27,7 +28,8 @@ from harness.report.record import (
     Rouge,
     Share,
 )
-from harness.report.sources import Issuer, ManifestFile, ScoreFile, Sources, read
+from harness.report.sources import Issuer, Sources, read
+from harness.scores import Score, merge
 
 NOTICE = "Result not verified by MLCommons Association."
 ADDRESS = ("name", "model", "host", "port", "url")
@@ -81,7 +83,7 @@ def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
         calibration=_calibration(sources.issuers),
         findings=findings.find(asked, together, nodes, pair, phases, shared),
         failures=_failures(sources),
-        accuracy_reference=score.reference if score else None,
+        accuracy_reference=_compared(score),
         published=PUBLISHED if _all_real(sources) else (),
         history=(*history.past_runs(past, nodes, asked.topology), *([now] if now else [])),
         charts=(),
@@ -89,15 +91,22 @@ def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
     return result, journal, sources
 
 
-def _merged_score(issuers: Sequence[Issuer]) -> tuple[ScoreFile | None, tuple[str, ...]]:
+def _merged_score(issuers: Sequence[Issuer]) -> tuple[Score | None, tuple[str, ...]]:
     """Accuracy of all shares together, and what kept it from being merged."""
     folders = [issuer.path / "accuracy" for issuer in issuers if issuer.score]
     if not folders:
         return None, ()
     try:
-        return ScoreFile.model_validate(asdict(accuracy.merge(folders))), ()
+        return merge(folders), ()
     except BadInput as error:
         return None, (str(error),)
+
+
+def _compared(score: Score | None) -> Compared | None:
+    if score is None or score.reference is None:
+        return None
+    plain = asdict(score.reference)
+    return Compared(**{key: plain[key] for key in Compared.model_fields})
 
 
 def _candidates(sources: Sources) -> list[Path]:

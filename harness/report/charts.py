@@ -1,6 +1,6 @@
 """Pictures of what was measured. A chart without data is not made, and says why."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib import style
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, StrMethodFormatter
 
 from harness.report import figures, series
 from harness.report.build import telemetry_files
@@ -17,6 +18,7 @@ from harness.spec import Scenario
 
 # Okabe and Ito's palette: told apart with every common kind of colour blindness, and by lightness in grey print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold"}
 TOGETHER, LIMIT, QUIET = "#404040", "#B00020", "#707070"
 STYLE: dict[str, Any] = {
     "font.size": 11, "axes.titlesize": 13, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -24,6 +26,7 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.8, "axes.axisbelow": True, "figure.facecolor": "white", "savefig.facecolor": "white",
     "legend.frameon": False, "lines.linewidth": 1.8, "font.family": "DejaVu Sans",
 }  # fmt: skip
+GROUPED = StrMethodFormatter("{x:,g}")
 DPI = 140
 WIDTH = 9.0
 
@@ -69,14 +72,6 @@ def colour_of(result: Result, node: str) -> str:
     return COLOURS[[known.name for known in result.nodes].index(node) % len(COLOURS)]
 
 
-def _bars(axes: Any, labels: Sequence[str], values: Sequence[float], colours: Sequence[str]) -> None:
-    bars = axes.barh(labels, values, color=colours, height=0.6)
-    axes.bar_label(bars, labels=[f"{value:,.2f}" for value in values], padding=5)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, max(values) * 1.16)
-
-
 def _throughput(result: Result) -> Drawn:
     measured = [(n.name, n.figures.samples_per_s, colour_of(result, n.name)) for n in result.nodes]
     known = [(name, speed, colour) for name, speed, colour in measured if speed]
@@ -86,90 +81,91 @@ def _throughput(result: Result) -> Drawn:
         return "no node has a measured speed"
     names, speeds, colours = zip(*known, strict=True)
     figure, axes = _figure(height=1.5 + 0.5 * len(known))
-    _bars(axes, names, speeds, colours)
-    axes.set_xlabel(f"samples/s ({result.asked.scenario}, unverified)")
-    axes.set_title("Samples answered per second")
-    return figure, "Throughput: " + ", ".join(
-        f"{name} {speed:.2f} samples/s" for name, speed in zip(names, speeds, strict=True)
-    )
+    bars = axes.barh(names, speeds, color=colours, height=0.6)
+    axes.bar_label(bars, labels=[f"{speed:,.2f}" for speed in speeds], padding=5)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, max(speeds) * 1.16)
+    axes.set_xlabel("samples/s (unverified)")
+    axes.set_title(f"{names[-1]}: {speeds[-1]:,.2f} samples/s in {result.asked.scenario}")
+    told = ", ".join(f"{name} {speed:.2f} samples/s" for name, speed in zip(names, speeds, strict=True))
+    return figure, f"Throughput: {told}"
 
 
 def _efficiency(result: Result) -> Drawn:
     together = result.together.samples_per_s
     if result.efficiency is None or together is None:
         return result.efficiency_absent or "no efficiency was measured"
-    figure, axes = _figure(height=2.6)
-    left = 0.0
+    figure, axes = _figure(height=2.7)
+    total = 0.0
     for node in result.nodes:
-        speed = node.alone_samples_per_s or 0.0
-        axes.barh(["nodes alone, summed"], [speed], left=left, color=colour_of(result, node.name), height=0.55)
-        axes.text(
-            left + speed / 2,
-            0,
-            f"{node.name}\n{speed:,.2f}",
-            ha="center",
-            va="center",
-            color="white",
-            fontweight="bold",
-        )
-        left += speed
-    axes.barh(["together"], [together], color=TOGETHER, height=0.55)
-    axes.text(together / 2, 1, f"{together:,.2f}", ha="center", va="center", color="white", fontweight="bold")
-    axes.axvline(left, color=LIMIT, linestyle="--", linewidth=1.2)
+        speed, colour = node.alone_samples_per_s or 0.0, colour_of(result, node.name)
+        axes.barh(["sum of the nodes alone"], [speed], left=total, color=colour, height=0.6)
+        axes.text(total + speed / 2, 0, f"{node.name}\n{speed:,.2f}", color=_readable(colour), **CENTRED)
+        total += speed
+    axes.barh(["together"], [together], color=TOGETHER, height=0.6)
+    axes.text(together / 2, 1, f"{together:,.2f}", color=_readable(TOGETHER), **CENTRED)
+    axes.axvline(total, color=LIMIT, linestyle="--", linewidth=1.2)
+    axes.text(total, 0.5, f"100 % = {total:,.2f}  ", color=LIMIT, ha="right", va="center", fontsize=10)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, max(left, together) * 1.08)
+    axes.set_xlim(0, max(total, together) * 1.05)
     axes.set_xlabel("samples/s (unverified)")
-    apart = "; one shared machine, so this means nothing" if result.shared_machine else ""
-    axes.set_title(f"Together the nodes reach {100 * result.efficiency:.0f} % of their sum{apart}")
-    return figure, f"Efficiency: {together:.2f} samples/s together, {left:.2f} as the sum of the nodes alone"
+    apart = " (one shared machine: means nothing)" if result.shared_machine else ""
+    axes.set_title(f"Together {100 * result.efficiency:.0f} % of the sum of the nodes alone{apart}")
+    return figure, f"Efficiency: {together:.2f} samples/s together, {total:.2f} as the sum of the nodes alone"
+
+
+def _readable(background: str) -> str:
+    """Black or white, whichever reads better on a colour."""
+    red, green, blue = (int(background[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
 
 
 def _latency(result: Result, rows: pd.DataFrame) -> Drawn:
     scenario = Scenario(result.asked.scenario) if result.asked.scenario else None
     panels = [
-        ("TTFT: time to first token", "ttft_ms", scenario.ttft_limit_ms if scenario else None),
-        ("TPOT: time per output token", "tpot_ms", scenario.tpot_limit_ms if scenario else None),
-        ("End to end", "e2e_ms", None),
+        ("Time to first token", "ttft_ms", scenario.ttft_limit_ms if scenario else None, result.together.ttft),
+        ("Time per output token", "tpot_ms", scenario.tpot_limit_ms if scenario else None, result.together.tpot),
+        ("End to end", "e2e_ms", None, result.together.end_to_end),
     ]
     known = [panel for panel in panels if rows[panel[1]].notna().sum() > 1]
     if not known:
         return "the journal holds no finished samples"
-    figure, grid = _figure(1, len(known), height=3.9, squeeze=False, sharey=True)
+    figure, grid = _figure(1, len(known), height=4.2, squeeze=False, sharey=True)
     told = []
-    for axes, (title, column, limit) in zip(grid[0], known, strict=True):
-        told.append(_distribution(axes, result, rows, title, column, limit))
+    for axes, (title, column, limit, figures_) in zip(grid[0], known, strict=True):
+        _distribution(axes, result, rows, column, limit)
+        seen = f"p50 {_ms(figures_.p50_ms)}, p99 {_ms(figures_.p99_ms)}" if figures_ else "together not measured"
+        axes.set_title(f"{title}\n{seen}", fontsize=11)
+        told.append(f"{title} {seen}")
     grid[0][0].set_ylabel("samples at or below (%)")
+    grid[0][0].set_yticks([0, 25, 50, 75, 99])
     if len(result.nodes) > 1:
-        grid[0][-1].legend(loc="lower right", fontsize=10)
+        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(result.nodes))
     return figure, "Latency distributions: " + "; ".join(told)
 
 
-def _distribution(axes: Any, result: Result, rows: pd.DataFrame, title: str, column: str, limit: float | None) -> str:
-    values = rows[column].dropna()
+def _distribution(axes: Any, result: Result, rows: pd.DataFrame, column: str, limit: float | None) -> None:
+    """How many percent of a node's samples took at most so long; the limit is drawn, or named where it is far off."""
     for node in result.nodes:
-        own = rows[rows["node"] == node.name][column].dropna().sort_values().to_numpy()
+        own = rows[rows["node"] == node.name][column].dropna()
         if len(own):
-            percents = [100 * (index + 1) / len(own) for index in range(len(own))]
-            axes.step(own, percents, where="post", color=colour_of(result, node.name), label=node.name)
-    p50, p99 = series.percentile(values, 50) or 0.0, series.percentile(values, 99) or 0.0
+            axes.ecdf(own, complementary=False, color=colour_of(result, node.name), label=node.name)
+            axes.lines[-1].set_ydata(axes.lines[-1].get_ydata() * 100)
     axes.axhline(99, color=QUIET, linewidth=1, linestyle=":")
-    right = max(float(values.max()), p99) * 1.05 or 1.0
+    right = float(rows[column].max()) * 1.08 or 1.0
     if limit is not None and limit <= 2 * right:
         right = max(right, limit * 1.05)
         axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.4)
-        axes.text(limit, 3, f" limit {limit:,.0f} ms ", color=LIMIT, ha="right", fontsize=9)
-        beside = ""
-    else:
-        beside = f"\nlimit {limit:,.0f} ms, far right" if limit is not None else "\nno limit"
+        axes.text(limit, 4, f"limit {limit:,.0f} ms ", color=LIMIT, ha="right", fontsize=9.5)
+    elif limit is not None:
+        axes.text(right, 4, f"limit {limit:,.0f} ms → ", color=LIMIT, ha="right", fontsize=9.5)
     axes.set_xlim(0, right)
-    axes.set_ylim(0, 101)
+    axes.set_ylim(0, 102)
     axes.set_xlabel("ms")
-    axes.set_title(title, fontsize=11)
-    told = f"p50 {_ms(p50)}\np99 {_ms(p99)}{beside}"
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-    axes.text(0.97, 0.5, told, transform=axes.transAxes, ha="right", va="center", fontsize=9.5, bbox=box)
-    return f"{title} p50 {_ms(p50)}, p99 {_ms(p99)}"
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(GROUPED)
 
 
 def _ms(value: float) -> str:
@@ -181,22 +177,21 @@ def _over_time(result: Result, rows: pd.DataFrame, span: tuple[float, float] | N
         return "the run was shorter than 2 s or did not finish"
     width = max(1.0, round((span[1] - span[0]) / 60))
     figure, axes = _figure(height=3.6)
-    total = series.per_second(rows["done_unix"], span, width)
-    if len(result.nodes) > 1:
-        axes.step(total["t_s"], total["samples_per_s"], where="mid", color=TOGETHER, label="together")
-    for node in result.nodes:
-        own = series.per_second(rows[rows["node"] == node.name]["done_unix"], span, width)
-        axes.step(own["t_s"], own["samples_per_s"], where="mid", color=colour_of(result, node.name), label=node.name)
+    lines = [(node.name, rows[rows["node"] == node.name], colour_of(result, node.name)) for node in result.nodes]
+    if len(lines) > 1:
+        lines.insert(0, ("together", rows, TOGETHER))
+    highest = 0.0
+    for name, own, colour in lines:
+        rates, edges = series.per_second(own["done_unix"], span, width)
+        axes.stairs(rates, edges, color=colour, label=name, linewidth=1.8)
+        highest = max(highest, float(rates.max()))
     axes.set_xlim(0, span[1] - span[0])
-    axes.set_ylim(0, max(float(total["samples_per_s"].max()) * 1.12, 1e-9))
+    axes.set_ylim(0, highest * 1.12 or 1)
     axes.set_xlabel("seconds since the run's start")
     axes.set_ylabel("samples/s")
-    axes.set_title(f"Samples finished per second, {width:.0f} s bins")
+    axes.set_title(f"Samples finished per second, up to {highest:,.1f} (means of {width:.0f} s)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return (
-        figure,
-        f"Samples finished per second over {span[1] - span[0]:.0f} s, at most {total['samples_per_s'].max():.1f}",
-    )
+    return figure, f"Samples finished per second over {span[1] - span[0]:.0f} s, at most {highest:.1f}"
 
 
 PANELS = (
@@ -207,47 +202,48 @@ PANELS = (
     ("gpu_sm_clock_mhz", "GPU clock\n(MHz)", None),
     ("running", "sequences\nrunning", None),
     ("waiting", "requests\nwaiting", None),
-    ("kv_cache_percent", "KV cache\n(%)", None),
+    ("kv_cache_percent", "KV cache\n(%)", 100.0),
 )
 
 
 def _utilisation(result: Result, sources: Sources, span: tuple[float, float] | None) -> Drawn:
     if span is None:
         return "the run did not finish"
-    tables = {node.name: _readings(node.name, sources, span) for node in result.nodes}
+    width = max(1.0, round((span[1] - span[0]) / 150))
+    tables = {node.name: _readings(node.name, sources, span, width) for node in result.nodes}
     panels = [panel for panel in PANELS if any(table[panel[0]].notna().sum() > 1 for table in tables.values())]
     if not panels:
         return "telemetry has fewer than two readings during the run"
     figure, grid = _figure(len(panels), 1, height=1.1 + 1.15 * len(panels), squeeze=False, sharex=True)
     for axes, (column, label, top) in zip(grid[:, 0], panels, strict=True):
         for name, table in tables.items():
-            known = table[["unix_s", column]].dropna()
+            known = table[["t_s", column]].dropna()
             if len(known):
-                axes.plot(known["unix_s"] - span[0], known[column], color=colour_of(result, name), label=name)
+                axes.plot(known["t_s"], known[column], color=colour_of(result, name), label=name, alpha=0.85)
         highest = top or max(float(table[column].max()) for table in tables.values() if table[column].notna().any())
         axes.set_ylim(0, (highest or 1) * 1.08)
+        axes.yaxis.set_major_locator(FixedLocator([0, 50, 100]) if top else MaxNLocator(3, integer=True))
+        axes.yaxis.set_major_formatter(GROUPED)
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
-    grid[0, 0].set_title("What the machine and the engines did during the run")
+        axes.yaxis.set_label_coords(-0.09, 0.5)
+    grid[0, 0].set_title(f"What the nodes and their engines did (means of {width:.0f} s)")
     grid[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     grid[-1, 0].set_xlim(0, span[1] - span[0])
     grid[-1, 0].set_xlabel("seconds since the run's start")
     return figure, "Utilisation over time: " + ", ".join(label.replace("\n", " ") for _, label, _ in panels)
 
 
-def _readings(node: str, sources: Sources, span: tuple[float, float]) -> pd.DataFrame:
-    """One line per second of a node: engines' queues added up, GPUs averaged."""
+def _readings(node: str, sources: Sources, span: tuple[float, float], width_s: float) -> pd.DataFrame:
+    """A node's means over `width_s` seconds, with `t_s` from the span's start; engines' queues are added up."""
     names = {engine.file.name for engine in sources.engines if engine.node == node}
-    table = pd.concat(
-        [series.between(series.telemetry(path), span) for path in telemetry_files(node, sources)]
-        or [series.telemetry(Path("/nonexistent"))],
-        ignore_index=True,
-    )
-    if names:
-        table = table[table["engine"].isin(names) | table["engine"].isna()]
-    table = table.assign(second=table["unix_s"].round())
-    sums = table.drop_duplicates(["second", "engine"]).groupby("second")[["running", "waiting"]].sum(min_count=1)
-    others = [column for column, _, _ in PANELS if column not in sums.columns]
-    return table.groupby("second")[others].mean().join(sums).reset_index(names="unix_s")
+    table = series.readings(telemetry_files(node, sources), span)
+    second = (table["unix_s"] - span[0]).round()
+    own = table["engine"].isin(names) if names else table["engine"].notna()
+    queues = table[own].groupby([second, "engine"])[["running", "waiting"]].first().groupby(level=0).sum(min_count=1)
+    others = [column for column, _, _ in PANELS if column not in queues.columns]
+    seconds = table.groupby(second)[others].mean().join(queues)
+    means = seconds.groupby((seconds.index // width_s) * width_s).mean()
+    return means.rename_axis("t_s").reset_index()
 
 
 def _past(result: Result) -> Drawn:

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from harness.report import logs, series
+from harness.report.documents import Part
 from harness.report.record import Figures, Latency, Pair, Rouge, Telemetry, Used
-from harness.report.sources import Issuer, Part, ScoreFile
+from harness.report.sources import Issuer
+from harness.scores import METRICS, Score
 from harness.spec import FULL_SAMPLES, RULE_MIN_DURATION_S
 
 Measured = Literal["performance", "accuracy"]
 MODES: tuple[Measured, Measured] = ("performance", "accuracy")
-METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 NO_THROTTLE = {"", "none", "0", "idle", "gpu_idle", "not active"}
 
 
@@ -148,7 +149,7 @@ def scores(issuers: Sequence[Issuer]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["qsl_idx", *METRICS, "gen_len"])
 
 
-def merged(score: ScoreFile | None) -> Rouge | None:
+def merged(score: Score | None) -> Rouge | None:
     """Accuracy of all shares as the reference prints it."""
     if score is None:
         return None
@@ -172,9 +173,8 @@ def use(
     paths: Sequence[Path], engines: set[str] | None, span: tuple[float, float] | None, cost: float | None
 ) -> Telemetry:
     """What a node did between two unix seconds, from its telemetry files; `engines` None takes all that are there."""
-    tables = [series.between(series.telemetry(path), span) for path in paths]
-    table = pd.concat(tables, ignore_index=True) if tables else series.telemetry(Path("/nonexistent"))
-    machine = tables[0] if tables else table
+    table = series.readings(paths, span)
+    machine = series.readings(paths[:1], span)
     machine = machine.groupby(machine["unix_s"].round(), as_index=False).first()
     gpus = table.dropna(subset=["gpu_util_percent"]).drop_duplicates(["unix_s", "gpu_index"])
     own = table if engines is None else table[table["engine"].isin(engines)]

@@ -263,6 +263,14 @@ class Published(Record):
     server_tokens_per_s: float
 
 
+class Compared(Record):
+    """How many answers have the token ids of an independent engine's; `differing` are the qsl_idx that have not."""
+
+    compared: int
+    identical: int
+    differing: tuple[int, ...]
+
+
 class Chart(Record):
     """A picture that was made (`file`), or the reason why it was not (`absent`)."""
 
@@ -302,7 +310,7 @@ class Result(Record):
     calibration: tuple[Calibrated, ...]
     findings: tuple[Finding, ...]
     failures: tuple[Failure, ...]
-    accuracy_reference: dict[str, Any] | None
+    accuracy_reference: Compared | None
     published: tuple[Published, ...]
     history: tuple[PastRun, ...]
     charts: tuple[Chart, ...]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pandas as pd
+from numpy.typing import NDArray
 
 from harness.report.sources import Issuer
 
@@ -56,15 +57,23 @@ def _journal_rows(issuer: Issuer) -> Iterable[tuple[object, ...]]:
 def telemetry(path: Path) -> pd.DataFrame:
     """One telemetry.csv, columns `TELEMETRY_COLUMNS`; empty fields are NaN, a missing file is an empty table."""
     if not path.exists() or path.stat().st_size == 0:
-        return pd.DataFrame(
-            {name: pd.Series(dtype=str if name in TEXT_COLUMNS else float) for name in TELEMETRY_COLUMNS}
-        )
+        return _no_readings()
     table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), on_bad_lines="skip")
     table = table.reindex(columns=list(TELEMETRY_COLUMNS))
     for name in TELEMETRY_COLUMNS:
         if name not in TEXT_COLUMNS:
             table[name] = pd.to_numeric(table[name], errors="coerce")
     return table.dropna(subset=["unix_s"]).sort_values("unix_s", ignore_index=True)
+
+
+def _no_readings() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=str if name in TEXT_COLUMNS else float) for name in TELEMETRY_COLUMNS})
+
+
+def readings(paths: Iterable[Path], window: tuple[float, float] | None) -> pd.DataFrame:
+    """The readings of several telemetry files that lie in `window` (unix seconds; None: all), in order of the files."""
+    tables = [between(telemetry(path), window) for path in paths]
+    return pd.concat(tables, ignore_index=True) if tables else _no_readings()
 
 
 def between(table: pd.DataFrame, window: tuple[float, float] | None) -> pd.DataFrame:
@@ -80,12 +89,13 @@ def percentile(values: pd.Series, percent: float) -> float | None:
     return float(np.percentile(known, percent, method="higher")) if known.size else None
 
 
-def per_second(done_unix: pd.Series, window: tuple[float, float], width_s: float) -> pd.DataFrame:
-    """Samples/s over time: `t_s` (seconds since the window's start, middle of each bin) and `samples_per_s`.
+def per_second(
+    done_unix: pd.Series, window: tuple[float, float], width_s: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Samples/s in bins of `width_s`, and the bins' edges in seconds since the window's start.
 
-    The last bin is left out when the window ends inside it, since it would show too low a rate.
+    A last bin that the window's end would cut is left out, since it would show too low a rate.
     """
-    bins = max(1, int((window[1] - window[0]) / width_s))
-    edges = window[0] + np.arange(bins + 1) * width_s
-    counts, _ = np.histogram(done_unix.to_numpy(dtype=float), bins=edges)
-    return pd.DataFrame({"t_s": edges[:-1] - window[0] + width_s / 2, "samples_per_s": counts / width_s})
+    edges = np.float64(width_s) * np.arange(max(1, int((window[1] - window[0]) / width_s)) + 1)
+    counts, _ = np.histogram(done_unix.to_numpy(dtype=float) - window[0], bins=edges)
+    return counts / width_s, edges

@@ -5,184 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from harness.errors import BadInput
 from harness.files import read_json
 from harness.report import logs
+from harness.report.documents import EngineFile, FailureFile, File, ManifestFile, OutcomeFile, PlanFile, StatusFile
+from harness.scores import Score, merge
 from harness.spec import Spec, explain, parse_spec
 
 T = TypeVar("T")
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class Part(_File):
-    """One LoadGen run as its harness saw it (a half of outcome.json); times in unix seconds."""
-
-    started_unix: float
-    finished_unix: float
-    samples: int
-    tokens: int
-    issued: int
-    failures: tuple[dict[str, Any], ...] = ()
-    one_token_answers: tuple[int, ...] = ()
-    client_cpu_s: float | None = None
-
-
-class Cost(_File):
-    """What telemetry itself used."""
-
-    cpu_s: float
-    samples: int
-    wall_s: float
-
-
-class Calibration(_File):
-    """The short measurement that chose the target rate."""
-
-    samples_per_s: float
-    by_engine: dict[str, float] = {}
-    target_qps: float | None = None
-    tried: tuple[dict[str, Any], ...] = ()
-    seconds: float | None = None
-    samples: int | None = None
-
-
-class OutcomeFile(_File):
-    """outcome.json."""
-
-    performance: Part | None = None
-    accuracy: Part | None = None
-    calibration: Calibration | None = None
-    telemetry_cost: Cost | None = None
-    target_qps: float | None = None
-
-
-class StatusFile(_File):
-    """status.json, the parts a judge needs."""
-
-    state: str
-    phase: str | None = None
-    reason: str | None = None
-    log: str | None = None
-    started_unix: float | None = None
-    elapsed_s: float | None = None
-
-
-class ModelFacts(_File):
-    """The weights a node served. `sandbox` and the sizes come from the model's directory."""
-
-    name: str | None = None
-    sha256: str | None = None
-    weights_bytes: int | None = None
-    dtype: str | None = None
-    hidden_size: int | None = None
-    layers: int | None = None
-    vocab_size: int | None = None
-    sandbox: bool | None = None
-
-
-class DatasetFacts(_File):
-    """The data set a node read."""
-
-    sha256: str | None = None
-    samples: int | None = None
-
-
-class Gpu(_File):
-    """One GPU as the node's driver describes it."""
-
-    index: int | None = None
-    name: str | None = None
-    memory_gib: float | None = None
-    power_limit_w: float | None = None
-    sm_clock_max_mhz: float | None = None
-    pcie_gen: int | None = None
-    pcie_width: int | None = None
-
-
-class ManifestFile(_File):
-    """manifest.json: what a node's run ran on."""
-
-    node: str | None = None
-    hostname: str | None = None
-    os: str | None = None
-    kernel: str | None = None
-    python: str | None = None
-    cpu_model: str | None = None
-    cpu_count: int | None = None
-    memory_gib: float | None = None
-    versions: dict[str, str | None] = {}
-    environment_sha256: str | None = None
-    image_digest: str | None = None
-    model: ModelFacts = ModelFacts()
-    dataset: DatasetFacts = DatasetFacts()
-    tokenizer_sha256: str | None = None
-    gpus: tuple[Gpu, ...] = ()
-    driver: str | None = None
-    cuda: str | None = None
-    engines: tuple[dict[str, Any], ...] = ()
-
-
-class EngineFile(_File):
-    """engine.json: one engine, what was asked of it and what the running server showed."""
-
-    name: str
-    kind: str = "vllm"
-    state: str
-    reason: str | None = None
-    model: str | None = None
-    config: dict[str, Any] = {}
-    asked: dict[str, Any] = {}
-    verified: dict[str, Any] = {}
-    unverified: tuple[str, ...] = ()
-    version: dict[str, str | None] = {}
-    machine: ManifestFile | None = None
-
-
-class ScoreFile(_File):
-    """score.json: accuracy of one share, or of all shares merged."""
-
-    rouge1: float
-    rouge2: float
-    rougeL: float  # noqa: N815 - the published name of the metric
-    rougeLsum: float | None  # noqa: N815
-    gen_len: int | None
-    gen_num: int
-    samples_expected: int
-    missing: tuple[int, ...] = ()
-    duplicates: tuple[int, ...] = ()
-    foreign: tuple[int, ...] = ()
-    end_token_violations: tuple[int, ...] = ()
-    one_token_answers: tuple[int, ...] = ()
-    punkt: bool | None = None
-    reference: dict[str, Any] | None = None
-    log_sha256: str | None = None
-
-
-class PlanFile(_File):
-    """plan.json: what Ansible decided before the run."""
-
-    run_id: str
-    created_unix: float | None = None
-    topology: str | None = None
-    launcher: str | None = None
-    asked: dict[str, Any] = {}
-    nodes: dict[str, dict[str, Any]] = {}
-    loadgens: tuple[str, ...] = ()
-    shared_machine: bool = False
-
-
-class FailureFile(_File):
-    """One entry of failures.json: what Ansible saw fail."""
-
-    host: str
-    phase: str | None = None
-    reason: str
-    log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +29,7 @@ class Issuer:
     manifest: ManifestFile
     performance: logs.LoadGenLog | None
     accuracy: logs.LoadGenLog | None
-    score: ScoreFile | None
+    score: Score | None
     troubles: tuple[str, ...]
 
     def node_of(self, engine: str) -> str:
@@ -313,9 +145,13 @@ def _issuer(host: str, path: Path) -> Issuer:
         manifest=_optional(path / "manifest.json", ManifestFile, troubles) or ManifestFile(),
         performance=log("performance"),
         accuracy=log("accuracy"),
-        score=_optional(path / "accuracy" / "score.json", ScoreFile, troubles if wanted != "performance" else []),
+        score=_score(path / "accuracy", troubles),
         troubles=tuple(troubles),
     )
+
+
+def _score(path: Path, troubles: list[str]) -> Score | None:
+    return _try(lambda: merge([path]), troubles) if (path / "score.json").exists() else None
 
 
 def _engines(host: str, directory: Path, troubles: list[str]) -> list[Engine]:
@@ -328,7 +164,7 @@ def _engines(host: str, directory: Path, troubles: list[str]) -> list[Engine]:
     return found
 
 
-_M = TypeVar("_M", bound=_File)
+_M = TypeVar("_M", bound=File)
 
 
 def _optional(path: Path, kind: type[_M], troubles: list[str]) -> _M | None:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.files import sha256_file
+from harness.report.documents import ModelFacts
 from harness.report.logs import LoadGenLog
 from harness.report.record import Level, Reason, Verdict
 from harness.report.rules import Rule
-from harness.report.sources import Engine, Issuer, ModelFacts, ScoreFile, Sources
+from harness.report.sources import Engine, Issuer, Sources
+from harness.scores import Reference, Score
 from harness.spec import FULL_SAMPLES, MAX_MODEL_LEN, RULE_MIN_DURATION_S, SAMPLING_SEED, Mode, Spec
 
 LOADGEN_VERSION = "6.0.17"
@@ -23,7 +25,7 @@ REAL_MODEL = {"hidden_size": 4096, "layers": 32, "vocab_size": 128_256}
 ORDER = {Level.INVALID: 0, Level.UNOFFICIAL: 1, Level.VALID: 2}
 
 
-def judge(sources: Sources, score: ScoreFile | None, used: Mapping[str, int]) -> Verdict:
+def judge(sources: Sources, score: Score | None, used: Mapping[str, int]) -> Verdict:
     """Judge one benchmark.
 
     Args:
@@ -155,7 +157,7 @@ def _performance(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
         yield Rule.SHORT.reason(asked=asked_s, rule=RULE_MIN_DURATION_S)
 
 
-def _accuracy(sources: Sources, score: ScoreFile | None) -> Iterator[Reason]:
+def _accuracy(sources: Sources, score: Score | None) -> Iterator[Reason]:
     spec = sources.spec
     if score is None or spec is None:
         return
@@ -182,20 +184,19 @@ def _accuracy(sources: Sources, score: ScoreFile | None) -> Iterator[Reason]:
             yield Rule.GEN_LEN.reason(value=score.gen_len, low=low, high=high)
 
 
-def _rouge_gate(score: ScoreFile, reference: Mapping[str, float]) -> Iterator[Reason]:
+def _rouge_gate(score: Score, reference: Mapping[str, float]) -> Iterator[Reason]:
     for metric, due in reference.items():
         value = getattr(score, metric)
         if value is not None and value < GATE * due:
             yield Rule.ROUGE.reason(metric=metric, value=value, rule=GATE * due, reference=due)
 
 
-def _reference_gate(score: ScoreFile, reference: Mapping[str, Any]) -> Iterator[Reason]:
-    compared = int(reference.get("compared") or 0)
-    percent = 100 * int(reference.get("identical") or 0) / compared if compared else 0.0
+def _reference_gate(score: Score, reference: Reference) -> Iterator[Reason]:
+    percent = 100 * reference.identical / reference.compared if reference.compared else 0.0
     if percent < 100 * GATE:
-        yield Rule.REFERENCE_IDS.reason(percent=percent, which=_few(reference.get("differing") or ()))
-    if compared < score.gen_num:
-        yield Rule.NO_REFERENCE.reason(what=f"{score.gen_num - compared} of {score.gen_num} samples")
+        yield Rule.REFERENCE_IDS.reason(percent=percent, which=_few(reference.differing))
+    if reference.compared < score.gen_num:
+        yield Rule.NO_REFERENCE.reason(what=f"{score.gen_num - reference.compared} of {score.gen_num} samples")
     yield from _rouge_gate(score, SANDBOX_ROUGE)
 
 

@@ -173,8 +173,8 @@ def engine(folder: Path, name: str, machine_facts: Mapping[str, Any]) -> None:
 
 
 def run(
-    folder: Path, run_id: str, node: str, answering: Sequence[str], window: Mapping[str, int], scenario: str, samples: int,
-    mode: str, performance: str, accuracy: str, model: Mapping[str, Any],
+    folder: Path, run_id: str, node: str, answering: Sequence[str], window: Mapping[str, int], scenario: str,
+    samples: int, mode: str, performance: str, accuracy: str, model: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """One LoadGen's run directory; samples go to the `answering` nodes in turn."""
     spec = parse_spec(
@@ -255,7 +255,13 @@ def score(folder: Path, window: Mapping[str, int], model: Mapping[str, Any]) -> 
     """Perfect answers: score.json, scores.csv and the log they were made from."""
     (folder / "mlperf_log_accuracy.json").write_text("[]")
     size = window["stop"] - window["start"]
-    reference = {"compared": size, "identical": size, "identical_percent": 100.0, "differing": []}
+    reference = {
+        "compared": size,
+        "identical": size,
+        "identical_percent": 100.0,
+        "differing": [],
+        "decode_differing": [],
+    }
     rouge = dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), 100.0)
     write(
         folder / "score.json",
@@ -267,6 +273,7 @@ def score(folder: Path, window: Mapping[str, int], model: Mapping[str, Any]) -> 
             "samples_expected": size,
             "missing": [],
             "duplicates": [],
+            "foreign": [],
             "end_token_violations": [],
             "one_token_answers": [],
             "punkt": True,
