@@ -7,6 +7,7 @@ runs is `_Connection.data_received`; ids are parsed once, and only the first tok
 import asyncio
 import http.client
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -17,9 +18,10 @@ import httptools
 import orjson
 
 from harness.errors import NotReady
-from harness.stream import TokenStream, excerpt
+from harness.stream import answered_ids, excerpt, first_ids
 
 _LOOK_TIMEOUT_S = 20.0
+_SETTLED_PER_TURN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,13 @@ class Answer:
 class Request:
     """One completion to fetch; its callbacks run on the client's loop.
 
-    `on_first` gets the ids of the first chunk that holds a token. Then, or without it, exactly one of `on_done` and
-    `on_failed` (with the reason) is called.
+    `on_first` gets the ids of the first chunk that holds a token. `on_over` says that the engine is through with the
+    request, well or not; exactly one of `on_done` and `on_failed` (with the reason) follows it.
     """
 
     body: bytes
     on_first: Callable[[list[int]], None]
+    on_over: Callable[[], None]
     on_done: Callable[[Answer], None]
     on_failed: Callable[[str], None]
     sent_s: float = 0.0
@@ -89,12 +92,19 @@ class Client:
     def __init__(self, url: str, vocab_size: int, timeout_s: float) -> None:
         parts = urlsplit(url)
         self.url, self.vocab_size, self.timeout_s = url, vocab_size, timeout_s
-        self._tls = parts.scheme == "https"
-        self._address = (parts.hostname or "", parts.port or (443 if self._tls else 80))
+        self._tls = True if parts.scheme == "https" else None
+        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
         self.head = head.encode() + b"Content-Length: %d\r\n\r\n"
         self.idle: list[_Connection] = []
+        self._ended: deque[tuple[Request, bytes, float, float]] = deque()
         self._loop = asyncio.get_running_loop()
+
+    async def open(self, count: int) -> None:
+        """Make connections before they are needed; those that cannot be made are left to `send`, which reports it."""
+        for made in await asyncio.gather(*(self._dial() for _ in range(count)), return_exceptions=True):
+            if isinstance(made, _Connection):
+                made.rest()
 
     def send(self, request: Request) -> None:
         """Send a request now; its callbacks come in a later turn of the loop."""
@@ -105,14 +115,18 @@ class Client:
         else:
             self._connect(request)
 
+    async def _dial(self) -> "_Connection":
+        _, connection = await self._loop.create_connection(
+            lambda: _Connection(self), self._host, self._port, ssl=self._tls
+        )
+        return connection
+
     def _connect(self, request: Request) -> None:
         request.carrier = self._loop.create_task(self._open(request))
 
     async def _open(self, request: Request) -> None:
         try:
-            _, connection = await self._loop.create_connection(
-                lambda: _Connection(self), *self._address, ssl=self._tls or None
-            )
+            connection = await self._dial()
         except OSError as error:
             self.failed(request, f"cannot connect to {self.url}: {_said(error)}")
         else:
@@ -126,22 +140,42 @@ class Client:
             request.carrier.cancel()
             self.failed(request, f"{reason}: not even connected to {self.url}")
 
-    def finished(self, request: Request, answer: Answer) -> None:
-        """A connection hands over a whole answer."""
+    def ended(self, request: Request, stream: bytes, first_s: float, last_s: float) -> None:
+        """A connection hands over a whole stream.
+
+        Reading it takes longer than anything else here. Many answers may end at once: the engine's next requests go
+        out and first tokens are stamped between them, so streams are read a few per turn of the loop.
+        """
         if request.deadline:
             request.deadline.cancel()
-        request.on_done(answer)
+        if not self._ended:
+            self._loop.call_soon(self._settle)
+        self._ended.append((request, stream, first_s, last_s))
+        request.on_over()
+
+    def _settle(self) -> None:
+        for _ in range(min(_SETTLED_PER_TURN, len(self._ended))):
+            request, stream, first_s, last_s = self._ended.popleft()
+            try:
+                ids = answered_ids(stream, self.vocab_size)
+            except ValueError as error:
+                request.on_failed(str(error))
+            else:
+                request.on_done(Answer(ids, request.sent_s, first_s, last_s))
+        if self._ended:
+            self._loop.call_soon(self._settle)
 
     def failed(self, request: Request, reason: str) -> None:
         """A connection gives a request up."""
         if request.deadline:
             request.deadline.cancel()
+        request.on_over()
         request.on_failed(reason)
 
     def closed_early(self, request: Request, unanswered: bool) -> None:
         """A connection was closed under a request.
 
-        `unanswered`: it had served an earlier request and gave no byte for this one. Servers close idle connections at
+        `unanswered`: it had been idle before and gave no byte for this one. Servers close idle connections at
         any time, also just as a request is written; nothing of an answer was seen, so sending it once more on a fresh
         connection hides no failure of the engine. `sent_s` stays: the detour counts as latency.
         """
@@ -164,14 +198,13 @@ class _Connection(asyncio.Protocol):
         self.on_body = self._parts.append
         self._parser = httptools.HttpResponseParser(self)
         self._request: Request | None = None
-        self._used = False
+        self._rested = False
         self._reset()
 
     def _reset(self) -> None:
         self._parts.clear()
-        self._stream = TokenStream()
         self._kind = b""
-        self._answered = self._complete = False
+        self._answered = self._complete = self._kept_alive = False
         self._first_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -181,7 +214,7 @@ class _Connection(asyncio.Protocol):
     def carry(self, request: Request) -> None:
         """Write a request; the connection is idle."""
         if self._transport.is_closing():
-            self._client.closed_early(request, unanswered=self._used)
+            self._client.closed_early(request, unanswered=self._rested)
             return
         self._reset()
         self._request, request.carrier = request, self
@@ -196,6 +229,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._kept_alive = self._parser.should_keep_alive()  # the parser knows only now
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -208,51 +242,34 @@ class _Connection(asyncio.Protocol):
 
     def _advance(self, now: float) -> None:
         """Act on the first token or the end of the answer, which arrived at `now`."""
-        request, answer = self._request, None
+        request = self._request
         if request is None:
             self.fail("data without a request")
             return
-        try:
-            first = self._first_s is None and self._holds_first(now)
-            if self._complete:
-                answer = Answer(self._checked(), request.sent_s, self._first_s or now, now)
-        except ValueError as error:
-            self.fail(str(error))
-            return
-        if first:
-            request.on_first(self._stream.token_ids[:])
-        if answer:
-            self._free()
-            self._client.finished(request, answer)
-
-    def _holds_first(self, now: float) -> bool:
-        """Whether a token has come; stamps it. What is parsed here is dropped as text, so nothing is parsed twice."""
         text = b"".join(self._parts)
-        end = text.rfind(b"\n\n") + 2
-        if end < 2 or not self._is_stream():
-            return False
-        self._parts[:] = [text[end:]]
-        self._stream.take(text[:end])
-        if self._stream.token_ids:
+        streaming = self._is_stream()
+        if self._first_s is None and streaming and (ids := first_ids(text)):
             self._first_s = now
-        return self._first_s is not None
-
-    def _checked(self) -> list[int]:
-        text = b"".join(self._parts)
-        status = self._parser.get_status_code()
-        if status != 200:
-            raise ValueError(f"HTTP {status}: {excerpt(text)}")
-        if not self._is_stream():
-            raise ValueError(f"answered {self._kind.decode('latin-1')!r}, not an event stream: {excerpt(text)}")
-        self._stream.take(text)
-        return self._stream.checked(self._client.vocab_size)
+            request.on_first(ids)
+        if not self._complete:
+            return
+        if streaming:
+            self._free()
+            self._client.ended(request, text, self._first_s or now, now)
+        else:
+            self.fail(f"HTTP {self._parser.get_status_code()}, {self._kind.decode('latin-1')}: {excerpt(text)}")
 
     def _free(self) -> None:
-        self._request, self._used = None, True
-        if self._parser.should_keep_alive():
-            self._client.idle.append(self)
+        self._request = None
+        if self._kept_alive:
+            self.rest()
         else:
             self._transport.close()
+
+    def rest(self) -> None:
+        """Be idle until the next request."""
+        self._rested = True
+        self._client.idle.append(self)
 
     def _is_stream(self) -> bool:
         return self._parser.get_status_code() == 200 and self._kind.startswith(b"text/event-stream")
@@ -269,7 +286,7 @@ class _Connection(asyncio.Protocol):
             self._client.idle.remove(self)
         request, self._request = self._request, None
         if request:
-            self._client.closed_early(request, unanswered=self._used and not self._answered)
+            self._client.closed_early(request, unanswered=self._rested and not self._answered)
 
 
 def _said(error: BaseException) -> str:

@@ -15,6 +15,8 @@ from harness.client import Answer, Client, Request, served_model
 from harness.spec import EngineRef
 from harness.stream import request_body
 
+_OPENED = 256  # connections made to each engine before the first sample; more are made when needed
+
 
 class Listener(Protocol):
     """Who hears of answers. Every method is called on the dispatcher's one thread and must return at once."""
@@ -111,7 +113,9 @@ class Dispatcher:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(self._crashed)
         for ref, name in self._names.items():
-            self._lanes.append(_Lane(ref, Client(ref.url, self._vocab_size, self._timeout_s), self._bodies[name]))
+            lane = _Lane(ref, Client(ref.url, self._vocab_size, self._timeout_s), self._bodies[name])
+            self._lanes.append(lane)
+            await lane.client.open(min(ref.max_in_flight, len(lane.bodies), _OPENED))
         self._ready.set()
         await self._stop.wait()
 
@@ -134,8 +138,9 @@ class Dispatcher:
                 Request(
                     lane.bodies[sample],
                     partial(self._listener.on_first, key, sample),
-                    partial(self._done, lane, key, sample),
-                    partial(self._failed, lane, key, sample),
+                    partial(self._over, lane),
+                    partial(self._listener.on_done, key, sample, lane.ref.name),
+                    partial(self._listener.on_failed, key, sample, lane.ref.name),
                 )
             )
 
@@ -149,12 +154,6 @@ class Dispatcher:
         self._turn = (self._lanes.index(best) + 1) % len(self._lanes)
         return best
 
-    def _done(self, lane: _Lane, key: Hashable, sample: int, answer: Answer) -> None:
+    def _over(self, lane: _Lane) -> None:
         lane.in_flight -= 1
-        self._pump()  # first, so that the engine does not wait for our bookkeeping
-        self._listener.on_done(key, sample, lane.ref.name, answer)
-
-    def _failed(self, lane: _Lane, key: Hashable, sample: int, reason: str) -> None:
-        lane.in_flight -= 1
-        self._listener.on_failed(key, sample, lane.ref.name, reason)
         self._pump()

@@ -1,5 +1,6 @@
 """MLPerf's completion request and the token ids in its streamed answer."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,61 +27,76 @@ def request_body(model: str, prompt: Sequence[int], seed: int) -> bytes:
     )
 
 
-class TokenStream:
-    """What the server-sent events of one answer have said so far.
+_FINISHED = ("stop", "length")
+_KEY = b'"token_ids"'
+_IDS = _KEY + b":["
+_SOME_IDS = re.compile(_KEY + rb"\s*:\s*(\[[\s\d,]*\d\s*\])")
+_EVENT = b"data: {"
+_END = b"\n\ndata: [DONE]\n\n"
 
-    Attributes:
-        token_ids: the ids received, in order.
+# Inside a JSON string quotes and line ends are escaped. So neither the key nor the blank line before an event, searched
+# for in the raw text below, can be part of one.
+
+
+def first_ids(text: bytes) -> list[int]:
+    """The ids of the first chunk that holds any, from the beginning of a stream; empty when none has come yet."""
+    found = _SOME_IDS.search(text, max(text.find(_KEY), 0))
+    ids: list[int] = orjson.loads(found[1]) if found else []
+    return ids
+
+
+def answered_ids(text: bytes, vocab_size: int) -> list[int]:
+    """The ids of a complete stream, 1 to 128, each in [0, vocab_size).
+
+    Raises:
+        ValueError: the stream ended early, reports an error, or count or range of the ids is wrong.
     """
+    ids = _usual(text) or _any(text)
+    if not 1 <= len(ids) <= MAX_NEW_TOKENS:
+        raise ValueError(f"{len(ids)} tokens, not 1 to {MAX_NEW_TOKENS}")
+    if set(map(type, ids)) != {int}:
+        raise ValueError("token_ids holds something that is no integer")
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        wrong = next(item for item in ids if not 0 <= item < vocab_size)
+        raise ValueError(f"token id {wrong} is outside the vocabulary of {vocab_size} ids")
+    return ids
 
-    __slots__ = ("_done", "_finish_reason", "token_ids")
 
-    def __init__(self) -> None:
-        self.token_ids: list[int] = []
-        self._finish_reason: str | None = None
-        self._done = False
+def _usual(text: bytes) -> list[int] | None:
+    """The ids of a stream exactly as vLLM writes it, without parsing every event; None when in any doubt."""
+    if not text.startswith(_EVENT) or not text.endswith(_END):
+        return None
+    _, *pieces = text.split(_IDS)
+    if text.count(b"\n\n" + _EVENT) + 1 != len(pieces):
+        return None
+    try:
+        reason = orjson.loads(text[text.rfind(_EVENT) + 6 : -len(_END)])["choices"][0]["finish_reason"]
+        ids: list[int] = orjson.loads(b"[%b]" % b",".join([piece[: piece.index(b"]")] for piece in pieces]))
+    except (ValueError, LookupError, TypeError):
+        return None
+    return ids if reason in _FINISHED else None
 
-    def take(self, text: bytes) -> None:
-        """Read whole events.
 
-        Raises:
-            ValueError: one is no completion chunk with ids, or reports an error.
-        """
-        lines = [line[6:] for line in text.split(b"\n") if line.startswith(b"data: ")]
-        if lines and lines[-1].rstrip() == b"[DONE]":
-            self._done = True
-            lines.pop()
-        try:
-            events = orjson.loads(b"[%b]" % b",".join(lines))
-        except orjson.JSONDecodeError:
-            raise ValueError(f"a streamed event is not JSON: {excerpt(text)}") from None
-        try:
-            for event in events:
-                for choice in event["choices"]:
-                    self.token_ids += choice["token_ids"]
-                    self._finish_reason = choice["finish_reason"] or self._finish_reason
-        except (LookupError, TypeError):
-            raise ValueError(_wrong(event)) from None
-
-    def checked(self, vocab_size: int) -> list[int]:
-        """The ids of the complete answer, each in [0, vocab_size).
-
-        Raises:
-            ValueError: the stream ended early, or count or range of the ids is wrong.
-        """
-        ids = self.token_ids
-        if not self._done:
-            raise ValueError(f"the stream ended after {len(ids)} tokens without [DONE]")
-        if self._finish_reason not in ("stop", "length"):
-            raise ValueError(f"finish_reason {self._finish_reason!r} after {len(ids)} tokens, not 'stop' or 'length'")
-        if not 1 <= len(ids) <= MAX_NEW_TOKENS:
-            raise ValueError(f"{len(ids)} tokens, not 1 to {MAX_NEW_TOKENS}")
-        if set(map(type, ids)) != {int}:
-            raise ValueError("token_ids holds something that is no integer")
-        if min(ids) < 0 or max(ids) >= vocab_size:
-            wrong = next(item for item in ids if not 0 <= item < vocab_size)
-            raise ValueError(f"token id {wrong} is outside the vocabulary of {vocab_size} ids")
-        return ids
+def _any(text: bytes) -> list[int]:
+    """The ids of any stream of completion chunks; ValueError says what is missing or wrong."""
+    lines = [line[6:] for line in text.split(b"\n") if line.startswith(b"data: ")]
+    done = bool(lines) and lines.pop().rstrip() == b"[DONE]"
+    ids: list[int] = []
+    reason = None
+    try:
+        for event in map(orjson.loads, lines):
+            for choice in event["choices"]:
+                ids += choice["token_ids"]
+                reason = choice["finish_reason"] or reason
+    except orjson.JSONDecodeError:
+        raise ValueError(f"a streamed event is not JSON: {excerpt(text)}") from None
+    except (LookupError, TypeError):
+        raise ValueError(_wrong(event)) from None
+    if not done:
+        raise ValueError(f"the stream ended after {len(ids)} tokens without [DONE]")
+    if reason not in _FINISHED:
+        raise ValueError(f"finish_reason {reason!r} after {len(ids)} tokens, not 'stop' or 'length'")
+    return ids
 
 
 def excerpt(body: bytes) -> str:

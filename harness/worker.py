@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -202,6 +203,8 @@ def _main(job: str, pipe: int, parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection per request in flight
     lock = threading.Lock()
 
     def report(message: dict[str, Any]) -> None:

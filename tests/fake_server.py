@@ -87,8 +87,12 @@ def _pool(vocab: int, end_token: int) -> list[int]:
 
 def answer(prompt: list[int], settings: Settings) -> list[int]:
     """The ids this server answers to a prompt: a function of its ids and the settings alone, never an end token."""
-    start = hash(tuple(prompt)) % PROMPT_POOL
+    start = _start(prompt)
     return _pool(settings.vocab, settings.end_token)[start : start + settings.tokens]
+
+
+def _start(prompt: list[int]) -> int:
+    return hash(tuple(prompt)) % PROMPT_POOL
 
 
 def _event(payload: dict[str, Any]) -> bytes:
@@ -99,11 +103,15 @@ def _framed(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-@functools.cache
-def _chunk(model: str, created: int, ids: tuple[int, ...], finish: str | None, prompt: tuple[int, ...] | None) -> bytes:
+def _chunk(settings: Settings, created: int, ids: list[int], finish: str | None, prompt: list[int] | None) -> bytes:
     choice: dict[str, Any] = {"index": 0, "text": "".join(f" w{token}" for token in ids), "logprobs": None}
     choice |= {"finish_reason": finish, "stop_reason": None, "prompt_token_ids": prompt, "token_ids": ids}
-    return _event(_envelope(model, created) | {"choices": [choice]})
+    return _event(_envelope(settings.model, created) | {"choices": [choice]})
+
+
+def _textual(settings: Settings, created: int, ids: list[int], finish: str | None) -> bytes:
+    choice = {"index": 0, "text": "".join(f" w{token}" for token in ids), "logprobs": None, "finish_reason": finish}
+    return _event(_envelope(settings.model, created) | {"choices": [choice | {"stop_reason": None}]})
 
 
 def _envelope(model: str, created: int) -> dict[str, Any]:
@@ -123,13 +131,29 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.created = int(time.time())
-        self.count = itertools.count(1)
+        self.count, self.connections = itertools.count(1), itertools.count(1)
         self.records: list[dict[str, Any]] = []
         self.waiting: deque[Stream] = deque()
         self.running = 0
         self._due: list[tuple[float, int, Stream]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self.set({})
+
+    def set(self, values: dict[str, Any]) -> None:
+        """Change settings; requests taken before keep theirs."""
+        settings = dataclasses.replace(self.settings)
+        settings.update(values)
+        self.settings = settings
+        # Made here once for all prompts: taking a request must cost little, or the pace is not kept.
+        pool = _pool(settings.vocab, settings.end_token)
+        made = {token: _chunk(settings, self.created, [token], None, None) for token in set(pool)}
+        self._chunks = [made[token] for token in pool]
+
+    def chunks(self, prompt: list[int], stop: int) -> list[bytes]:
+        """The one-token chunks of the first `stop` tokens answered to a prompt."""
+        start = _start(prompt)
+        return self._chunks[start : start + stop]
 
     def admit(self, stream: "Stream") -> None:
         """Start a stream, or queue it until a slot is free."""
@@ -171,7 +195,7 @@ class Server:
             if following is not None:
                 heapq.heappush(self._due, (following, next(self._order), stream))
         if self._due and self._timer is None:
-            delay = max(0.0, self._due[0][0] - time.monotonic())
+            delay = max(0.001, self._due[0][0] - time.monotonic())  # the loop's timers count whole milliseconds
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
 
     def metrics(self) -> str:
@@ -197,22 +221,21 @@ class Server:
 class Stream:
     """One completion request being answered."""
 
-    def __init__(self, server: Server, transport: Any, body: dict[str, Any], done: Any) -> None:
+    def __init__(self, server: Server, connection: int, transport: Any, body: dict[str, Any], done: Any) -> None:
         self.server, self.transport, self.done = server, transport, done
-        self.settings = dataclasses.replace(server.settings)
+        self.settings = server.settings
         number = next(server.count)
         self.fault = next((kind for kind, every in self.settings.faults.items() if number % every == 0), None)
         self.prompt: list[int] = body["prompt"] if isinstance(body["prompt"], list) else list(body["prompt"].encode())
         self.usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self.with_ids = bool(body.get("return_token_ids"))
         self.started = False
-        self.sent = 0
         limit = int(body.get("max_tokens") or 16)
         self.ids = self._faulty(answer(self.prompt, self.settings)[:limit], limit)
         self.finish = "length" if len(self.ids) >= limit else "stop"
         self.record: dict[str, Any] = {
-            "number": number, "prompt": hash(tuple(self.prompt)), "fault": self.fault, "arrived_s": time.monotonic(),
-            "first_s": None, "last_s": None, "tokens": 0,
+            "number": number, "connection": connection, "prompt": hash(tuple(self.prompt)), "fault": self.fault,
+            "arrived_s": time.monotonic(), "first_s": None, "last_s": None, "tokens": 0,
         }  # fmt: skip
         server.records.append(self.record)
 
@@ -234,57 +257,55 @@ class Stream:
     def begin(self, now: float) -> float:
         """Take the slot; returns when the first chunk is due."""
         self.started = True
-        return now + (self.settings.first_ms + self.settings.ms_per_token) / 1000 / self.settings.speed
+        self.interval = self.settings.ms_per_token * self.settings.tokens_per_chunk / 1000 / self.settings.speed
+        self.pieces = deque([] if self.fault in WHOLE_ANSWERS else self._pieces())
+        if self.pieces and not self.interval:
+            self.pieces = deque([b"".join(self.pieces)])
+        return now + self.settings.first_ms / 1000 / self.settings.speed + self.interval
 
     def step(self, due: float) -> float | None:
-        """Send the next chunk (all that is due at once when unpaced); returns when the following one is due."""
+        """Send the next chunk (everything when unpaced); returns when the following one is due."""
         if self.fault in WHOLE_ANSWERS:
             WHOLE_ANSWERS[self.fault](self)
             return None
-        pieces = [STREAM_HEAD] if not self.sent else []
-        interval = self.settings.ms_per_token * self.settings.tokens_per_chunk / 1000 / self.settings.speed
-        while True:
-            pieces.append(self._next_chunk())
-            if self._breaks():
-                self.transport.write(b"".join(pieces))
-                self._break()
-                return None
-            if self.sent >= len(self.ids):
-                break
-            if interval:
-                self._write(pieces)
-                return due + interval
-        pieces.append(self._ending())
-        self._write(pieces)
-        self.close(keep=self.fault != "close")
-        return None
-
-    def _next_chunk(self) -> bytes:
-        ids = tuple(self.ids[self.sent : self.sent + self.settings.tokens_per_chunk])
-        first = not self.sent
-        self.sent += len(ids)
-        finish = self.finish if self.sent >= len(self.ids) and self.fault != "no_finish" else None
-        if not self.with_ids or self.fault == "no_ids":
-            payload = {"index": 0, "text": "".join(f" w{t}" for t in ids), "logprobs": None, "finish_reason": finish}
-            envelope = _envelope(self.settings.model, self.server.created)
-            return _event(envelope | {"choices": [payload | {"stop_reason": None}]})
-        chunk = _chunk.__wrapped__ if first or len(ids) > 1 else _chunk
-        return chunk(self.settings.model, self.server.created, ids, finish, tuple(self.prompt) if first else None)
-
-    def _breaks(self) -> bool:
-        return self.fault in {"truncate", "die", "error_event"} and self.sent >= len(self.ids) // 2
-
-    def _break(self) -> None:
+        self.transport.write(self.pieces.popleft())
+        now = time.monotonic()
+        self.record["first_s"] = self.record["first_s"] or now
+        if self.pieces:
+            return due + self.interval
+        self.record["last_s"], self.record["tokens"] = now, len(self.ids)
         if self.fault == "die":
             os._exit(1)
-        if self.fault == "error_event":
-            error = {"message": "fake failure", "type": "InternalServerError", "param": None, "code": 500}
-            self.transport.write(_event({"error": error}) + DONE)
-            self.close(keep=True)
+        self.close(keep=self.fault not in ("close", "truncate"))
+        return None
+
+    def _pieces(self) -> list[bytes]:
+        """What is written, chunk by chunk; the last piece holds the end of the stream as well."""
+        size, created = self.settings.tokens_per_chunk, self.server.created
+        groups = [self.ids[start : start + size] for start in range(0, len(self.ids), size)] or [[]]
+        finish = None if self.fault == "no_finish" else self.finish
+        if self.with_ids and self.fault != "no_ids":
+            if size == 1 and self.fault is None:
+                chunks = self.server.chunks(self.prompt, len(groups) - 1)
+            else:
+                chunks = [_chunk(self.settings, created, ids, None, None) for ids in groups[:-1]]
+            chunks.append(_chunk(self.settings, created, groups[-1], finish, None))
+            if len(groups) > 1:
+                chunks[0] = _chunk(self.settings, created, groups[0], None, self.prompt)
         else:
-            self.close(keep=False)
+            chunks = [_textual(self.settings, created, ids, None) for ids in groups[:-1]]
+            chunks.append(_textual(self.settings, created, groups[-1], finish))
+        chunks[0] = STREAM_HEAD + chunks[0]
+        if self.fault in ("truncate", "die", "error_event"):
+            chunks = chunks[: max(1, len(chunks) // 2)]
+        if self.fault not in ("truncate", "die"):
+            chunks[-1] += self._ending()
+        return chunks
 
     def _ending(self) -> bytes:
+        if self.fault == "error_event":
+            error = {"message": "fake failure", "type": "InternalServerError", "param": None, "code": 500}
+            return _event({"error": error}) + DONE
         if self.fault == "no_done":
             return b"0\r\n\r\n"
         if not self.usage:
@@ -292,12 +313,6 @@ class Stream:
         count = {"prompt_tokens": len(self.prompt), "completion_tokens": len(self.ids)}
         usage = count | {"total_tokens": sum(count.values())}
         return _event(_envelope(self.settings.model, self.server.created) | {"choices": [], "usage": usage}) + DONE
-
-    def _write(self, pieces: list[bytes]) -> None:
-        self.transport.write(b"".join(pieces))
-        now = time.monotonic()
-        self.record["first_s"] = self.record["first_s"] or now
-        self.record["last_s"], self.record["tokens"] = now, self.sent
 
     def plain(self, status: str, kind: str, text: str) -> None:
         """Answer with something other than a stream."""
@@ -331,6 +346,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.server = server
+        self.number = next(server.connections)
         self.stream: Stream | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -357,7 +373,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         method, path = self.parser.get_method().decode(), self.path.decode()
         if (method, path) == ("POST", "/v1/completions"):
-            self.stream = Stream(self.server, self.transport, orjson.loads(self.body), self._done)
+            self.stream = Stream(self.server, self.number, self.transport, orjson.loads(self.body), self._done)
             self.server.admit(self.stream)
             return
         try:
@@ -389,8 +405,8 @@ class Connection(asyncio.Protocol):
                 server.count = itertools.count(1)
                 return "200 OK", "application/json", "{}"
             case "POST", "/fake/settings":
-                settings.update(orjson.loads(self.body))
-                return "200 OK", "application/json", json.dumps(dataclasses.asdict(settings))
+                server.set(orjson.loads(self.body))
+                return "200 OK", "application/json", json.dumps(dataclasses.asdict(server.settings))
         return "404 Not Found", "application/json", '{"detail":"Not Found"}'
 
 
@@ -486,7 +502,7 @@ class FakeServer:
         return Settings(**json.loads(self.request("POST", "/fake/settings", settings)))
 
     def records(self) -> list[dict[str, Any]]:
-        """What was sent: number, prompt (hash of the tuple of its ids), arrived_s, first_s, last_s, tokens, fault."""
+        """What was sent: number, connection, prompt (hash of the tuple of its ids), arrived_s, first_s, last_s, ..."""
         records: list[dict[str, Any]] = json.loads(self.request("GET", "/fake/records"))
         return records
 
