@@ -57,7 +57,8 @@ def report(folder: Path, form: str | None, as_json: bool) -> int:
 
     result = reports.report(folder, form)
     if form:
-        click.echo(reports.read(folder, form))
+        name = "result.json" if form == "json" else f"report.{form}"
+        click.echo((reports.output_directory(folder) / name).read_text())
     else:
         show(result.model_dump(mode="json"), as_json, reports.summary(result))
     return FINISHED_BUT_INVALID if result.verdict.level == "INVALID" else 0

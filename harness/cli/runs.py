@@ -128,12 +128,13 @@ def status_line(found: dict[str, Any]) -> str:
 
 
 def _printer() -> Callable[[dict[str, Any]], None]:
-    last = {"phase": "", "at": 0.0}
+    phase, said_at = "", 0.0
 
     def tell(found: dict[str, Any]) -> None:
+        nonlocal phase, said_at
         now = time.monotonic()
-        if found["phase"] != last["phase"] or now - float(last["at"]) >= _PROGRESS_INTERVAL_S:
-            last.update(phase=found["phase"], at=now)
+        if found["phase"] != phase or now - said_at >= _PROGRESS_INTERVAL_S:
+            phase, said_at = found["phase"], now
             say(status_line(found))
 
     return tell
