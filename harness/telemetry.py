@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from harness.engine import openmetrics, verify
+from harness import probe
 from harness.gpu import GIB, Gpus
 
 COLUMNS = (
@@ -106,7 +106,7 @@ class Sampler:
             self._samples += 1
             self._cpu_s = time.thread_time() + spent_by_pool
             # Late seconds are left out, not made up for.
-            due = max(due + PERIOD_S, time.monotonic())
+            due = due + PERIOD_S if due + PERIOD_S > time.monotonic() else time.monotonic() + PERIOD_S
 
 
 def _look_at_node() -> dict[str, Any]:
@@ -124,8 +124,8 @@ def _look_at_engine(name: str, url: str) -> tuple[dict[str, Any], float]:
     began = time.thread_time()
     row: dict[str, Any] = {"engine": name}
     try:
-        page = verify.get(url, "/metrics", _ENGINE_TIMEOUT_S).body
-        found = openmetrics.values(page, (*_METRICS.values(), _KV_USAGE))
+        page = probe.get(url, "/metrics", _ENGINE_TIMEOUT_S).body
+        found = probe.values(page, (*_METRICS.values(), _KV_USAGE))
         # A server may be several engine cores: requests add up, of their cache usage the mean counts.
         row |= {column: int(sum(found[metric])) for column, metric in _METRICS.items() if metric in found}
         if usage := found.get(_KV_USAGE):

@@ -4,8 +4,7 @@
 """
 
 from harness.engine.config import EngineConfig, parse_config
-from harness.engine.control import down, names, status, up
-from harness.engine.preflight import ModelFiles, model_files
+from harness.engine.control import down, names, observe, status, up
 from harness.engine.state import EngineState
 
-__all__ = ["EngineConfig", "EngineState", "ModelFiles", "down", "model_files", "names", "parse_config", "status", "up"]
+__all__ = ["EngineConfig", "EngineState", "down", "names", "observe", "parse_config", "status", "up"]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from harness import probe
 from harness.engine import launch, preflight, processes, state, verify
 from harness.engine.config import EngineConfig
 from harness.engine.processes import ENGINE_MARK, SUPERVISOR_MARK
@@ -80,13 +81,23 @@ def status(root: Path, name: str) -> EngineState:
         raise BadInput(f"no engine {name!r} under {root}; known there: {known}")
     if current.kind == "endpoint" and current.running:
         try:
-            reply = verify.get(current.url, "/health")
+            reply = probe.get(current.url, "/health")
             reason = None if reply.status == 200 else f"{current.url}/health answered {reply.status}"
         except (OSError, ValueError) as error:
             reason = f"nothing answers at {current.url}: {getattr(error, 'reason', error)}"
         if reason is not None:
             return dataclasses.replace(current, state="failed", reason=reason)
     return current
+
+
+def observe(name: str, url: str, model: Path) -> EngineState:
+    """What a server at `url` shows of itself; nothing is stored, started or refused.
+
+    Raises:
+        NotReady: nothing answers.
+        BadInput: what answers is no OpenAI-compatible server.
+    """
+    return _seen(EngineConfig(name=name, kind="endpoint", url=url, model=model))
 
 
 def names(root: Path) -> list[str]:
@@ -104,11 +115,11 @@ def down(root: Path, name: str) -> EngineState:
     """
     directory = _directory(root, name)
     if not directory.exists():
-        return _never_started(directory, name)
+        return _never_started(name)
     with _locked(directory):
         before = state.actual(directory)
         if before is None:
-            return _never_started(directory, name)
+            return _never_started(name)
         found = _end_everything(directory)
         after = state.actual(directory) or before
         if after.running:
@@ -119,10 +130,10 @@ def down(root: Path, name: str) -> EngineState:
         return dataclasses.replace(after, changed=before.running or found)
 
 
-def _never_started(directory: Path, name: str) -> EngineState:
+def _never_started(name: str) -> EngineState:
     config = EngineConfig(name=name, kind="endpoint", model=Path("/"), url="http://localhost")
-    never = state.first_state(directory, config)
-    return dataclasses.replace(never, state="stopped", reason="was never started", config={}, url="", model="", log="")
+    never = state.first_state(config, log="")
+    return dataclasses.replace(never, state="stopped", reason="was never started", config={}, url="", model="")
 
 
 def _directory(root: Path, name: str) -> Path:
@@ -164,20 +175,23 @@ def _refuse_other(current: EngineState, config: EngineConfig) -> None:
 
 
 def _attach(directory: Path, config: EngineConfig) -> EngineState:
-    shown = verify.shown_by(config.base_url)
-    if wrong := verify.conflicts(config, shown):
+    seen = _seen(config)
+    if wrong := verify.conflicts(config, seen.verified):
         raise BadInput(f"endpoint {config.name} at {config.base_url}: {'; '.join(wrong)}")
-    first = state.first_state(directory, config)
-    ready = dataclasses.replace(
-        first,
+    return state.write(directory, seen)
+
+
+def _seen(config: EngineConfig) -> EngineState:
+    shown = verify.shown_by(config.base_url)
+    return dataclasses.replace(
+        state.first_state(config, log=""),
         state="ready",
         progress="ready",
         ready_unix=time.time(),
         version={"vllm": shown["vllm"]} if shown["vllm"] else {},
-        verified={key: value for key, value in shown.items() if key != "root"},
+        verified=shown,
         unverified=verify.unverified(config, shown),
     )
-    return state.write(directory, ready)
 
 
 def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> EngineState:
@@ -185,8 +199,8 @@ def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> Engi
     build = launch.installed()
     preflight.check(directory, config, build)
     first = state.first_state(
-        directory,
         config,
+        log=str(directory / "engine.log"),
         command=launch.command(config, build),
         environment=launch.environment(config, build, directory),
         version=build.document(),

@@ -107,5 +107,6 @@ def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str
         if config.cpu_cores is not None:
             variables["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
     elif config.gpus is not None:
-        variables["CUDA_VISIBLE_DEVICES"] = config.gpus
+        # NVML counts GPUs by their place on the bus; so shall this.
+        variables |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": config.gpus}
     return variables

