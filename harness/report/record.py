@@ -264,11 +264,18 @@ class Published(Record):
 
 
 class Compared(Record):
-    """How many answers have the token ids of an independent engine's; `differing` are the qsl_idx that have not."""
+    """How many answers are those of an independent engine; the lists hold qsl_idx.
+
+    `differing` are those that are not. Of these, `misplaced` are another sample's answer, `shifted` have the right ids
+    one position off or cut, `decode_differing` have the right ids but another text.
+    """
 
     compared: int
     identical: int
     differing: tuple[int, ...]
+    misplaced: tuple[int, ...]
+    shifted: tuple[int, ...]
+    decode_differing: tuple[int, ...]
 
 
 class Chart(Record):

@@ -75,6 +75,11 @@ class Rule(Enum):
         "Token ids as the reference's",
         "{percent:.2f} % of answers have the reference's token ids, below 99 %; differing samples: {which}",
     )
+    REFERENCE_FAULT = (
+        _BROKEN,
+        "No answer differs by a fault",
+        "{count} answers {what}, which rounding cannot explain: samples {which}",
+    )
     END_TOKEN = (_BROKEN, "Nothing after an end token", "{count} answers go on after an end token: {which}")
     PREFIX_CACHING = (_BROKEN, "Prefix caching off", "{engine}: prefix caching was on")
     SPECULATIVE = (_BROKEN, "Speculative decoding off", "{engine}: speculative decoding was on")

@@ -35,6 +35,7 @@ def journal(issuers: Iterable[Issuer]) -> pd.DataFrame:
 
 def _journal_rows(issuer: Issuer) -> Iterable[tuple[object, ...]]:
     path = issuer.path / "journal.jsonl"
+    nodes = issuer.nodes
     if not path.exists():
         return
     with path.open("rb") as lines:
@@ -47,7 +48,7 @@ def _journal_rows(issuer: Issuer) -> Iterable[tuple[object, ...]]:
                 continue
             issued, first, last, n = entry["issued_s"], entry["first_s"], entry["last_s"], entry["n_tokens"]
             yield (
-                entry["mode"], entry["qsl_idx"], entry["engine"], issuer.node_of(entry["engine"]), issuer.host,
+                entry["mode"], entry["qsl_idx"], entry["engine"], nodes.get(entry["engine"], issuer.host), issuer.host,
                 entry["issued_unix"], entry["issued_unix"] + last - issued,
                 (entry["sent_s"] - issued) * 1e3, (first - issued) * 1e3,
                 (last - first) * 1e3 / (n - 1) if n > 1 else None, (last - issued) * 1e3, n,

@@ -32,10 +32,10 @@ class Issuer:
     score: Score | None
     troubles: tuple[str, ...]
 
-    def node_of(self, engine: str) -> str:
-        """The node an engine of this run stands on; a lone run's engines stand where it runs."""
-        nodes = {ref.name: ref.node for ref in self.spec.engines} if self.spec else {}
-        return nodes.get(engine, self.host)
+    @property
+    def nodes(self) -> dict[str, str]:
+        """The node that each engine of this run stands on."""
+        return {ref.name: ref.node for ref in self.spec.engines} if self.spec else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def read(path: Path) -> Sources:
         _embedded(issuer, entry)
         for issuer in issuers
         for entry in issuer.manifest.engines
-        if issuer.host not in found and issuer.node_of(str(entry.get("name"))) not in found
+        if issuer.host not in found and issuer.nodes.get(str(entry.get("name"))) not in found
     ]
     failures = (
         _try(lambda: read_json(path / "failures.json", "failures"), troubles)
@@ -123,7 +123,7 @@ def _lone(path: Path, troubles: list[str]) -> Sources:
 
 def _embedded(issuer: Issuer, entry: dict[str, Any]) -> Engine:
     file = EngineFile.model_validate(entry)
-    return Engine(issuer.node_of(file.name), file, None)
+    return Engine(issuer.nodes.get(file.name, issuer.host), file, None)
 
 
 def _issuer(host: str, path: Path) -> Issuer:

@@ -102,7 +102,7 @@ def _issuer(issuer: Issuer, used: int) -> Iterator[Reason]:
         yield from _performance(node, issuer.performance, spec)
         if used < size:
             yield Rule.PERFORMANCE_COVERAGE.reason(node=node, count=used, rule=size)
-    if issuer.accuracy and issuer.score is None:
+    if issuer.accuracy and not (issuer.path / "accuracy" / "score.json").exists():
         yield Rule.ACCURACY_SCORED.reason(node=node)
     if issuer.score and issuer.score.punkt is False:
         yield Rule.PUNKT.reason(node=node)
@@ -195,6 +195,14 @@ def _reference_gate(score: Score, reference: Reference) -> Iterator[Reason]:
     percent = 100 * reference.identical / reference.compared if reference.compared else 0.0
     if percent < 100 * GATE:
         yield Rule.REFERENCE_IDS.reason(percent=percent, which=_few(reference.differing))
+    faults = {
+        "are another sample's": reference.misplaced,
+        "have the reference's ids one position off or cut": reference.shifted,
+        "have the reference's ids but decode to another text": reference.decode_differing,
+    }
+    for what, which in faults.items():
+        if which:
+            yield Rule.REFERENCE_FAULT.reason(count=len(which), what=what, which=_few(which))
     if reference.compared < score.gen_num:
         yield Rule.NO_REFERENCE.reason(what=f"{score.gen_num - reference.compared} of {score.gen_num} samples")
     yield from _rouge_gate(score, SANDBOX_ROUGE)

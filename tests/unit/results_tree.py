@@ -260,6 +260,8 @@ def score(folder: Path, window: Mapping[str, int], model: Mapping[str, Any]) -> 
         "identical": size,
         "identical_percent": 100.0,
         "differing": [],
+        "misplaced": [],
+        "shifted": [],
         "decode_differing": [],
     }
     rouge = dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), 100.0)

@@ -1,0 +1,347 @@
+"""Verdicts. Each test changes one thing in a benchmark's files and expects exactly the reasons that follow from it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report.build import build
+from harness.report.record import Level, Verdict
+from harness.report.rules import Rule
+from tests.unit import results_tree
+from tests.unit.results_tree import LOGS, REAL, benchmark, edit
+
+SMOKE = {"EARLY_STOPPING_SUBSET", "SHORT", "TINY_MODEL", "SUBSET"}
+FULL = {"samples": 13_368, "performance": "server_full", "accuracy": "server_full_accuracy"}
+
+
+def judge(folder: Path) -> Verdict:
+    return build(folder)[0].verdict
+
+
+def codes(verdict: Verdict) -> set[str]:
+    return {reason.code for reason in verdict.reasons}
+
+
+def smoke(tmp_path: Path, **asked: Any) -> Path:
+    return benchmark(tmp_path / "run", **asked)
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A full run of the sandbox in fleet, made once; tests change a copy."""
+    return full(tmp_path_factory.mktemp("embedded"))
+
+
+@pytest.fixture
+def copied(embedded: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(embedded, tmp_path / "run")
+
+
+def full(tmp_path: Path, **asked: Any) -> Path:
+    return benchmark(tmp_path / "run", **(FULL | asked))
+
+
+def test_full_embedded_run_is_unofficial_for_the_tiny_model_only(copied: Path) -> None:
+    verdict = judge(copied)
+    assert (verdict.level, codes(verdict)) == (Level.UNOFFICIAL, {"TINY_MODEL"})
+
+
+def test_full_embedded_offline_run_too(tmp_path: Path) -> None:
+    folder = full(tmp_path, scenario="offline", performance="offline_full", accuracy="offline_full_accuracy")
+    assert codes(judge(folder)) == {"TINY_MODEL"}
+
+
+def test_full_run_of_the_real_model_is_valid(copied: Path) -> None:
+    really(copied)
+    verdict = judge(copied)
+    assert (verdict.level, verdict.reasons) == (Level.VALID, ())
+
+
+def test_smoke_run_is_unofficial_with_every_reason(tmp_path: Path) -> None:
+    verdict = judge(smoke(tmp_path))
+    assert (verdict.level, codes(verdict)) == (Level.UNOFFICIAL, SMOKE)
+    sentences = " ".join(reason.sentence for reason in verdict.reasons)
+    assert "LoadGen asks for at least 409 more" in sentences and "50 of 13,368 samples" in sentences
+
+
+def test_invalid_outranks_unofficial_and_comes_first(tmp_path: Path) -> None:
+    verdict = judge(smoke(tmp_path, performance="server_50_over_limit"))
+    assert verdict.level == Level.INVALID
+    assert verdict.reasons[0].code == "LATENCY_LIMITS"
+    assert codes(verdict) == {"LATENCY_LIMITS", "SHORT", "TINY_MODEL", "SUBSET"}
+    assert "TPOT constrain not met" in verdict.reasons[0].sentence
+
+
+def test_too_few_queries_are_no_excuse_for_a_full_run(copied: Path) -> None:
+    folder = copied
+    for name in ("mlperf_log_detail.txt", "mlperf_log_summary.txt"):
+        path = folder / "nodes/alpha/performance" / name
+        text = path.read_text().replace('"result_validity", "value": "VALID"', '"result_validity", "value": "INVALID"')
+        text = text.replace("Result is : VALID", "Result is : INVALID")
+        path.write_text(text.replace('"early_stopping_met", "value": true', '"early_stopping_met", "value": false'))
+    assert codes(judge(folder)) == {"EARLY_STOPPING", "TINY_MODEL"}
+
+
+def test_run_that_ended_too_early_is_invalid(tmp_path: Path) -> None:
+    folder = smoke(tmp_path, scenario="offline", samples=5, performance="offline_5_too_short", accuracy="offline_50")
+    shutil.rmtree(folder / "nodes/alpha/accuracy")
+    edit(folder / "nodes/alpha/spec.json", lambda spec: spec["common"].update(mode="performance"))
+    assert codes(judge(folder)) == {"MIN_DURATION", "SHORT", "TINY_MODEL", "SUBSET", "BOTH_MODES"}
+
+
+def test_invalid_without_a_known_cause_is_still_invalid(tmp_path: Path) -> None:
+    folder = smoke(tmp_path, scenario="offline", performance="offline_50", accuracy="offline_full_accuracy")
+    for name in ("mlperf_log_detail.txt", "mlperf_log_summary.txt"):
+        path = folder / "nodes/alpha/performance" / name
+        text = path.read_text().replace('"result_validity", "value": "VALID"', '"result_validity", "value": "INVALID"')
+        path.write_text(text.replace("Result is : VALID", "Result is : INVALID"))
+    assert "LOADGEN_RESULT" in codes(judge(folder))
+
+
+def test_one_token_answers_are_loadgen_errors(tmp_path: Path) -> None:
+    verdict = judge(smoke(tmp_path, samples=5, performance="server_5_one_token"))
+    reason = next(reason for reason in verdict.reasons if reason.code == "LOADGEN_ERRORS")
+    assert reason.level == Level.INVALID
+    assert "5 errors in performance: Number of tokens need to be greater than 1 (5 times)" in reason.sentence
+
+
+def test_run_under_another_scenarios_limits_is_invalid(tmp_path: Path) -> None:
+    verdict = judge(smoke(tmp_path, scenario="interactive"))
+    broken = [reason.sentence for reason in verdict.reasons if reason.code == "LOADGEN_RULES"]
+    assert any("TTFT limit in ms (performance) is 2000.0, the rule is 500.0" in sentence for sentence in broken)
+
+
+def test_other_loadgen_seeds_are_invalid(copied: Path) -> None:
+    folder = copied
+    path = folder / "nodes/alpha/performance/mlperf_log_detail.txt"
+    path.write_text(path.read_text().replace("2085463073848966840", "1"))
+    assert codes(judge(folder)) == {"LOADGEN_RULES", "TINY_MODEL"}
+
+
+def test_fewer_queries_than_samples_are_invalid(tmp_path: Path) -> None:
+    assert "QUERY_COUNT" in codes(judge(full(tmp_path, performance="server_50")))
+
+
+def outcome(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "nodes/alpha/outcome.json", change)
+
+
+def score(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "nodes/alpha/accuracy/score.json", lambda content: content.update(values))
+
+
+def engine(node: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / f"nodes/{node}/engines/{node}-0/engine.json", change)
+
+
+def manifest(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "nodes/alpha/manifest.json", lambda content: content.update(values))
+
+
+def spec(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "nodes/alpha/spec.json", lambda content: content["common"].update(values))
+
+
+def drop(name: str) -> Callable[[Path], None]:
+    def remove(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
+
+
+def same_samples_over_and_over(folder: Path) -> None:
+    path = folder / "nodes/alpha/journal.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    changed = [line | {"qsl_idx": line["qsl_idx"] % 25} if line["mode"] == "performance" else line for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+
+
+REFERENCE = {
+    "compared": 50,
+    "identical": 49,
+    "identical_percent": 98.0,
+    "differing": [7],
+    "misplaced": [],
+    "shifted": [],
+    "decode_differing": [],
+}
+FAILED = {"qsl_idx": 7, "engine": "alpha-0", "reason": "HTTP 500"}
+CASES: dict[str, tuple[Callable[[Path], object], str | None]] = {
+    "failed sample": (outcome(lambda o: o["performance"].update(failures=[FAILED])), "NO_FAILED_SAMPLES"),
+    "lost sample": (outcome(lambda o: o["accuracy"].update(samples=49)), "NO_LOST_SAMPLES"),
+    "same samples": (same_samples_over_and_over, "PERFORMANCE_COVERAGE"),
+    "missing answer": (score(missing=[4]), "ACCURACY_COVERAGE"),
+    "answer twice": (score(duplicates=[4]), "ACCURACY_ONCE"),
+    "foreign answer": (score(foreign=[60]), "ACCURACY_FOREIGN"),
+    "another log's score": (score(log_sha256="0" * 64), "ACCURACY_LOG"),
+    "no score": (drop("nodes/alpha/accuracy/score.json"), "ACCURACY_SCORED"),
+    "token after end": (score(end_token_violations=[3]), "END_TOKEN"),
+    "less than 99 % of ids": (score(reference=REFERENCE), "REFERENCE_IDS"),
+    "ROUGE of the reference": (score(rougeL=99.0), None),
+    "ROUGE below the reference": (score(rougeL=98.9999), "ROUGE"),
+    "misplaced answer": (score(reference=REFERENCE | {"identical": 50, "misplaced": [7]}), "REFERENCE_FAULT"),
+    "shifted answer": (score(reference=REFERENCE | {"identical": 50, "shifted": [7]}), "REFERENCE_FAULT"),
+    "other text": (score(reference=REFERENCE | {"identical": 50, "decode_differing": [7]}), "REFERENCE_FAULT"),
+    "no reference": (score(reference=None), "NO_REFERENCE"),
+    "reference for a part": (score(reference=REFERENCE | {"compared": 49}), "NO_REFERENCE"),
+    "no Punkt": (score(punkt=False, rougeLsum=None, gen_len=None), "PUNKT"),
+    "prefix caching": (engine("beta", lambda e: e["verified"].update(enable_prefix_caching=True)), "PREFIX_CACHING"),
+    "speculation": (engine("beta", lambda e: e["verified"].update(speculative_decoding=True)), "SPECULATIVE"),
+    "short context": (engine("beta", lambda e: e["verified"].update(max_model_len=2667)), "CONTEXT_LENGTH"),
+    "hidden setting": (engine("beta", lambda e: e["verified"].update(enable_prefix_caching=None)), "UNVERIFIED"),
+    "dead engine": (engine("beta", lambda e: e.update(state="failed", reason="killed by signal 9")), "ENGINE_ALIVE"),
+    "other weights": (engine("beta", lambda e: e["machine"]["model"].update(sha256="9" * 64)), "NODES_ALIKE"),
+    "other environment": (engine("beta", lambda e: e["machine"].update(environment_sha256="9" * 64)), "NODES_ALIKE"),
+    "other image": (engine("beta", lambda e: e["machine"].update(image_digest="sha256:9")), "NODES_ALIKE"),
+    "other driver": (engine("beta", lambda e: e["machine"].update(driver="580.1")), "NODES_ALIKE"),
+    "other vLLM": (engine("beta", lambda e: e["version"].update(vllm="0.31.0")), "NODES_ALIKE"),
+    "unknown machine": (engine("beta", lambda e: e.pop("machine")), "NODES_UNVERIFIED"),
+    "other seed": (spec(seed=7), "SAMPLING_SEED"),
+    "lost node": (drop("nodes/beta"), "NODES_PRESENT"),
+    "no outcome": (drop("nodes/alpha/outcome.json"), "FILES_WHOLE"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_change_gives_one_reason(tmp_path: Path, name: str) -> None:
+    change, code = CASES[name]
+    folder = smoke(tmp_path)
+    change(folder)
+    verdict = judge(folder)
+    assert codes(verdict) == SMOKE | ({code} if code else set())
+    assert verdict.level == (Rule[code].level if code else Level.UNOFFICIAL)
+
+
+@pytest.mark.parametrize(("identical", "code"), [(13_235, None), (13_234, "REFERENCE_IDS")])
+def test_99_percent_of_answers_must_have_the_references_ids(copied: Path, identical: int, code: str | None) -> None:
+    score(reference=REFERENCE | {"compared": 13_368, "identical": identical})(copied)
+    assert codes(judge(copied)) == {"TINY_MODEL"} | ({code} if code else set())
+
+
+def test_lost_loadgen_is_invalid(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    shutil.rmtree(folder / "nodes/alpha")
+    verdict = judge(folder)
+    assert (verdict.level, codes(verdict)) == (Level.INVALID, {"NODES_PRESENT"})
+
+
+def test_cut_log_is_invalid(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    (folder / "nodes/alpha/performance/mlperf_log_summary.txt").write_text("")
+    verdict = judge(folder)
+    assert codes(verdict) == {"FILES_WHOLE", "TINY_MODEL", "SUBSET"}
+    assert "mlperf_log_summary.txt is cut short" in verdict.reasons[0].sentence
+
+
+def test_torn_scores_of_a_share_are_invalid(tmp_path: Path) -> None:
+    folder = smoke(tmp_path, topology="per_node", samples=100)
+    (folder / "nodes/beta/accuracy/scores.csv").unlink()
+    assert codes(judge(folder)) == {*SMOKE, "SUMMED_LOADGENS", "FILES_WHOLE"}
+
+
+def test_performance_alone_is_unofficial(tmp_path: Path) -> None:
+    assert codes(judge(full(tmp_path, mode="performance"))) == {"BOTH_MODES", "TINY_MODEL"}
+
+
+def test_accuracy_alone_is_unofficial(tmp_path: Path) -> None:
+    assert codes(judge(full(tmp_path, mode="accuracy"))) == {"BOTH_MODES", "TINY_MODEL"}
+
+
+def test_summed_loadgens_are_unofficial(tmp_path: Path) -> None:
+    verdict = judge(smoke(tmp_path, topology="per_node", samples=100))
+    assert codes(verdict) == {*SMOKE, "SUMMED_LOADGENS"}
+    assert any("2 LoadGens were summed" in reason.sentence for reason in verdict.reasons)
+
+
+def test_overlapping_shares_are_invalid(tmp_path: Path) -> None:
+    folder = smoke(tmp_path, topology="per_node", samples=100)
+    accuracy = folder / "nodes/beta/accuracy"
+    shutil.copy(folder / "nodes/alpha/accuracy/scores.csv", accuracy / "scores.csv")
+    assert {"ACCURACY_ONCE", "ACCURACY_COVERAGE"} <= codes(judge(folder))
+
+
+def test_failure_seen_by_ansible_is_invalid_and_named_once(copied: Path) -> None:
+    folder = copied
+    shutil.rmtree(folder / "nodes/beta")
+    failure = {"host": "beta", "phase": "performance", "reason": "lost for 120 s", "log": "/srv/harness.log"}
+    results_tree.write(folder / "failures.json", [failure])
+    verdict = judge(folder)
+    assert codes(verdict) == {"RUN_FINISHED", "TINY_MODEL"}
+    assert verdict.reasons[0].sentence == (
+        "beta: the run failed in phase performance: lost for 120 s (log: /srv/harness.log)")  # fmt: skip
+
+
+def test_failed_run_says_why(copied: Path) -> None:
+    folder = copied
+    broken = {"state": "failed", "phase": "accuracy", "reason": "engine alpha-0 died"}
+    edit(folder / "nodes/alpha/status.json", lambda status: status.update(broken))
+    shutil.rmtree(folder / "nodes/alpha/accuracy")
+    verdict = judge(folder)
+    assert codes(verdict) == {"RUN_FINISHED", "TINY_MODEL"}
+    assert "engine alpha-0 died" in verdict.reasons[0].sentence
+
+
+def really(folder: Path) -> None:
+    """Make a run of the sandbox one of Llama-3.1-8B that reached the reference's figures."""
+    manifest(model=REAL)(folder)
+    for node in ("alpha", "beta"):
+        engine(node, lambda content: content["machine"].update(model=REAL))(folder)
+    reached: dict[str, Any] = {
+        "rouge1": 38.7792,
+        "rouge2": 15.9075,
+        "rougeL": 24.4957,
+        "rougeLsum": 35.793,
+        "gen_len": 8_167_644,
+    }
+    score(**reached, reference=None)(folder)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "code"),
+    [
+        ("rouge1", 38.3915, None),
+        ("rouge1", 38.3914, "ROUGE"),
+        ("rouge2", 15.7484, "ROUGE"),
+        ("rougeL", 24.2507, "ROUGE"),
+        ("rougeLsum", 35.4350, "ROUGE"),
+        ("gen_len", 7_350_880, None),
+        ("gen_len", 7_350_879, "GEN_LEN"),
+        ("gen_len", 8_984_408, None),
+        ("gen_len", 8_984_409, "GEN_LEN"),
+    ],
+)
+def test_gate_of_the_real_model(copied: Path, metric: str, value: float, code: str | None) -> None:
+    really(copied)
+    score(**{metric: value})(copied)
+    assert codes(judge(copied)) == ({code} if code else set())
+
+
+def test_subset_of_the_real_model_has_no_gate(tmp_path: Path) -> None:
+    verdict = judge(smoke(tmp_path, model=REAL))
+    assert codes(verdict) == {"EARLY_STOPPING_SUBSET", "SHORT", "SUBSET", "NO_REFERENCE"}
+    assert any("no reference for a subset" in reason.sentence for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize("changed", [{"hidden_size": 2048}, {"layers": 16}, {"vocab_size": None}, {"sandbox": True}])
+def test_only_the_real_shape_counts_as_the_real_model(copied: Path, changed: dict[str, Any]) -> None:
+    really(copied)
+    manifest(model=REAL | changed)(copied)
+    assert "TINY_MODEL" in codes(judge(copied))
+
+
+def test_lone_run_directory_is_judged(tmp_path: Path) -> None:
+    folder = full(tmp_path, nodes=["alpha"])
+    home = folder / "nodes/alpha"
+    engines = [json.loads((home / "engines/alpha-0/engine.json").read_text())]
+    edit(home / "manifest.json", lambda content: content.update(engines=engines))
+    shutil.rmtree(home / "engines")
+    assert codes(judge(home)) == {"TINY_MODEL"}
+
+
+def test_recorded_logs_are_small() -> None:
+    assert all(path.stat().st_size < 50_000 for path in LOGS.rglob("*.txt"))
