@@ -29,6 +29,8 @@ __all__ = ["Score", "describe", "merge", "score"]
 _CHUNK = 100
 _PAIRS_WORTH_A_PROCESS = 400
 _PROGRESS_EVERY_S = 2.0
+_SHORTEST_UNIQUE = 8
+"""Shorter lists of ids may be alike by chance."""
 
 
 @dataclass(frozen=True)
@@ -195,4 +197,18 @@ def _compare(
     common = answers.keys() & references.keys()
     other_ids = {index for index in common if answers[index] != references[index]}
     other_text = {item.row.qsl_idx for item in judged if not item.decodes_to_target} & common - other_ids
-    return scores.compared(len(common), other_ids | other_text, other_text)
+    known = {tuple(ids) for ids in references.values() if len(ids) >= _SHORTEST_UNIQUE}
+    return scores.reference(
+        len(common),
+        other_ids,
+        misplaced=(index for index in other_ids if tuple(answers[index]) in known),
+        shifted=(index for index in other_ids if _shifted(answers[index], references[index])),
+        other_text=other_text,
+    )
+
+
+def _shifted(ids: list[int], expected: list[int]) -> bool:
+    """The expected ids with one dropped or put in front, or with some missing at either end."""
+    kept = min(len(ids), len(expected)) - 1
+    moved = kept >= _SHORTEST_UNIQUE and (ids[:kept] == expected[1 : kept + 1] or ids[1 : kept + 1] == expected[:kept])
+    return moved or ids == expected[: len(ids)] or ids == expected[len(expected) - len(ids) :]

@@ -30,13 +30,18 @@ class Reference:
     """How answers compare, sample by sample, with those of an independent engine.
 
     An answer is identical when its whole list of ids is and when it decodes to the data set's target, which for such a
-    data set is the text of the reference answer. `decode_differing` lists those of `differing` whose ids agree.
+    data set is the text of the reference answer. Two engines may part at a near tie of two logits, so a few may differ;
+    three kinds among `differing` no rounding can bring about, so that a single one shows a fault: `misplaced` are
+    another sample's answer, `shifted` have the right ids one position off or not all of them, `decode_differing` have
+    the right ids but another text.
     """
 
     compared: int
     identical: int
     identical_percent: float | None
     differing: tuple[int, ...]
+    misplaced: tuple[int, ...]
+    shifted: tuple[int, ...]
     decode_differing: tuple[int, ...]
 
 
@@ -92,11 +97,14 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
     return {**found, "gen_len": sum(lengths) if len(lengths) == len(rows) else None, "gen_num": len(rows)}
 
 
-def compared(count: int, differing: Iterable[int], decode_differing: Iterable[int]) -> Reference:
-    """A Reference over `count` answers."""
-    wrong = tuple(sorted(differing))
-    same = count - len(wrong)
-    return Reference(count, same, 100 * same / count if count else None, wrong, tuple(sorted(decode_differing)))
+def reference(
+    compared: int, other_ids: Iterable[int], misplaced: Iterable[int], shifted: Iterable[int], other_text: Iterable[int]
+) -> Reference:
+    """A Reference over `compared` answers; the lists hold indexes, all but `other_text` parts of `other_ids`."""
+    differing = _union([other_ids, other_text])
+    same = compared - len(differing)
+    percent = 100 * same / compared if compared else None
+    return Reference(compared, same, percent, differing, _union([misplaced]), _union([shifted]), _union([other_text]))
 
 
 def save(folder: Path, score: Score, rows: Sequence[Row]) -> None:
@@ -167,8 +175,9 @@ def describe(score: Score) -> str:
             lines.append(f"{name.replace('_', ' ')}: {_few(indexes)}")
     if score.reference:
         lines.append(f"identical to the reference: {score.reference.identical} of {score.reference.compared}")
-        if score.reference.differing:
-            lines.append(f"differing: {_few(score.reference.differing)}")
+        for name in ("differing", "misplaced", "shifted", "decode_differing"):
+            if indexes := getattr(score.reference, name):
+                lines.append(f"{name.replace('_', ' ')}: {_few(indexes)}")
     return "\n".join(lines)
 
 
@@ -188,13 +197,15 @@ def _union(lists: Iterable[Iterable[int]]) -> tuple[int, ...]:
     return tuple(sorted({index for one in lists for index in one}))
 
 
-def _merge_references(references: Sequence[Reference]) -> Reference | None:
-    if not references:
+def _merge_references(parts: Sequence[Reference]) -> Reference | None:
+    if not parts:
         return None
-    return compared(
-        sum(one.compared for one in references),
-        (index for one in references for index in one.differing),
-        (index for one in references for index in one.decode_differing),
+    return reference(
+        sum(part.compared for part in parts),
+        _union(part.differing for part in parts),
+        _union(part.misplaced for part in parts),
+        _union(part.shifted for part in parts),
+        _union(part.decode_differing for part in parts),
     )
 
 
