@@ -197,7 +197,7 @@ def _gpu(node: Node) -> Iterator[Finding]:
 
 
 def _between(nodes: Sequence[Node], pair: Pair | None, shared_machine: bool) -> Iterator[Finding]:
-    if pair and pair.finished_apart_s > max(5.0, 0.1 * pair.makespan_s):
+    if pair and pair.finished_apart_s > max(3.0, 0.1 * pair.makespan_s):
         percent = 100 * pair.finished_apart_s / pair.makespan_s
         yield Advice.FINISHED_APART.about(apart=pair.finished_apart_s, percent=percent)
     speeds = sorted((node.figures.samples_per_s, node.name) for node in nodes if node.figures.samples_per_s)

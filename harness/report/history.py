@@ -14,7 +14,8 @@ def comparable(asked: Asked, machine: Machine, engines: Sequence[EngineSettings]
     """Fingerprint of what makes two speeds of one node comparable; None when something needed is unknown.
 
     Same scenario, number of samples, way of choosing the rate, weights, data set, environment, engine settings, CPU,
-    GPUs and driver. A rate that the asker chose is part of it, since the rate then bounds the speed.
+    GPUs and driver; and the speed taken from the same mode. A rate that the asker chose is part of it, since the rate
+    then bounds the speed.
     """
     known = (machine.model_sha256, machine.dataset_sha256, machine.environment_sha256)
     if None in known or not engines:
@@ -22,7 +23,7 @@ def comparable(asked: Asked, machine: Machine, engines: Sequence[EngineSettings]
     settings = [(engine.kind, engine.settings_sha256, engine.version) for engine in engines]
     rate = None if asked.scenario == "offline" else asked.target_qps
     hardware = (machine.cpu_model, machine.cpu_count, [gpu.model_dump() for gpu in machine.gpus], machine.driver)
-    return sha256_json([asked.scenario, asked.samples, rate, known, settings, hardware])
+    return sha256_json([asked.scenario, asked.mode == "accuracy", asked.samples, rate, known, settings, hardware])
 
 
 def earlier(candidates: Iterable[Path], created_unix: float | None) -> list[Result]:

@@ -1,0 +1,308 @@
+"""The record and its pages, from a benchmark's files."""
+
+import json
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as Xml
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from harness import report as reports
+from harness.errors import BadInput
+from harness.files import write_json
+from harness.report import figures, render
+from harness.report.build import build
+from harness.report.record import Finding, Result, schema
+from harness.report.rules import Rule
+from tests.unit import results_tree
+from tests.unit.results_tree import REAL, START, benchmark, edit
+
+SCHEMA = Path(reports.__file__).with_name("result.schema.json")
+NODE_ONLY = ("mlperf_loadgen", "uvloop", "httptools", "nltk", "rouge_score", "tokenizers", "torch", "vllm", "psutil")
+
+
+def record(folder: Path) -> Result:
+    return build(folder)[0]
+
+
+def keep(folder: Path) -> None:
+    """Leave a result for later runs to compare with."""
+    write_json(folder / "result.json", record(folder).model_dump(mode="json"))
+
+
+def finding(result: Result, code: str) -> Finding:
+    return next(found for found in result.findings if found.code == code)
+
+
+def test_schema_in_the_repository_is_the_models() -> None:
+    assert json.loads(SCHEMA.read_text()) == schema()
+
+
+@pytest.mark.parametrize("topology", ["fleet", "per_node"])
+def test_result_json_validates_and_reads_back(tmp_path: Path, topology: str) -> None:
+    folder = benchmark(tmp_path / "run", topology=topology, samples=100 if topology == "per_node" else 50)
+    result = reports.report(folder)
+    content = json.loads((folder / "result.json").read_text())
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()), cls=jsonschema.Draft202012Validator)
+    assert Result.model_validate(content) == result
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**content, "surprise": 1}, json.loads(SCHEMA.read_text()))
+
+
+def test_fleet_figures_come_from_loadgen_and_nodes_from_the_journal(tmp_path: Path) -> None:
+    result = record(benchmark(tmp_path / "run", speeds={"alpha": 4, "beta": 1}))
+    together, alpha, beta = result.together, result.nodes[0].figures, result.nodes[1].figures
+    assert (together.samples_per_s, together.tokens_per_s, together.source) == (36.5708, 4776.59, "LoadGen")
+    assert together.ttft and (together.ttft.p99_ms, together.ttft.source) == (13.029789, "LoadGen")
+    assert (together.samples, alpha.samples, beta.samples) == (50, 40, 10)
+    # alpha answers samples 0 to 3, 5 to 8 …: issued from 0 s on, the last (48) answered at 4.8 + 0.147 s
+    assert alpha.seconds == pytest.approx(4.947)
+    assert alpha.samples_per_s == pytest.approx(40 / 4.947)
+    assert alpha.tokens_per_s == pytest.approx(40 * 128 / 4.947)
+    assert alpha.ttft and alpha.tpot and alpha.end_to_end and alpha.source == "journal"
+    assert (alpha.ttft.p50_ms, alpha.tpot.p90_ms, alpha.end_to_end.p99_ms) == pytest.approx((20, 1, 147))
+    assert result.pair is None
+
+
+def test_per_node_counts_only_what_finished_while_all_were_running(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run", topology="per_node", samples=100, speeds={"alpha": 3, "beta": 1})
+    edit(folder / "nodes/beta/outcome.json", lambda o: o["performance"].update(started_unix=START + 0.05))
+    result = record(folder)
+    # alpha: 75 samples until 7.6 s; beta: 25 samples until 2.6 s; so both ran from 0.05 s to 2.6 s
+    assert result.pair is not None
+    assert result.pair.all_running_s == pytest.approx(2.55)
+    assert result.pair.makespan_s == pytest.approx(7.6)
+    assert result.pair.finished_apart_s == pytest.approx(5.0)
+    assert result.pair.makespan_samples_per_s == pytest.approx(100 / 7.6)
+    # of each node the samples 0 to 24 were answered by 2.6 s (sample i at 0.1 i + 0.147 s)
+    assert result.together.samples == 50
+    assert result.together.samples_per_s == pytest.approx(50 / 2.55)
+    assert result.together.source == "journal"
+    assert [node.figures.samples_per_s for node in result.nodes] == [36.5708, 36.5708]
+    assert finding(result, "FINISHED_APART").sentence.startswith("The nodes finished 5 s apart (66 % of the run)")
+
+
+def test_one_pass_of_the_rule_is_repeated_until_600_s() -> None:
+    assert figures.projected_hours(13_368 / 1000) == pytest.approx((1000 / 3600, 1000 / 3600))
+    assert figures.projected_hours(13_368 / 250) == pytest.approx((3 * 250 / 3600, 250 / 3600))
+    assert figures.projected_hours(None) == (None, None)
+
+
+def test_accuracy_is_merged_and_split_by_node(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run", speeds={"alpha": 4, "beta": 1})
+    path = folder / "nodes/alpha/accuracy/scores.csv"
+    lines = path.read_text().splitlines()
+    # sample 4 was answered by beta, whose ten samples then have a mean of 0.95
+    path.write_text("\n".join(line.replace("4,1.0,", "4,0.5,", 1) if line.startswith("4,") else line for line in lines))
+    result = record(folder)
+    alpha, beta = (node.figures.rouge for node in result.nodes)
+    assert alpha and beta
+    assert (alpha.rouge1, beta.rouge1, beta.rouge2) == (100.0, 95.0, 100.0)
+    assert (alpha.gen_num, beta.gen_num, beta.gen_len_characters) == (40, 10, 6110)
+
+
+def test_efficiency_is_against_comparable_runs_alone(tmp_path: Path) -> None:
+    for name, created in (("alpha", -5000), ("beta", -4000)):
+        keep(benchmark(tmp_path / f"alone-{name}", nodes=[name], created_unix=START + created))
+    result = record(benchmark(tmp_path / "run"))
+    assert [node.alone_run_id for node in result.nodes] == ["alone-alpha", "alone-beta"]
+    assert result.efficiency == pytest.approx(36.5708 / (2 * 36.5708))
+    assert render.headline(result)[-1][-2:] == ["73.14", "50 %"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"scenario": "interactive"}, {"samples": 49}, {"model": REAL}, {"created_unix": START}, {"mode": "accuracy"}],
+)
+def test_what_is_not_comparable_gives_no_efficiency(tmp_path: Path, other: dict[str, object]) -> None:
+    for name in ("alpha", "beta"):
+        settings = {"nodes": [name], "created_unix": START - 5000} | (other if name == "beta" else {})
+        keep(benchmark(tmp_path / f"alone-{name}", **settings))  # type: ignore[arg-type]
+    result = record(benchmark(tmp_path / "run"))
+    assert (result.nodes[0].alone_run_id, result.nodes[1].alone_run_id) == ("alone-alpha", None)
+    assert result.efficiency is None
+    assert result.efficiency_absent and "beta alone" in result.efficiency_absent
+    assert render.headline(result)[-1][-2:] == ["–", "–"]
+
+
+def test_other_engine_settings_are_not_comparable(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "alone-alpha", nodes=["alpha"], created_unix=START - 5000)
+    edit(folder / "nodes/alpha/engines/alpha-0/engine.json", lambda e: e["config"].update(max_num_seqs=16))
+    keep(folder)
+    assert record(benchmark(tmp_path / "run")).nodes[0].alone_run_id is None
+
+
+def test_history_holds_runs_of_the_same_nodes(tmp_path: Path) -> None:
+    keep(benchmark(tmp_path / "alone", nodes=["alpha"], created_unix=START - 9000))
+    keep(benchmark(tmp_path / "older", created_unix=START - 5000))
+    result = record(benchmark(tmp_path / "run"))
+    assert [run.run_id for run in result.history] == ["older", "run"]
+
+
+def test_telemetry_is_cut_to_the_performance_run(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    path = folder / "nodes/alpha/engines/alpha-0/telemetry.csv"
+    path.write_text(path.read_text().replace(",50.0,", ",99.0,", 4))  # the seconds before the run began
+    seen = record(folder).nodes[0].telemetry
+    # the run lasts from START to START + 5.1 s: six readings, memory 4.5 to 5.0 GiB
+    assert seen.cpu_percent and (seen.cpu_percent.peak, seen.cpu_percent.seconds) == (50.0, 6)
+    assert seen.memory_used_gib and seen.memory_used_gib.peak == pytest.approx(5.0)
+    assert seen.running and seen.waiting and (seen.running.mean, seen.waiting.mean) == (2, 1)
+    assert seen.gpu_util_percent is None
+    assert seen.own_cost_cpu_percent == pytest.approx(0.25)
+
+
+def test_failed_node_costs_only_its_own_figures(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run", topology="per_node", samples=100)
+    shutil.rmtree(folder / "nodes/beta")
+    lost = {"host": "beta", "phase": "performance", "reason": "unreachable for 120 s", "log": "/srv/harness.log"}
+    results_tree.write(folder / "failures.json", [lost])
+    result = reports.report(folder)
+    assert result.verdict.level == "INVALID"
+    assert result.nodes[0].figures.samples_per_s == 36.5708
+    assert result.nodes[1].figures.samples_per_s is None
+    assert result.together.samples_per_s is None
+    text = (folder / "report.md").read_text()
+    assert "**beta** in phase performance: unreachable for 120 s (log: `/srv/harness.log`)" in text
+    assert [row[1] for row in render.headline(result)] == ["36.57", "–", "–"]
+
+
+@pytest.mark.parametrize("keep", [(), ("plan.json",), ("plan.json", "failures.json")])
+def test_nothing_delivered_is_still_a_report(tmp_path: Path, keep: tuple[str, ...]) -> None:
+    folder = benchmark(tmp_path / "run")
+    for path in list(folder.iterdir()):
+        if path.name not in keep and path.name != "nodes":
+            path.unlink()
+    shutil.rmtree(folder / "nodes")
+    (folder / "nodes").mkdir()
+    result = reports.report(folder)
+    assert result.verdict.level == "INVALID"
+    assert result.together.samples_per_s is None
+    assert (folder / "report.html").stat().st_size > 1000
+    assert all(chart.file is None and chart.absent for chart in result.charts)
+    assert not list((folder / "charts").glob("*.png"))
+
+
+def test_lone_run_reports_into_its_own_directory(tmp_path: Path) -> None:
+    home = benchmark(tmp_path / "run", nodes=["alpha"]) / "nodes/alpha"
+    result = reports.report(home)
+    assert reports.output_directory(home) == home / "report"
+    assert (home / "report/report.html").exists() and not (home / "result.json").exists()
+    assert (result.asked.topology, result.nodes[0].name, result.together.samples_per_s) == (None, "alpha", 36.5708)
+
+
+def test_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no plan"):
+        reports.report(tmp_path)
+    with pytest.raises(BadInput, match="not a directory"):
+        reports.report(tmp_path / "absent")
+    with pytest.raises(BadInput, match="'pdf' is unknown"):
+        reports.report(benchmark(tmp_path / "run"), "pdf")
+
+
+def test_report_is_the_same_bytes_again(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    reports.report(folder)
+    names = [
+        "result.json",
+        "report.md",
+        "report.html",
+        "junit.xml",
+        *(f"charts/{p.name}" for p in folder.glob("charts/*")),
+    ]
+    before = {name: (folder / name).read_bytes() for name in names}
+    reports.report(folder)
+    assert {name: (folder / name).read_bytes() for name in names} == before
+
+
+class _Images(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "img":
+            self.images.append(values)
+        self.outside += [value for value in values.values() if value and "://" in value]
+
+
+def test_html_stands_alone_with_its_charts(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    result = reports.report(folder)
+    page = _Images()
+    page.feed((folder / "report.html").read_text())
+    assert page.outside == []
+    assert [image["src"] for image in page.images] == [chart.file for chart in result.charts if chart.file]
+    assert all(image["alt"] and (folder / str(image["src"])).exists() for image in page.images)
+
+
+def test_pages_open_with_verdict_reasons_and_table(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    result = reports.report(folder)
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        positions = [text.index("UNOFFICIAL"), *(text.index(r.sentence.split("'")[0]) for r in result.verdict.reasons)]
+        assert max(positions) < text.index("samples/s") < text.index("Infrastructure") < text.index("How each figure")
+        assert "unverified" in text and "Result not verified by MLCommons Association." in text
+        assert "these figures say nothing about" in text
+        assert "5,104" not in text
+
+
+def test_text_from_files_cannot_become_markup(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    failure = {"host": "beta", "phase": None, "reason": "<script>alert(1)</script> | broken\nline", "log": None}
+    results_tree.write(folder / "failures.json", [failure])
+    edit(folder / "plan.json", lambda plan: plan["nodes"]["alpha"].update(why="<b>fast</b>"))
+    reports.report(folder)
+    html = (folder / "report.html").read_text()
+    assert "<script>" not in html and "&lt;script&gt;" in html and "<b>fast</b>" not in html
+    assert "| broken\nline" not in (folder / "report.md").read_text()
+
+
+def test_published_figures_stand_only_beside_the_real_model(tmp_path: Path) -> None:
+    assert record(benchmark(tmp_path / "tiny")).published == ()
+    folder = benchmark(tmp_path / "real", model=REAL)
+    reports.report(folder)
+    assert "| 1×H100 SXM, vLLM FP8 (v5.1, Red Hat) | 5,777 | 5,104 |" in (folder / "report.md").read_text()
+
+
+def test_junit_has_a_case_for_every_rule(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run", performance="server_50_over_limit")
+    reports.report(folder)
+    suite = Xml.parse(folder / "junit.xml").getroot()
+    cases = {case.get("name"): [child.tag for child in case] for case in suite}
+    assert set(cases) == {rule.checks for rule in Rule}
+    assert cases[Rule.LATENCY_LIMITS.checks] == ["failure"]
+    assert cases[Rule.TINY_MODEL.checks] == ["skipped"]
+    assert cases[Rule.END_TOKEN.checks] == []
+    assert (suite.get("failures"), suite.get("skipped")) == ("1", "3")
+
+
+def test_summary_is_readable_in_a_terminal(tmp_path: Path) -> None:
+    lines = reports.summary(record(benchmark(tmp_path / "run"))).splitlines()
+    assert lines[0] == "UNOFFICIAL  run"
+    head = next(line for line in lines if "samples/s" in line)
+    rows = [line for line in lines if line.startswith(("alpha", "beta", "together"))]
+    assert len(rows) == 3 and all(len(row) <= len(head) for row in rows)
+
+
+def test_report_needs_nothing_of_a_node(tmp_path: Path) -> None:
+    """The right half runs on a laptop: none of the node's packages, nor loadgen, client or engine modules."""
+    folder = benchmark(tmp_path / "run")
+    code = (
+        "import sys\n"
+        f"for name in {NODE_ONLY!r}: sys.modules[name] = None\n"
+        "from pathlib import Path\n"
+        "from harness.report import report\n"
+        f"print(report(Path({str(folder)!r})).verdict.level.value)\n"
+        "ours = {name for name in sys.modules if name.startswith('harness.')}\n"
+        "assert not ours & {'harness.loadgen', 'harness.dispatch', 'harness.client', 'harness.engine'}, ours\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("UNOFFICIAL", 0), done.stderr
