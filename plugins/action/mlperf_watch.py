@@ -30,6 +30,7 @@ display = Display()
 
 ENDED = {"finished", "failed", "stopped"}
 ABSENT_LOOKS = 3
+ENGINE_KEYS = ("name", "kind", "state", "reason", "progress", "url", "log", "started_unix", "ready_unix")
 # One small shell call a look: a Python module would cost fifty times as much CPU on a node that is being measured.
 LOOK = """f={file}; date +%s; cat /proc/sys/kernel/random/boot_id
 p=$(sed -n 's/.*"pid": *\\([0-9][0-9]*\\).*/\\1/p' "$f" 2>/dev/null | head -n 1)
@@ -157,7 +158,8 @@ class ActionModule(ActionBase):
             return float(now), None
         record = state.judge(json.loads(content), now=float(now), boot=boot.strip(), pid_alive=process in set("RSDTIt"))
         if self._args["kind"] == "engine":
-            record = {**record, "telemetry": lines.last_row(header, row)}
+            kept = {key: record.get(key) for key in ENGINE_KEYS}
+            record = {**kept, "telemetry": lines.last_row(header, row)}
         return float(now), record
 
     def _show(self, text):

@@ -8,6 +8,8 @@ from typing import Any, Dict, List, Optional
 
 Record = Dict[str, Any]
 
+PROGRESS_WIDTH = 100
+
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: 45s, 10m12s, 3h05m."""
@@ -22,7 +24,8 @@ def duration(seconds: float) -> str:
 def line(kind: str, record: Record, now: float) -> str:
     """What a state file says. `now` is unix seconds by its node's clock; what was not measured is left out."""
     if kind == "step":
-        return _joined([record["name"], duration(now - record["started_unix"]), *_end(record), record.get("progress")])
+        progress = (record.get("progress") or "")[:PROGRESS_WIDTH]
+        return _joined([record["name"], duration(now - record["started_unix"]), *_end(record), progress])
     if kind == "engine":
         return _engine(record, now)
     if record["state"] != "running":

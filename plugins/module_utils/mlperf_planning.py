@@ -84,7 +84,7 @@ def plan(request: Record, nodes: Dict[str, List[Record]], speeds: Dict[str, Spee
 
 def _row(engines: List[Record], **more: Any) -> Record:
     empty = {"share": None, "target_qps": None, "samples_per_s": None, "hours_samples": None, "hours_13368": None}
-    return {"engines": engines, **empty, "loadgen": False, **more}
+    return {**empty, "engines": engines, "loadgen": False, **more}
 
 
 def _hours(asked: Record, fraction: float, share: int, rate: Optional[float], target: Optional[float]) -> Record:
@@ -96,15 +96,18 @@ def _hours(asked: Record, fraction: float, share: int, rate: Optional[float], ta
     }
 
 
-def _fleet(asked: Record, nodes: Dict[str, List[Record]], speeds: Dict[str, Speed], loadgen_host: str) -> Dict[str, Record]:
+def _fleet(
+    asked: Record, nodes: Dict[str, List[Record]], speeds: Dict[str, Speed], loadgen_host: str
+) -> Dict[str, Record]:
     known = [speeds[name].samples_per_s for name in nodes]
     total = None if None in known else sum(rate for rate in known if rate)
-    target = asked["target_qps"] if asked["target_qps"] != "auto" else speeds.get(loadgen_host, Speed(None, None)).target_qps
+    driver = speeds.get(loadgen_host, Speed(None, None))
+    target = driver.target_qps if asked["target_qps"] == "auto" else asked["target_qps"]
     hours = _hours(asked, 1.0, asked["samples"], total, target)
     rows = {}
     for name, engines in nodes.items():
-        rows[name] = _row(engines, samples_per_s=speeds[name].samples_per_s, why=_why_fleet(speeds[name].samples_per_s, total))
-        rows[name].update(hours)
+        rate = speeds[name].samples_per_s
+        rows[name] = _row(engines, samples_per_s=rate, why=_why_fleet(rate, total), **hours)
     loadgen = rows.setdefault(loadgen_host, _row([]))
     loadgen.update(hours, target_qps=target, loadgen=True)
     drives = f"drives the one LoadGen over the engines of {len(nodes)} nodes"
@@ -124,7 +127,8 @@ def _per_node(asked: Record, nodes: Dict[str, List[Record]], speeds: Dict[str, S
         raise NoPlan(f"samples = {samples}: give at least one for each of the {len(names)} nodes, or topology=fleet")
     rates = [speeds[name].samples_per_s for name in names]
     if len(names) > 1 and not all(rates):
-        return {name: _row(nodes[name], loadgen=True, why="its share follows from its speed, not known yet") for name in names}
+        why = "its share follows from its speed, not known yet"
+        return {name: _row(nodes[name], loadgen=True, why=why) for name in names}
     weights = [rate or 1.0 for rate in rates]
     # Everybody gets one sample, the rest goes by speed: an empty share is not a run.
     sizes = [1 + more for more in shares(samples - len(names), weights)]

@@ -92,8 +92,8 @@ def look(path: str) -> Optional[Record]:
     record = read(path)
     if record is None:
         return None
-    pid = record.get("pid")
-    return judge(record, now=time.time(), boot=boot_id(), pid_alive=bool(pid) and alive(int(pid)))
+    pid = int(record.get("pid") or 0)
+    return judge(record, now=time.time(), boot=boot_id(), pid_alive=alive(pid))
 
 
 def look_all(root: str, kind: str, file: str) -> List[Record]:

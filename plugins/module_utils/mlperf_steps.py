@@ -1,6 +1,6 @@
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the commands of a job.json one after another and says in it how far they are. A program of its own, Python 3.9."""
+"""Runs the commands of a job.json one after another and says in it how far they are. A program of its own."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Runner:
         for step in self._record["steps"][len(self._record["done"]) :]:
             if not self._succeeds(step["run"]) and not (step["otherwise"] and self._succeeds(step["otherwise"])):
                 return self._tell(
-                    state="failed", reason=f"{self._record['name']}: {self._record['progress']}; see {self._record['log']}"
+                    state="failed",
+                    reason=f"{self._record['name']}: {self._record['progress']}; see {self._record['log']}",
                 )
             self._record["done"].append(step["digest"])
         return self._tell(state="finished", progress="")

@@ -69,13 +69,12 @@ from typing import Any, Dict
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mlperf_command import ARGUMENTS, call
 
-
 NOT_READY = 3
 
 
 def describe(finding: Dict[str, Any]) -> str:
-    """A finding in one sentence."""
-    return ": ".join(str(value) for key, value in finding.items() if key != "level" and value)
+    """A finding in one sentence: what was looked at, what was seen, what to do."""
+    return f"{finding['check']}: {finding['seen']}; {finding['advice']}"
 
 
 def main() -> None:

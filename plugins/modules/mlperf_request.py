@@ -213,7 +213,9 @@ def request(params: Dict[str, Any], now: Optional[time.struct_time] = None) -> D
     if not nodes:
         raise Refused("no host of group gpu_nodes is in this play: check the inventory and --limit")
     if params["forks"] < hosts:
-        raise Refused(f"forks = {params['forks']} is less than the {hosts} hosts to watch at once: call with -f {hosts}")
+        raise Refused(
+            f"forks = {params['forks']} is less than the {hosts} hosts to watch at once: call with -f {hosts}"
+        )
     run_id = given.get("run_id") or ""
     if run_id and not RUN_ID.fullmatch(run_id):
         raise Refused(f"run_id = {run_id!r}: give letters, digits, dot, dash and underscore only, 80 at most")

@@ -89,6 +89,10 @@ state:
   returned: success
   type: str
   sample: running
+pending:
+  description: How many of the commands are not done yet.
+  returned: success
+  type: int
 """
 
 import fcntl
@@ -188,7 +192,9 @@ def main() -> None:
         "before": "".join(f"{' '.join(step['run'])}\n" for step in wanted[:first]),
         "after": "".join(f"{' '.join(step['run'])}\n" for step in (wanted if changed else wanted[:first])),
     }
-    module.exit_json(changed=changed, file=file, state=record.get("state", "absent"), diff=diff)
+    module.exit_json(
+        changed=changed, file=file, state=record.get("state", "absent"), pending=len(wanted) - first, diff=diff
+    )
 
 
 def decide(module: Any, file: str, wanted: List[Dict[str, Any]]) -> Any:
