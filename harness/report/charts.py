@@ -87,7 +87,7 @@ def _throughput(result: Result) -> Drawn:
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, max(speeds) * 1.16)
     axes.set_xlabel("samples/s (unverified)")
-    axes.set_title(f"{names[-1]}: {speeds[-1]:,.2f} samples/s in {result.asked.scenario}")
+    axes.set_title(f"{speeds[-1]:,.2f} samples/s, {names[-1]} ({result.asked.scenario})")
     told = ", ".join(f"{name} {speed:.2f} samples/s" for name, speed in zip(names, speeds, strict=True))
     return figure, f"Throughput: {told}"
 

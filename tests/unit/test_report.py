@@ -248,7 +248,13 @@ def test_pages_open_with_verdict_reasons_and_table(tmp_path: Path) -> None:
     for name in ("report.md", "report.html"):
         text = (folder / name).read_text()
         positions = [text.index("UNOFFICIAL"), *(text.index(r.sentence.split("'")[0]) for r in result.verdict.reasons)]
-        assert max(positions) < text.index("samples/s") < text.index("Infrastructure") < text.index("How each figure")
+        assert (
+            max(positions)
+            < text.index("samples/s")
+            < text.index("Infrastructure")
+            < text.index("Findings")
+            < text.index("How each figure")
+        )
         assert "unverified" in text and "Result not verified by MLCommons Association." in text
         assert "these figures say nothing about" in text
         assert "5,104" not in text
