@@ -160,8 +160,16 @@ def _spec(
             {"name": f"endpoint{number}", "url": url.rstrip("/")} for number, url in enumerate(endpoints, 1)
         ]
     else:
-        values = read_values(engine_config, "engine config") if engine_config else {"name": "own", "port": 8100}
-        own = engines.parse_config({"model": str(asked["model"]), **values})
+        # The sandbox's reference answers are float32's; another precision would answer otherwise.
+        defaults = {
+            "name": "own",
+            "port": 8100,
+            "model": str(asked["model"]),
+            "dtype": "float32" if sandbox else "auto",
+        }
+        own = engines.parse_config(
+            {**defaults, **(read_values(engine_config, "engine config") if engine_config else {})}
+        )
         references = [{"name": own.name, "url": own.base_url, "max_in_flight": own.max_in_flight}]
     return own, parse_spec({**_numbers(asked), "engines": references})
 
