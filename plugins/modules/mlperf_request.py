@@ -154,7 +154,7 @@ class Refused(Exception):
 def checked(name: str, value: str) -> Any:
     """A public setting in its own type."""
     if name == "samples":
-        if not re.fullmatch(r"\d+", value) or not 1 <= int(value) <= FULL_SAMPLES:
+        if not re.fullmatch("[0-9]+", value) or not 1 <= int(value) <= FULL_SAMPLES:
             raise Refused(f"samples = {value!r}: give a whole number from 1 to {FULL_SAMPLES}")
         return int(value)
     if name == "target_qps":

@@ -1,0 +1,169 @@
+"""The plan: shares by measured speed, every sample once, hours by LoadGen's rules, reasons in words."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.ansible_modules import Failed, call, load
+
+planning = load("mlperf_planning", "module_utils")
+
+
+def test_shares_follow_the_largest_remainder() -> None:
+    # 10 samples by 3:3:1 are 4.29, 4.29, 1.43: the one left over goes to the third.
+    assert planning.shares(10, [3.0, 3.0, 1.0]) == [4, 4, 2]
+    assert planning.shares(7, [1.0, 1.0]) == [4, 3]
+
+
+def test_shares_always_add_up_and_stay_within_one_of_proportion() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        weights = [rng.uniform(0.1, 50) for _ in range(rng.randint(1, 9))]
+        samples = rng.randint(1, 13_368)
+        sizes = planning.shares(samples, weights)
+        assert sum(sizes) == samples
+        for size, weight in zip(sizes, weights, strict=True):
+            assert abs(size - samples * weight / sum(weights)) < 1
+
+
+def asked(**more: Any) -> dict[str, Any]:
+    default = {"scenario": "server", "mode": "both", "samples": 600, "target_qps": "auto", "launcher": "process"}
+    return {**default, **more}
+
+
+@pytest.mark.parametrize(
+    ("changes", "samples", "share", "rate", "target", "seconds"),
+    [
+        # Server is paced: one pass for performance, one for accuracy.
+        ({}, 600, 600, 50.0, 20.0, 60.0),
+        ({"mode": "performance"}, 600, 600, 50.0, 20.0, 30.0),
+        # A full run at 40/s takes 334.2 s a pass: two passes for 600 s, a third for accuracy.
+        ({}, 13_368, 13_368, 50.0, 40.0, 3 * 334.2),
+        ({"mode": "accuracy"}, 13_368, 13_368, 50.0, 40.0, 334.2),
+        # At 20/s one pass is longer than 600 s.
+        ({}, 13_368, 13_368, 50.0, 20.0, 2 * 668.4),
+        # Offline goes at its own speed, whatever rate it was told.
+        ({"scenario": "offline"}, 600, 600, 50.0, 99.0, 24.0),
+        ({"scenario": "offline"}, 600, 600, None, 99.0, None),
+        ({}, 600, 600, 50.0, None, None),
+        # Half of a full run repeats its share until 600 s.
+        ({}, 13_368, 6_684, 50.0, 20.0, 3 * 334.2),
+    ],
+)
+def test_duration_by_loadgens_rules(
+    changes: dict[str, Any], samples: int, share: int, rate: float | None, target: float | None, seconds: float | None
+) -> None:
+    found = planning.seconds(asked(**changes), samples, share, rate, target)
+    assert found == (seconds if seconds is None else pytest.approx(seconds))
+
+
+def engines(*hosts: str) -> dict[str, Any]:
+    return {host: [{"name": host, "url": f"http://{host}:8101", "node": host, "max_in_flight": 72}] for host in hosts}
+
+
+def plan(
+    tmp_path: Path, topology: str, nodes: dict[str, Any], calibration: dict[str, Any], **more: Any
+) -> dict[str, Any]:
+    loadgen_host, check = more.pop("loadgen_host", next(iter(nodes), "")), more.pop("check", False)
+    request = {
+        "run_id": more.pop("run_id", "r1"), "topology": topology,
+        "directory": str(tmp_path / more.pop("folder", "r1")), "asked": {**asked(**more), "topology": topology},
+    }  # fmt: skip
+    return call(
+        "mlperf_plan",
+        {"request": request, "nodes": nodes, "calibration": calibration, "loadgen_host": loadgen_host},
+        check=check,
+    )
+
+
+def found(rate: float, target: float, **by_engine: float) -> dict[str, Any]:
+    return {
+        "samples_per_s": rate,
+        "target_qps": target,
+        "by_engine": by_engine,
+        "tried": [],
+        "seconds": 8,
+        "samples": 99,
+    }
+
+
+def test_per_node_gives_the_faster_node_more_and_every_sample_once(tmp_path: Path) -> None:
+    calibration = {"jw2": found(10, 8.0, jw2=10.0), "jw3": found(6, 5.0, jw3=6.0)}
+    made = plan(tmp_path, "per_node", engines("jw2", "jw3"), calibration)["plan"]
+    shares = [made["nodes"][host]["share"] for host in ("jw2", "jw3")]
+    # 2 samples go one to each; of 598 by 10:6, 373.75 and 224.25 round to 374 and 224.
+    assert shares == [{"start": 0, "stop": 375}, {"start": 375, "stop": 600}]
+    assert [made["nodes"][host]["target_qps"] for host in ("jw2", "jw3")] == [8.0, 5.0]
+    assert made["loadgens"] == ["jw2", "jw3"]
+    assert "375 of 600 samples" in made["nodes"]["jw2"]["why"]
+    assert made["nodes"]["jw2"]["hours_samples"] == pytest.approx(2 * 375 / 8 / 3600)
+
+
+def test_per_node_splits_a_given_rate_by_speed(tmp_path: Path) -> None:
+    calibration = {"jw2": found(30, 20, jw2=30.0), "jw3": found(10, 7, jw3=10.0)}
+    made = plan(tmp_path, "per_node", engines("jw2", "jw3"), calibration, target_qps=12.0)["plan"]
+    assert [made["nodes"][host]["target_qps"] for host in ("jw2", "jw3")] == [9.0, 3.0]
+
+
+def test_slowest_node_still_gets_a_sample(tmp_path: Path) -> None:
+    calibration = {"jw2": found(1000, 900, jw2=1000.0), "jw3": found(0.01, 0.01, jw3=0.01)}
+    made = plan(tmp_path, "per_node", engines("jw2", "jw3"), calibration, samples=5)["plan"]
+    assert [row["share"] for row in made["nodes"].values()] == [{"start": 0, "stop": 4}, {"start": 4, "stop": 5}]
+    with pytest.raises(Failed, match="samples = 1"):
+        plan(tmp_path, "per_node", engines("jw2", "jw3"), calibration, samples=1, folder="other")
+
+
+def test_fleet_has_one_loadgen_over_all_engines(tmp_path: Path) -> None:
+    calibration = {"jw1": found(16, 12.5, jw2=10.0, jw3=6.0)}
+    result = plan(tmp_path, "fleet", engines("jw2", "jw3"), calibration, loadgen_host="jw1")
+    made = result["plan"]
+    assert made["loadgens"] == ["jw1"]
+    assert (made["nodes"]["jw1"]["engines"], made["nodes"]["jw1"]["target_qps"]) == ([], 12.5)
+    assert [made["nodes"][host]["samples_per_s"] for host in ("jw2", "jw3")] == [10.0, 6.0]
+    assert all(row["share"] is None for row in made["nodes"].values())
+    assert "62%" in made["nodes"]["jw2"]["why"]
+    assert made["nodes"]["jw1"]["hours_13368"] == pytest.approx(2 * 13_368 / 12.5 / 3600)
+    assert "0.03 h for these 600 samples, 0.59 h for 13368" in result["text"]
+
+
+def test_several_engines_of_a_node_add_up(tmp_path: Path) -> None:
+    nodes = {"jw2": [{"name": f"gpu{n}", "url": f"http://jw2:810{n}"} for n in (1, 2)]}
+    made = plan(tmp_path, "per_node", nodes, {"jw2": found(7, 5, gpu1=3.0, gpu2=4.0)})["plan"]
+    assert made["nodes"]["jw2"]["samples_per_s"] == 7.0
+
+
+def test_plan_is_written_once_and_kept(tmp_path: Path) -> None:
+    first = plan(tmp_path, "per_node", engines("jw2"), {"jw2": found(10, 8, jw2=10.0)})
+    assert (first["changed"], first["diff"]["before"]) == (True, "")
+    written = json.loads((tmp_path / "r1" / "plan.json").read_text())
+    assert written == first["plan"]
+    assert written["calibration"]["jw2"]["target_qps"] == 8
+    again = plan(tmp_path, "per_node", engines("jw2"), {"jw2": found(1, 1, jw2=1.0)})
+    assert (again["changed"], again["plan"]) == (False, written)
+
+
+def test_check_mode_takes_speeds_of_the_last_comparable_run_and_names_it(tmp_path: Path) -> None:
+    nodes = engines("jw2", "jw3")
+    plan(tmp_path, "fleet", nodes, {"jw2": found(9, 7.0, jw2=5.0, jw3=4.0)}, run_id="old", folder="old")
+    plan(tmp_path, "fleet", nodes, {"jw2": found(16, 12.0, jw2=10.0, jw3=6.0)}, run_id="new", folder="new")
+    plan(tmp_path, "fleet", engines("jw2", "x"), {"jw2": found(1, 1.0, jw2=1.0, x=1.0)}, run_id="a", folder="a")
+    plan(tmp_path, "fleet", nodes, {"jw2": found(1, 1.0, jw2=1.0, jw3=1.0)}, folder="b", run_id="b", scenario="offline")
+    result = plan(tmp_path, "fleet", nodes, {}, check=True)
+    assert "speeds taken from run new" in result["text"]
+    assert result["plan"]["nodes"]["jw2"]["target_qps"] == 12.0
+    assert not (tmp_path / "r1").exists()
+
+
+def test_check_mode_says_when_nothing_is_known(tmp_path: Path) -> None:
+    for topology in ("fleet", "per_node"):
+        result = plan(tmp_path, topology, engines("jw2", "jw3"), {}, check=True)
+        assert "no comparable earlier run" in result["text"]
+        assert all(row["hours_samples"] is None for row in result["plan"]["nodes"].values())
+
+
+def test_no_ready_node_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="no node has an engine that is ready"):
+        plan(tmp_path, "fleet", {}, {})

@@ -1,0 +1,128 @@
+"""What a user may ask of benchmark.yml, and what is refused before anything is touched."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.ansible_modules import Failed, call
+
+ASKED = {
+    "scenario": "server", "mode": "both", "samples": 600, "target_qps": "auto", "topology": "fleet", "launcher": "process",
+}  # fmt: skip
+
+
+def ask(results: Path, nodes: tuple[str, ...] = ("node1", "node2"), **more: Any) -> dict[str, Any]:
+    controllers, forks = more.pop("controllers", []), more.pop("forks", 20)
+    return call(
+        "mlperf_request",
+        {
+            "given": more, "samples": 600, "nodes": list(nodes), "controllers": controllers, "forks": forks,
+            "results": str(results),
+        },
+    )  # fmt: skip
+
+
+def begin(results: Path, run_id: str, asked: dict[str, Any] | None = None, **files: Any) -> None:
+    folder = results / run_id
+    folder.mkdir(parents=True)
+    content = {"schema": 1, "run_id": run_id, "asked": asked or ASKED, "nodes": ["node1", "node2"]}
+    (folder / "request.json").write_text(json.dumps(content))
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+
+
+def test_defaults_and_a_name_that_tells_what_it_is(tmp_path: Path) -> None:
+    found = ask(tmp_path)
+    assert found["asked"] == ASKED
+    assert found["run_id"].endswith("-server-600")
+    assert found["directory"] == str(tmp_path / found["run_id"])
+    assert (found["begun"], found["ended"], found["plan"]) == (False, False, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_strings_of_the_command_line_become_values(tmp_path: Path) -> None:
+    asked = ask(tmp_path, samples="50", target_qps="7.5", scenario="offline", mode="accuracy")["asked"]
+    assert (asked["samples"], asked["target_qps"], asked["scenario"], asked["mode"]) == (50, 7.5, "offline", "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("samples", "0", "samples = '0'"), ("samples", "-1", "samples = '-1'"), ("samples", "ten", "samples = 'ten'"),
+        ("samples", "20000", "13368"), ("samples", "1.5", "whole number"), ("samples", "٣", "whole number"),
+        ("scenario", "singlestream", "server or offline or interactive"), ("mode", "fast", "mode = 'fast'"),
+        ("target_qps", "0", "target_qps = '0'"), ("target_qps", "nan", "above 0"), ("target_qps", "inf", "above 0"),
+        ("target_qps", "much", "or auto"), ("topology", "ring", "fleet or per_node"),
+        ("launcher", "slurm", "launcher = 'slurm'"), ("run_id", "a/b", "run_id = 'a/b'"), ("run_id", "../x", "run_id"),
+        ("run_id", ".x", "run_id = '.x'"), ("run_id", "x" * 81, "80 at most"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_refused_by_name(tmp_path: Path, setting: str, value: str, says: str) -> None:
+    with pytest.raises(Failed, match=says.replace("(", r"\(")):
+        ask(tmp_path, **{setting: value})
+
+
+def test_alone_in_the_play_a_node_runs_everything_itself(tmp_path: Path) -> None:
+    found = ask(tmp_path, nodes=("node2",))
+    assert (found["topology"], found["loadgen_hosts"]) == ("per_node", ["node2"])
+    assert ask(tmp_path, nodes=("node2",), topology="fleet")["topology"] == "per_node"
+
+
+def test_loadgen_prefers_the_controller_in_a_fleet_only(tmp_path: Path) -> None:
+    fleet = ask(tmp_path, controllers=["jw1"])
+    assert (fleet["topology"], fleet["loadgen_hosts"]) == ("fleet", ["jw1", "node1", "node2"])
+    assert ask(tmp_path, controllers=["jw1"], topology="per_node")["loadgen_hosts"] == ["node1", "node2"]
+
+
+def test_too_few_forks_and_no_nodes_are_refused(tmp_path: Path) -> None:
+    assert ask(tmp_path, forks=2)["run_id"]
+    with pytest.raises(Failed, match="forks = 2 is less than the 3 hosts"):
+        ask(tmp_path, controllers=["jw1"], forks=2)
+    with pytest.raises(Failed, match="gpu_nodes"):
+        ask(tmp_path, nodes=())
+
+
+def test_unfinished_run_is_named_with_both_offers(tmp_path: Path) -> None:
+    begin(tmp_path, "r1")
+    with pytest.raises(Failed) as refused:
+        ask(tmp_path)
+    message = refused.value.result["msg"]
+    assert "benchmark.yml -e run_id=r1" in message
+    assert "stop.yml -e run_id=r1" in message
+
+
+def test_finished_run_is_not_in_the_way(tmp_path: Path) -> None:
+    begin(tmp_path, "r1", failures=[])
+    assert ask(tmp_path)["begun"] is False
+
+
+def test_picked_up_run_keeps_what_it_was_asked(tmp_path: Path) -> None:
+    begin(tmp_path, "r1", {**ASKED, "samples": 50, "scenario": "offline"}, plan={"loadgens": ["node1"]})
+    found = ask(tmp_path, run_id="r1")
+    assert (found["asked"]["samples"], found["asked"]["scenario"]) == (50, "offline")
+    assert (found["begun"], found["ended"], found["plan"]) == (True, False, {"loadgens": ["node1"]})
+    assert ask(tmp_path, run_id="r1", samples="50")["run_id"] == "r1"
+
+
+def test_same_run_with_other_settings_is_refused_with_both_values(tmp_path: Path) -> None:
+    begin(tmp_path, "r1")
+    with pytest.raises(Failed, match=r"samples: it has 600, you ask 50; target_qps: it has 'auto', you ask 3\.0"):
+        ask(tmp_path, run_id="r1", samples="50", target_qps="3")
+    with pytest.raises(Failed, match="it has node1, node2, this play has node1"):
+        ask(tmp_path, nodes=("node1",), run_id="r1")
+
+
+def test_directory_of_something_else_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(Failed, match="something else"):
+        ask(tmp_path, run_id="mine")
+
+
+def test_damaged_request_is_named(tmp_path: Path) -> None:
+    begin(tmp_path, "r1")
+    (tmp_path / "r1" / "request.json").write_text("{")
+    with pytest.raises(Failed, match=r"request\.json is not JSON"):
+        ask(tmp_path, run_id="r1")

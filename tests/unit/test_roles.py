@@ -1,0 +1,62 @@
+"""Roles: every input stands in defaults and in argument_specs with the same value, and is used."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
+
+
+def read(role: str, name: str) -> Any:
+    return yaml.safe_load((REPOSITORY / "roles" / role / name).read_text())
+
+
+def yaml_texts(role: str, *folders: str) -> str:
+    files = [path for folder in folders for path in (REPOSITORY / "roles" / role / folder).rglob("*.yml")]
+    return "\n".join(path.read_text() for path in files)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_equal_argument_specs(role: str) -> None:
+    options = read(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert {name: option["default"] for name, option in options.items()} == read(role, "defaults/main.yml")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_inputs_have_the_roles_prefix_and_are_described_and_used(role: str) -> None:
+    options = read(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    used = yaml_texts(role, "tasks", "vars", "defaults")
+    for name, option in options.items():
+        assert name.startswith(f"{role}_")
+        assert option["description"]
+        assert len(re.findall(rf"\b{name}\b", used)) > 1, f"{name} is declared and not used"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_internal_names_begin_with_two_underscores_and_the_role(role: str) -> None:
+    tasks = yaml_texts(role, "tasks")
+    registered = re.findall(r"register: (\S+)", tasks) + list(read(role, "vars/main.yml"))
+    assert registered
+    assert all(name.startswith(f"__{role}_") for name in registered)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_variable_of_a_role_is_used_without_being_known(role: str) -> None:
+    """A misspelt role variable would only be found when its task runs."""
+    known = {*read(role, "defaults/main.yml"), *read(role, "vars/main.yml")}
+    texts = yaml_texts(role, "tasks", "vars", "defaults")
+    known |= set(re.findall(r"register: (\w+)", texts)) | set(re.findall(r"^\s+(__\w+|harness_\w+):", texts, re.M))
+    used = set(re.findall(rf"\b((?:__)?{role}_\w+)", re.sub(r"#.*", "", texts)))
+    assert used <= known
+
+
+@pytest.mark.parametrize("inventory", ["local", "jw"])
+def test_inventories_set_only_inputs_that_exist(inventory: str) -> None:
+    inputs = set(read("harness", "defaults/main.yml"))
+    for path in (REPOSITORY / "inventory" / inventory / "group_vars").glob("*.yml"):
+        names = {name for name in yaml.safe_load(path.read_text()) if name.startswith("harness_")}
+        assert names <= inputs, path

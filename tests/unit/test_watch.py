@@ -1,0 +1,265 @@
+"""Watching: one line a look, death and silence recognised, lost nodes returned as data within a bounded time."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.loader import module_utils_loader
+
+from tests.unit.ansible_modules import PLUGINS, load
+
+module_utils_loader.add_directory(str(PLUGINS / "module_utils"))
+lines = load("mlperf_lines", "module_utils")
+state = load("mlperf_state", "module_utils")
+watch = load("mlperf_watch", "action")
+
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+RUN = {
+    "run_id": "r1", "state": "running", "phase": "performance", "samples_done": 1234, "samples_total": 13_368,
+    "samples_failed": 0, "in_flight": 80, "samples_per_s": 20.61, "tokens_per_s": 2600.0, "ttft_ms_p99": 310.2,
+    "tpot_ms_p99": 41.04, "eta_s": 612.0, "elapsed_s": 60.0, "reason": None, "log": "/r/harness.log",
+    "pid": os.getpid(), "boot_id": BOOT,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (59.4, "59s"), (59.6, "1m00s"), (612, "10m12s"), (3599.7, "1h00m"), (11_100, "3h05m")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert lines.duration(seconds) == text
+
+
+def test_run_line_has_the_figures_of_a_terminal() -> None:
+    assert lines.line("run", RUN, 0) == (
+        "performance  1234/13368  9.2%  20.6 samples/s  TTFT p99 310 ms  TPOT p99 41.0 ms  ETA 10m12s"
+    )
+
+
+def test_what_is_not_measured_is_left_out_and_zero_is_a_measurement() -> None:
+    bare = dict.fromkeys(RUN, None) | {"state": "running", "phase": "preparing"}
+    assert lines.line("run", bare, 0) == "preparing"
+    started = bare | {
+        "phase": "accuracy",
+        "samples_done": 0,
+        "samples_total": 10,
+        "samples_per_s": 0.0,
+        "samples_failed": 2,
+    }
+    assert lines.line("run", started, 0) == "accuracy  0/10  0.0%  0.0 samples/s  2 failed"
+
+
+def test_ends_are_shown_with_their_reason() -> None:
+    assert (
+        lines.line("run", RUN | {"state": "failed", "reason": "3 samples failed"}, 0)
+        == "failed  1m00s  3 samples failed"
+    )
+
+
+def test_engine_line_shows_start_and_queue() -> None:
+    engine = {"name": "e", "state": "starting", "progress": "loading weights", "started_unix": 100.0}
+    assert lines.line("engine", engine, 112.4) == "starting engine  12s  loading weights"
+    queue = lines.last_row("unix_s,running,waiting,kv_cache_percent,gpu_index", "1,31,12,41.2,")
+    assert queue["gpu_index"] is None
+    assert lines.line("engine", engine | {"state": "ready", "telemetry": queue}, 0) == (
+        "engine e ready  31 running  12 waiting  KV 41%"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "pid_alive", "verdict"),
+    [
+        ({}, True, "running"), ({}, False, "failed"), ({"boot_id": "other"}, True, "failed"),
+        ({"updated_unix": 969.0}, True, "failed"), ({"updated_unix": 971.0}, True, "running"),
+        ({"state": "finished"}, False, "finished"), ({"state": "stopped", "boot_id": "other"}, False, "stopped"),
+        ({"kind": "endpoint", "state": "ready", "pid": None}, False, "ready"),
+        ({"kind": "vllm", "state": "ready"}, False, "failed"),
+        ({"kind": "vllm", "state": "starting", "pid": None, "started_unix": 990.0}, False, "starting"),
+        ({"kind": "vllm", "state": "starting", "pid": None, "started_unix": 900.0}, False, "failed"),
+    ],
+)  # fmt: skip
+def test_state_is_judged_by_process_boot_and_heartbeat(changes: dict[str, Any], pid_alive: bool, verdict: str) -> None:
+    judged = state.judge(RUN | {"updated_unix": 999.0} | changes, now=1000.0, boot=BOOT, pid_alive=pid_alive)
+    assert judged["state"] == verdict
+    assert verdict != "failed" or judged["reason"]
+
+
+class Node:
+    """Answers the plugin's shell calls with this machine's shell, or as told."""
+
+    def __init__(self) -> None:
+        self.faults: list[Exception] = []
+        self.before: list[Any] = []
+
+    def execute(self, command: str) -> dict[str, Any]:
+        if self.faults:
+            raise self.faults.pop(0)
+        if self.before:
+            self.before.pop(0)()
+        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=10)
+        return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(watch.display, "display", found.append)
+    return found
+
+
+def run(
+    node: Node, file: Path, *, host: str = "jw2", kind: str = "run", check: bool = False, **more: Any
+) -> dict[str, Any]:
+    task = MagicMock(check_mode=check, args={"kind": kind, "file": str(file), "interval_s": 0.05, **more}, async_val=0)
+    plugin = watch.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
+    plugin._low_level_execute_command = node.execute
+    result: dict[str, Any] = plugin.run(
+        task_vars={"inventory_hostname": host, "ansible_play_hosts_all": ["jw2", "longer"]}
+    )
+    return result
+
+
+def status(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(RUN | {"updated_unix": time.time()} | changes, indent=2))
+
+
+def test_watches_to_the_end_and_writes_down_every_look(tmp_path: Path, shown: list[str]) -> None:
+    file, progress = tmp_path / "status.json", tmp_path / "deep" / "progress.jsonl"
+    node = Node()
+    node.before = [
+        lambda: status(file),
+        lambda: status(file, samples_done=2000),
+        lambda: status(file, state="finished"),
+    ]
+    result = run(node, file, progress=str(progress), notice="how to go on")
+    assert (result["good"], result["state"], result["changed"], result["reason"]) == (True, "finished", False, "")
+    assert shown[0] == "how to go on"
+    assert [line.split("  ")[0] for line in shown[1:]] == ["jw2   "] * 0 + ["jw2"] * 3
+    assert "2000/13368" in shown[2]
+    looks = [json.loads(line) for line in progress.read_text().splitlines()]
+    assert [(look["host"], look["kind"], look["status"]["samples_done"]) for look in looks] == [
+        ("jw2", "run", 1234), ("jw2", "run", 2000), ("jw2", "run", 1234)
+    ]  # fmt: skip
+    assert looks[-1]["status"]["state"] == "finished"
+    assert abs(looks[-1]["unix"] - time.time()) < 5
+
+
+def test_failure_is_data_with_reason_and_log(tmp_path: Path, shown: list[str]) -> None:
+    file = tmp_path / "status.json"
+    status(file, state="failed", reason="engine died")
+    result = run(Node(), file)
+    assert (result["good"], result["reason"], result["log"]) == (False, "engine died", "/r/harness.log")
+    assert not result.get("failed")
+
+
+def test_dead_process_and_reboot_are_recognised_on_the_node(tmp_path: Path, shown: list[str]) -> None:
+    file = tmp_path / "status.json"
+    ended = subprocess.Popen(["true"])
+    status(file, pid=ended.pid)
+    time.sleep(0.2)  # not reaped: a zombie, which counts as dead
+    assert "harness died" in run(Node(), file)["reason"]
+    ended.wait()
+    status(file, boot_id="another boot")
+    assert "restarted" in run(Node(), file)["reason"]
+    status(file, updated_unix=time.time() - 45)
+    assert "no heartbeat for 4" in run(Node(), file)["reason"]
+
+
+def test_lost_connections_are_tried_again(tmp_path: Path, shown: list[str]) -> None:
+    file, node = tmp_path / "status.json", Node()
+    status(file, state="finished")
+    node.faults = [AnsibleConnectionFailure("Connection reset by peer"), ConnectionResetError("reset")]
+    result = run(node, file)
+    assert result["good"] is True
+    assert any("Connection reset by peer" in line for line in shown)
+
+
+def test_lost_node_is_data_after_a_bounded_time(tmp_path: Path, shown: list[str]) -> None:
+    node, progress = Node(), tmp_path / "progress.jsonl"
+    node.faults = [AnsibleConnectionFailure("No route to host") for _ in range(1000)]
+    begun = time.monotonic()
+    result = run(node, tmp_path / "status.json", lost_after_s=1.5, progress=str(progress))
+    assert time.monotonic() - begun < 5
+    assert (result["good"], result["state"]) == (False, "lost")
+    assert "No route to host" in result["reason"]
+    assert not result.get("failed")
+    assert not result.get("unreachable")
+    assert json.loads(progress.read_text())["lost"] == result["reason"]
+
+
+def test_half_an_answer_is_no_answer(tmp_path: Path, shown: list[str]) -> None:
+    node, file = Node(), tmp_path / "status.json"
+    status(file, state="finished")
+    node.before = [lambda: file.write_text('{"state": "run'), lambda: status(file, state="finished")]
+    assert run(node, file)["good"] is True
+
+
+def test_absent_file_is_said_soon(tmp_path: Path, shown: list[str]) -> None:
+    result = run(Node(), tmp_path / "status.json")
+    assert (result["good"], result["state"], result["status"]) == (False, "absent", {})
+    assert "does not exist on jw2" in result["reason"]
+
+
+def test_engine_is_watched_until_ready(tmp_path: Path, shown: list[str]) -> None:
+    file, node = tmp_path / "engine.json", Node()
+    engine = {
+        "name": "e",
+        "kind": "vllm",
+        "pid": os.getpid(),
+        "boot_id": BOOT,
+        "started_unix": time.time(),
+        "config": {"a": 1},
+    }
+
+    def write(value: str) -> None:
+        file.write_text(json.dumps(engine | {"state": value}))
+
+    node.before = [lambda: write("starting"), lambda: write("ready")]
+    result = run(node, file, kind="engine")
+    assert (result["good"], result["state"]) == (True, "ready")
+    assert "config" not in result["status"]
+
+
+def test_ready_engine_is_watched_on_until_the_run_elsewhere_has_ended(tmp_path: Path, shown: list[str]) -> None:
+    file, progress, node = tmp_path / "engine.json", tmp_path / "progress.jsonl", Node()
+    engine = {"name": "e", "kind": "vllm", "pid": os.getpid(), "boot_id": BOOT, "started_unix": 1.0, "state": "ready"}
+    file.write_text(json.dumps(engine))
+
+    def note(run_state: str) -> Any:
+        look = {"unix": time.time(), "host": "jw1", "kind": "run", "status": {"state": run_state}, "lost": None}
+        return lambda: progress.write_text(json.dumps(look) + "\n")
+
+    node.before = [note("running"), note("running"), note("running"), note("finished")]
+    result = run(node, file, kind="engine", until="jw1", progress=str(progress))
+    assert result["good"] is True
+    assert len(shown) == 4
+
+
+def test_engine_that_dies_meanwhile_ends_the_watching(tmp_path: Path, shown: list[str]) -> None:
+    file, node = tmp_path / "engine.json", Node()
+    engine = {"name": "e", "kind": "vllm", "pid": os.getpid(), "boot_id": BOOT, "started_unix": 1.0, "log": "/e.log"}
+    file.write_text(json.dumps(engine | {"state": "ready"}))
+    node.before = [lambda: None, lambda: file.write_text(json.dumps(engine | {"state": "failed", "reason": "killed"}))]
+    result = run(node, file, kind="engine", until="jw1", progress=str(tmp_path / "progress.jsonl"))
+    assert (result["good"], result["reason"], result["log"]) == (False, "killed", "/e.log")
+
+
+def test_watching_another_host_that_never_writes_is_bounded(tmp_path: Path, shown: list[str], monkeypatch: Any) -> None:
+    file = tmp_path / "engine.json"
+    engine = {"name": "e", "kind": "vllm", "pid": os.getpid(), "boot_id": BOOT, "started_unix": 1.0, "state": "ready"}
+    file.write_text(json.dumps(engine))
+    real = time.time
+    monkeypatch.setattr(watch.time, "time", lambda: real() * 1000)
+    result = run(Node(), file, kind="engine", until="jw1", lost_after_s=1, progress=str(tmp_path / "p"))
+    assert result["state"] == "ready"
+
+
+def test_check_mode_watches_nothing(tmp_path: Path, shown: list[str]) -> None:
+    result = run(Node(), tmp_path / "absent", check=True)
+    assert (result["skipped"], result["changed"], shown) == (True, False, [])
