@@ -1,0 +1,241 @@
+"""The sandbox gate: answers of a right engine pass, and every way to spoil them is caught.
+
+Spoilt answers are made from the reference's own, or by asking Transformers spoilt prompts; once the real vLLM answers
+right and spoilt prompts through the real LoadGen.
+"""
+
+import json
+import struct
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import accuracy, judge
+from harness.dataset import Dataset, load
+from harness.report.record import Level
+from harness.report.rules import Rule
+from harness.report.verdict import _reference_gate
+from harness.sandbox import build
+from harness.sandbox.model import BEGIN, model_files
+from harness.sandbox.references import BLOCK, Transformers, read
+from harness.scores import Score
+from tests.punkt_data import punkt_data
+from tests.unit.test_engine import free_port
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLES = 2 * BLOCK
+Answers = dict[int, list[int]]
+
+
+class Box:
+    """A real sandbox and its parts."""
+
+    def __init__(self, folder: Path) -> None:
+        said: list[str] = []
+        self.folder = folder
+        info = build(folder, SAMPLES, 42, said.append)
+        assert any("answered 64 of 64 samples" in line for line in said)
+        self.model, self.references = Path(info.model), Path(info.reference_ids)
+        self.dataset: Dataset = load(Path(info.dataset))
+        self.answers: Answers = read(self.references)
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Box:
+    return Box(tmp_path_factory.mktemp("sandbox"))
+
+
+@pytest.fixture(scope="module")
+def transformers(box: Box) -> Transformers:
+    return Transformers(box.model)
+
+
+def judged(box: Box, folder: Path, answers: Mapping[int, Sequence[int]], model: Path | None = None) -> Score:
+    entries = [
+        {"seq_id": index, "qsl_idx": index, "data": struct.pack(f"<{len(ids)}i", *ids).hex()}
+        for index, ids in answers.items()
+    ]
+    (folder / "log.json").write_text(json.dumps(entries))
+    return accuracy.score(
+        folder / "log.json",
+        box.dataset,
+        model or box.model,
+        reference_ids=box.references,
+        punkt_dir=punkt_data(),
+        out_dir=folder,
+        workers=1,
+    )
+
+
+def broken_rules(score: Score) -> set[str]:
+    """Names of the rules the gate finds broken; none means the answers pass."""
+    assert score.reference
+    return {reason.code for reason in _reference_gate(score, score.reference) if reason.level is Level.INVALID}
+
+
+IDS, FAULT = Rule.REFERENCE_IDS.name, Rule.REFERENCE_FAULT.name
+
+
+def test_right_answers_pass(box: Box, tmp_path: Path) -> None:
+    score = judged(box, tmp_path, box.answers)
+    assert broken_rules(score) == set()
+    assert score.reference and score.reference.identical == SAMPLES
+    assert (score.rouge1, score.rouge2, score.rougeL, score.rougeLsum) == (100.0, 100.0, 100.0, 100.0)
+    assert score.end_token_violations == () and score.one_token_answers == ()
+
+
+def test_answers_are_those_of_a_language_model_not_of_a_loop(box: Box) -> None:
+    lengths = [len(ids) for ids in box.answers.values()]
+    assert min(lengths) > 1 and max(lengths) == 128
+    assert 0.8 < sum(length == 128 for length in lengths) / SAMPLES < 1
+    assert all(len(set(ids)) > len(ids) / 3 for ids in box.answers.values())
+    assert len({tuple(ids[:4]) for ids in box.answers.values()}) > SAMPLES * 0.9
+
+
+def test_an_answer_does_not_hang_on_its_batch(box: Box, transformers: Transformers) -> None:
+    alone = {index: transformers([box.dataset.inputs[index]])[0] for index in range(12)}
+    assert alone == {index: box.answers[index] for index in range(12)}
+
+
+def test_broken_decode_that_keeps_special_tokens(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Keeping:
+        def __init__(self, tokenizer: Any) -> None:
+            self._tokenizer = tokenizer
+
+        def decode_batch(self, answers: Any, skip_special_tokens: bool) -> Any:
+            return self._tokenizer.decode_batch(answers, skip_special_tokens=False)
+
+    real = judge.load_tokenizer
+    monkeypatch.setattr(judge, "load_tokenizer", lambda folder: Keeping(real(folder)))
+    score = judged(box, tmp_path, box.answers)
+    ended = tuple(index for index, ids in box.answers.items() if len(ids) < 128)
+    assert FAULT in broken_rules(score) and score.reference
+    assert set(ended) <= set(score.reference.decode_differing)
+    assert score.rouge1 > 99, "ROUGE alone would have let it pass"
+
+
+def test_broken_decode_with_another_tokenizer(box: Box, tmp_path: Path) -> None:
+    other = tmp_path / "model"
+    other.mkdir()
+    for name, content in model_files(43).items():
+        (other / name).write_bytes(content)
+    score = judged(box, tmp_path, box.answers, other)
+    assert broken_rules(score) >= {IDS, FAULT}
+    assert score.reference and len(score.reference.decode_differing) == SAMPLES
+
+
+def test_broken_decode_of_the_log(box: Box, tmp_path: Path) -> None:
+    swapped = {index: [(item & 0xFF) << 3 | item >> 8 for item in ids] for index, ids in box.answers.items()}
+    assert IDS in broken_rules(judged(box, tmp_path, swapped))
+
+
+POSITION: dict[str, Callable[[list[int]], list[int]]] = {
+    "first dropped, one invented": lambda ids: [*ids[1:], 7],
+    "first dropped": lambda ids: ids[1:],
+    "rotated": lambda ids: [*ids[1:], ids[0]],
+    "begins with BOS": lambda ids: [BEGIN, *ids],
+    "last dropped": lambda ids: ids[:-1],
+}
+
+
+@pytest.mark.parametrize("spoil", POSITION.values(), ids=POSITION.keys())
+def test_one_tokens_position(box: Box, tmp_path: Path, spoil: Callable[[list[int]], list[int]]) -> None:
+    every = judged(box, tmp_path, {index: spoil(ids) for index, ids in box.answers.items()})
+    assert broken_rules(every) >= {IDS, FAULT}
+    assert every.reference and every.reference.identical == 0
+    one = judged(box, tmp_path, {**box.answers, 5: spoil(box.answers[5])})
+    assert FAULT in broken_rules(one)
+    assert one.reference and one.reference.differing == one.reference.shifted == (5,)
+    assert one.rouge1 > 99, "ROUGE alone would have let it pass"
+
+
+def test_one_samples_place(box: Box, tmp_path: Path) -> None:
+    swapped = {**box.answers, 3: box.answers[40], 40: box.answers[3]}
+    score = judged(box, tmp_path, swapped)
+    assert FAULT in broken_rules(score)
+    assert score.reference and score.reference.differing == score.reference.misplaced == (3, 40)
+
+
+PROMPT: dict[str, Callable[[list[int]], list[int]]] = {
+    "BOS missing": lambda ids: ids[1:],
+    "BOS twice": lambda ids: [BEGIN, *ids],
+    "one id changed": lambda ids: [*ids[:50], (ids[50] + 1) % BEGIN, *ids[51:]],
+    "one id dropped": lambda ids: [*ids[:50], *ids[51:]],
+    "last id dropped": lambda ids: ids[:-1],
+}
+
+
+@pytest.mark.parametrize("spoil", PROMPT.values(), ids=PROMPT.keys())
+def test_broken_prompt(
+    box: Box, transformers: Transformers, tmp_path: Path, spoil: Callable[[list[int]], list[int]]
+) -> None:
+    spoilt = transformers([spoil(ids) for ids in box.dataset.inputs[:BLOCK]])
+    score = judged(box, tmp_path, dict(enumerate(spoilt)))
+    assert IDS in broken_rules(score)
+    assert score.reference and score.reference.identical <= BLOCK // 8, "nearly every answer shows it"
+
+
+class Vllm:
+    """The real engine in the node's environment, and LoadGen runs against it."""
+
+    def __init__(self, python: Path, root: Path) -> None:
+        self.python, self.root = python, root
+        self.url = ""
+
+    def harness(self, *words: str, text: str | None = None, codes: Sequence[int] = (0,)) -> Any:
+        done = subprocess.run(
+            [str(self.python), "-m", "harness", *words],
+            input=text,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode in codes, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def accuracy(self, box: Box, name: str, dataset: Path) -> tuple[Any, Any]:
+        """Verdict and score of an accuracy run that sends this data set's prompts."""
+        words = ["--sandbox", str(box.folder), "--dataset", str(dataset), "--punkt", str(punkt_data())]
+        words += ["--samples", str(SAMPLES), "--scenario", "offline", "--mode", "accuracy", "--target-qps", "50"]
+        words += ["--root", str(self.root), "--endpoint", self.url, "--run-id", name, "--json"]
+        result = self.harness("run", *words, codes=(0, 5))
+        score = json.loads((self.root / "runs" / name / "accuracy" / "score.json").read_text())
+        return result["verdict"], score
+
+
+@pytest.fixture(scope="module")
+def vllm(box: Box, node_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
+    engine = Vllm(node_python, tmp_path_factory.mktemp("root"))
+    config = {"name": "gate", "model": str(box.model), "port": free_port(), "dtype": "float32", "max_num_seqs": 32}
+    config |= {"kv_cache_gib": 1, "extra_args": ["--enforce-eager"]}
+    root = ("--root", str(engine.root))
+    try:
+        engine.harness("engine", "up", *root, "--config", "-", "--json", text=json.dumps(config))
+        engine.url = f"http://127.0.0.1:{config['port']}"
+        yield engine
+    finally:
+        engine.harness("engine", "down", *root, "gate", "--json")
+
+
+def test_real_engine_passes(box: Box, vllm: Vllm) -> None:
+    verdict, score = vllm.accuracy(box, "right", box.dataset.path)
+    assert score["reference"]["compared"] == SAMPLES
+    assert score["reference"]["identical_percent"] >= 99, score["reference"]
+    assert not {IDS, FAULT} & {reason["code"] for reason in verdict["reasons"]}
+    assert verdict["level"] == "UNOFFICIAL", verdict["reasons"]
+
+
+def test_real_engine_with_a_broken_prompt_is_caught(box: Box, vllm: Vllm, tmp_path: Path) -> None:
+    records = json.loads(box.dataset.path.read_text())
+    for record in records:
+        record["tok_input"] = record["tok_input"][1:]
+    (tmp_path / "no_bos.json").write_text(json.dumps(records))
+    verdict, score = vllm.accuracy(box, "no-bos", tmp_path / "no_bos.json")
+    assert verdict["level"] == "INVALID"
+    assert IDS in {reason["code"] for reason in verdict["reasons"]}
+    assert score["reference"]["identical"] < SAMPLES / 8
