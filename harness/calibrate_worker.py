@@ -5,7 +5,7 @@ import itertools
 import statistics
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -49,14 +49,9 @@ def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         rates = _closed_loop(spec, load)
         total = sum(rates.values())
         load.drain()
-        tried: list[dict[str, Any]] = []
-        target = total * _OFFLINE_MARGIN
+        target, tried = total * _OFFLINE_MARGIN, list[dict[str, Any]]()
         if spec.scenario is not Scenario.OFFLINE:
-            for margin in _MARGINS:
-                target = total * margin
-                tried.append(_probe(spec, load, target))
-                if tried[-1]["held"]:
-                    break
+            target, tried = choose(total, lambda rate: _probe(spec, load, rate))
     return {
         "samples_per_s": total,
         "by_engine": rates,
@@ -65,6 +60,16 @@ def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "samples": load.tally.done,
     }
+
+
+def choose(total: float, probe: Callable[[float], dict[str, Any]]) -> tuple[float, list[dict[str, Any]]]:
+    """The highest of a few rates below `total` whose probe held the limits, or the lowest of them; and all probes."""
+    tried: list[dict[str, Any]] = []
+    for margin in _MARGINS:
+        tried.append(probe(total * margin))
+        if tried[-1]["held"]:
+            break
+    return tried[-1]["target_qps"], tried
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ class Settings:
     @property
     def effective(self) -> dict[str, Any]:
         """Keys of mlperf_log_detail.txt with the values they must have."""
-        asked: dict[str, Any] = {f"effective_{name}": seed for name, seed in _ROUND_SEEDS.items()}
+        asked: dict[str, Any] = {"requested_use_token_latencies": True}  # off when the model's rules were not found
+        asked |= {f"effective_{name}": seed for name, seed in _ROUND_SEEDS.items()}
         asked |= {
             "effective_scenario": self.scenario_name,
             "effective_test_mode": "AccuracyOnly" if self.mode == "accuracy" else "PerformanceOnly",
@@ -103,7 +104,6 @@ class Settings:
             "effective_performance_sample_count": self.samples,
             "effective_accuracy_sample_count": self.samples,
             "effective_sample_concatenate_permutation": True,
-            "requested_use_token_latencies": True,
             "requested_min_query_count": self.samples,
         }
         if self.scenario_name == "Server":

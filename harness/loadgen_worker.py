@@ -73,7 +73,7 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         """Run to the end."""
-        test_settings = self._test_settings()
+        test_settings = _test_settings(self._settings, self._directory)
         # The prompts live as long as the process: no collection need look at them. And LoadGen's thread, which holds
         # the schedule, must not wait the default 5 ms for its turn at the interpreter.
         gc.collect()
@@ -99,19 +99,6 @@ class _Run:
             "issued": self._issued,
             "one_token_answers": sorted(set(self._one_token)),
         }
-
-    def _test_settings(self) -> Any:
-        asked = self._settings
-        conf = self._directory / "user.conf"
-        conf.write_text(asked.user_conf)
-        settings = lg.TestSettings()
-        code = settings.FromConfig(str(conf), asked.scenario.model_name, asked.scenario_name)
-        if code != 0:
-            raise RunFailed(f"LoadGen refused {conf} with code {code}; see {conf.parent.parent / 'harness.log'}")
-        settings.scenario = getattr(lg.TestScenario, asked.scenario_name)
-        accuracy = asked.mode == "accuracy"
-        settings.mode = lg.TestMode.AccuracyOnly if accuracy else lg.TestMode.PerformanceOnly
-        return settings
 
     def _start_test(self, test_settings: Any) -> None:
         log = lg.LogSettings()
@@ -184,3 +171,16 @@ class _Run:
         idle_s = 20 / settings.target_qps if self._streams else 0.0
         owed = self._issued > tally.done + tally.failed
         return {"progress": dataclasses.asdict(progress), "owed": owed, "idle_s": idle_s}
+
+
+def _test_settings(asked: Settings, directory: Path) -> Any:
+    """LoadGen's settings, its built-in rules first and ours on top; user.conf stays in the directory as evidence."""
+    conf = directory / "user.conf"
+    conf.write_text(asked.user_conf)
+    settings = lg.TestSettings()
+    code = settings.FromConfig(str(conf), asked.scenario.model_name, asked.scenario_name)
+    if code != 0:
+        raise RunFailed(f"LoadGen refused {conf} with code {code}; see {directory.parent / 'harness.log'}")
+    settings.scenario = getattr(lg.TestScenario, asked.scenario_name)
+    settings.mode = lg.TestMode.AccuracyOnly if asked.mode == "accuracy" else lg.TestMode.PerformanceOnly
+    return settings

@@ -6,6 +6,7 @@ input and writes one JSON object a line to the pipe: `progress`, `failed`, then 
 
 import ctypes
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -27,7 +28,14 @@ from harness.progress import Progress
 
 MAX_FAILURES = 10
 _GATHER_S = 2.0
+_INTERVAL_S = 1.0  # between two looks of a worker
+_START_S = 60.0  # more than it takes to read the data set
 _PR_SET_PDEATHSIG = 1
+_JOBS = {  # imported only by the process that does one
+    "loadgen": ("harness.loadgen_worker", "run"),
+    "calibrate": ("harness.calibrate_worker", "calibrate"),
+    "warm_up": ("harness.calibrate_worker", "warm_up"),
+}
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -122,7 +130,8 @@ class _Watch:
         self._on_progress, self._stall_timeout_s = on_progress, stall_timeout_s
         self._failures: list[Failure] = []
         self._failed_at = 0.0
-        self._done, self._alive_at, self._patience_s = -1, time.monotonic(), stall_timeout_s
+        self._failed = 0
+        self._done, self._alive_at, self._patience_s = -1, time.monotonic(), stall_timeout_s + _START_S
         self._result: dict[str, Any] | None = None
         self._rest = b""
 
@@ -161,21 +170,25 @@ class _Watch:
         """Reset the stall clock when a sample finished. While none is owed LoadGen may rest up to `idle_s` more."""
         if progress.done != self._done:
             self._done, self._alive_at = progress.done, time.monotonic()
-        self._patience_s = self._stall_timeout_s + (0.0 if owed else idle_s)
+        self._patience_s = self._stall_timeout_s + _INTERVAL_S + (0.0 if owed else idle_s)
+        self._failed = progress.failed
         self._on_progress(progress)
 
     def _raise_failures(self) -> None:
         shown = self._failures[:MAX_FAILURES]
         listed = "; ".join(f"sample {one.qsl_idx} on {one.engine}: {one.reason}" for one in shown)
-        more = f" (first {len(shown)} of {len(self._failures)})" if len(self._failures) > len(shown) else ""
-        message = f"{len(self._failures)} samples failed{more}: {listed}; see the engine's log, then run again"
+        count = max(self._failed, len(self._failures))
+        more = f" (first {len(shown)})" if count > len(shown) else ""
+        plural = "sample" if count == 1 else "samples"
+        message = f"{count} {plural} failed{more}: {listed}; see the engine's log, then run again"
         raise SamplesFailed(message, tuple(shown))
 
     def _raise_stall(self) -> None:
         done = max(self._done, 0)
         raise RunFailed(
-            f"nothing finished for {self._patience_s:g} s after {done} samples, so the run was ended; look whether the "
-            f"engines answer, or raise limits.stall_timeout_s; {_last_lines(self._log)}"
+            f"nothing finished for {self._patience_s:g} s after {done} samples, so the run was ended "
+            f"(limits.stall_timeout_s = {self._stall_timeout_s:g}); look whether the engines answer, or raise the limit; "
+            f"{_last_lines(self._log)}"
         )
 
     def _raise_death(self) -> None:
@@ -188,14 +201,10 @@ class _Watch:
         raise kinds.get(kind, RunFailed)(text)
 
 
-def _jobs() -> dict[str, Callable[[dict[str, Any], Report], dict[str, Any]]]:
-    from harness import calibrate_worker, loadgen_worker
-
-    return {
-        "loadgen": loadgen_worker.run,
-        "calibrate": calibrate_worker.calibrate,
-        "warm_up": calibrate_worker.warm_up,
-    }
+def _job(name: str) -> Callable[[dict[str, Any], Report], dict[str, Any]]:
+    module, function = _JOBS[name]
+    job: Callable[[dict[str, Any], Report], dict[str, Any]] = getattr(importlib.import_module(module), function)
+    return job
 
 
 def _main(job: str, pipe: int, parent: int) -> None:
@@ -212,7 +221,7 @@ def _main(job: str, pipe: int, parent: int) -> None:
             os.write(pipe, json.dumps(message).encode() + b"\n")
 
     try:
-        report({"result": _jobs()[job](json.load(sys.stdin), report)})
+        report({"result": _job(job)(json.load(sys.stdin), report)})
     except HarnessError as error:
         report({"error": str(error), "kind": type(error).__name__})
     except Exception as error:

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import select
 import signal
 import subprocess
@@ -53,7 +54,10 @@ PROMPT_POOL = 65_536
 
 @dataclasses.dataclass
 class Settings:
-    """What the server does. A fault KIND:N hits every Nth completion request, counted over all of them from 1."""
+    """What the server does. A fault KIND:N hits every Nth completion request, counted over all of them from 1.
+
+    `website` makes it answer HTML to every request but those for /fake/, like somebody's front page.
+    """
 
     ms_per_token: float = 0.0
     first_ms: float = 0.0
@@ -66,6 +70,7 @@ class Settings:
     model: str = "fake"
     max_model_len: int = 2668
     prefix_caching: bool = False
+    website: bool = False
     faults: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def update(self, values: dict[str, Any]) -> None:
@@ -268,8 +273,8 @@ class Stream:
         if self.fault in WHOLE_ANSWERS:
             WHOLE_ANSWERS[self.fault](self)
             return None
+        now = time.monotonic()  # before writing: by the next line's end the client may have read it
         self.transport.write(self.pieces.popleft())
-        now = time.monotonic()
         self.record["first_s"] = self.record["first_s"] or now
         if self.pieces:
             return due + self.interval
@@ -327,11 +332,12 @@ class Stream:
             self.transport.close()
 
 
+WEBSITE = b"<html><body>It works!</body></html>"
 WHOLE_ANSWERS: dict[str | None, Any] = {
     "http500": lambda s: s.plain(
         "500 Internal Server Error", "application/json", '{"error":{"message":"fake failure"}}'
     ),
-    "html": lambda s: s.plain("200 OK", "text/html", "<html><body>It works!</body></html>"),
+    "html": lambda s: s.plain("200 OK", "text/html", WEBSITE.decode()),
     "hang": lambda s: None,
     "drop": lambda s: s.close(keep=False),
 }
@@ -372,6 +378,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         method, path = self.parser.get_method().decode(), self.path.decode()
+        if self.server.settings.website and not path.startswith("/fake/"):
+            self.transport.write(_plain("200 OK", "text/html", WEBSITE))
+            return
         if (method, path) == ("POST", "/v1/completions"):
             self.stream = Stream(self.server, self.number, self.transport, orjson.loads(self.body), self._done)
             self.server.admit(self.stream)
@@ -449,6 +458,8 @@ def main() -> None:
     values["faults"] = {kind: int(every) for kind, _, every in (item.partition(":") for item in values["faults"])}
     settings = Settings()
     settings.update(values)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     uvloop.run(serve(settings, host, port))
 
 

@@ -1,0 +1,240 @@
+"""The HTTP client against every fault of the fake server."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvloop
+
+from harness.client import Answer, Client, Request, served_model
+from harness.errors import NotReady
+from harness.stream import request_body
+from tests.fake_server import FakeServer, Settings, answer
+from tests.unit.load import VOCABULARY, prompts
+
+PROMPTS = prompts(40)
+
+
+@dataclass
+class Result:
+    """What one request came to."""
+
+    request: Request
+    first: list[int] = field(default_factory=list)
+    answer: Answer | None = None
+    reason: str | None = None
+
+
+class Caller:
+    """Sends prompts and waits for what comes back."""
+
+    def __init__(self, url: str, timeout_s: float = 20) -> None:
+        self.client = Client(url, VOCABULARY, timeout_s)
+
+    async def ask(self, *indices: int) -> list[Result]:
+        """Send these prompts at once."""
+        return list(await asyncio.gather(*(self._one(index) for index in indices)))
+
+    async def _one(self, index: int) -> Result:
+        over = asyncio.get_running_loop().create_future()
+
+        def done(got: Answer) -> None:
+            result.answer = got
+            over.set_result(None)
+
+        def failed(reason: str) -> None:
+            result.reason = reason
+            over.set_result(None)
+
+        request = Request(
+            request_body("fake", PROMPTS[index], 42), lambda ids: result.first.extend(ids), lambda: None, done, failed
+        )
+        result = Result(request)
+        self.client.send(request)
+        await over
+        return result
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: FakeServer) -> FakeServer:
+    running.set(**vars(Settings()))
+    running.reset()
+    return running
+
+
+def run(job: Callable[[], Awaitable[Any]]) -> Any:
+    async def bounded() -> Any:
+        async with asyncio.timeout(20):
+            return await job()
+
+    return uvloop.run(bounded())
+
+
+def test_an_answer_holds_the_servers_ids_and_times(server: FakeServer) -> None:
+    settings = server.set(ms_per_token=4, first_ms=50, tokens=40)
+
+    async def job() -> list[Result]:
+        return await Caller(server.url).ask(*range(5))
+
+    sent = {record["prompt"]: record for record in server.records()}
+    for index, result in enumerate(run(job)):
+        assert result.answer
+        assert result.answer.token_ids == answer(PROMPTS[index], settings)
+        assert result.first == result.answer.token_ids[:1]
+    sent = {record["prompt"]: record for record in server.records()}
+    assert len(sent) == 5
+
+
+def test_times_are_the_servers_within_a_few_milliseconds(server: FakeServer) -> None:
+    server.set(ms_per_token=4, first_ms=50, tokens=40)
+
+    async def job() -> list[Result]:
+        caller = Caller(server.url)
+        return [(await caller.ask(index))[0] for index in range(3)]
+
+    for result, record in zip(run(job), server.records(), strict=True):
+        got = result.answer
+        assert got
+        assert 0 <= got.first_s - record["first_s"] < 0.03
+        assert 0 <= got.last_s - record["last_s"] < 0.03
+        assert 0 <= record["arrived_s"] - got.sent_s < 0.03
+        assert got.last_s - got.first_s > 39 * 0.0035
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 128])
+def test_any_number_of_tokens_per_chunk_and_any_pace(server: FakeServer, chunk: int) -> None:
+    settings = server.set(tokens_per_chunk=chunk, ms_per_token=0.1 if chunk == 5 else 0)
+
+    async def job() -> list[Result]:
+        return await Caller(server.url).ask(0, 1)
+
+    for index, result in enumerate(run(job)):
+        assert result.answer and result.answer.token_ids == answer(PROMPTS[index], settings)
+        assert result.first == result.answer.token_ids[:chunk]
+
+
+def test_connections_are_kept_and_grow_to_what_is_in_flight(server: FakeServer) -> None:
+    server.set(ms_per_token=1, tokens=20)
+
+    async def job() -> None:
+        caller = Caller(server.url)
+        for index in range(6):
+            await caller.ask(index)
+        await caller.ask(*range(10, 18))
+        await caller.ask(*range(20, 28))
+
+    run(job)
+    connections = [record["connection"] for record in server.records()]
+    assert len(set(connections[:6])) == 1
+    assert len(set(connections)) == 8
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("http500", 'HTTP 500, application/json: {"error":{"message":"fake failure"}}'),
+        ("html", "HTTP 200, text/html: <html>"),
+        ("hang", "no complete answer within 0.5 s"),
+        ("drop", "closed the connection before the answer was complete"),
+        ("truncate", "closed the connection before the answer was complete"),
+        ("no_done", "without [DONE]"),
+        ("no_finish", "finish_reason None"),
+        ("no_ids", "without token_ids"),
+        ("error_event", 'the engine reported an error: {"message":"fake failure"'),
+        ("bad_id", "token id 1024 is outside the vocabulary of 1024 ids"),
+        ("too_many", "129 tokens, not 1 to 128"),
+        ("empty", "0 tokens, not 1 to 128"),
+    ],
+)
+@pytest.mark.parametrize("pace_ms", [0, 0.2])
+def test_a_fault_fails_its_sample_with_its_reason_and_no_other(
+    server: FakeServer, fault: str, reason: str, pace_ms: float
+) -> None:
+    settings = server.set(faults={fault: 2}, ms_per_token=pace_ms)
+
+    async def job() -> list[Result]:
+        caller = Caller(server.url, timeout_s=0.5)
+        good = await caller.ask(0)
+        caller.client.idle.clear()  # a fresh connection: nothing may be sent twice
+        return [*good, *await caller.ask(1), *await caller.ask(2)]
+
+    before, bad, after = run(job)
+    assert bad.answer is None and bad.reason and reason in bad.reason
+    assert not bad.request.resent and len(server.records()) == 3
+    for index, result in ((0, before), (2, after)):
+        assert result.answer and result.answer.token_ids == answer(PROMPTS[index], settings)
+
+
+def test_legal_answers_pass_even_when_somebody_else_must_judge_them(server: FakeServer) -> None:
+    async def job() -> list[Result]:
+        return await Caller(server.url).ask(3)
+
+    server.set(faults={"one_token": 1})
+    (short,) = run(job)
+    assert short.answer and len(short.answer.token_ids) == 1
+    settings = server.set(faults={"after_end": 1})
+    (beyond,) = run(job)
+    assert beyond.answer and beyond.answer.token_ids.count(settings.end_token) == 1
+
+
+def test_a_connection_closed_while_idle_costs_one_resend_and_no_sample(server: FakeServer) -> None:
+    async def job() -> list[Result]:
+        caller = Caller(server.url)
+        first = await caller.ask(0)
+        server.set(faults={"drop": 2})
+        return first + await caller.ask(1)
+
+    _, second = run(job)
+    assert second.answer and second.request.resent
+    assert len(server.records()) == 3
+
+
+def test_a_second_drop_fails_the_sample(server: FakeServer) -> None:
+    async def job() -> list[Result]:
+        caller = Caller(server.url)
+        await caller.ask(0)
+        server.set(faults={"drop": 1})
+        return await caller.ask(1)
+
+    (result,) = run(job)
+    assert result.answer is None and result.reason and "closed the connection" in result.reason
+    assert len(server.records()) == 3
+
+
+def test_a_server_that_closes_after_each_answer_loses_nothing(server: FakeServer) -> None:
+    server.set(faults={"close": 1})
+
+    async def job() -> list[Result]:
+        caller = Caller(server.url)
+        return [result for start in range(0, 40, 8) for result in await caller.ask(*range(start, start + 8))]
+
+    assert all(result.answer for result in run(job))
+
+
+def test_a_server_that_is_gone_is_said_at_once() -> None:
+    with FakeServer() as gone:
+        url = gone.url
+
+    async def job() -> list[Result]:
+        return await Caller(url).ask(0)
+
+    started = time.monotonic()
+    (result,) = run(job)
+    assert result.reason and result.reason.startswith(f"cannot connect to {url}: ")
+    assert time.monotonic() - started < 5
+    with pytest.raises(NotReady, match="cannot be asked for its model"):
+        served_model(url)
+
+
+def test_the_models_name_is_the_servers(server: FakeServer) -> None:
+    server.set(model="some/model")
+    assert served_model(server.url) == "some/model"

@@ -1,0 +1,182 @@
+"""Who gets which sample, in which order, and on which thread the answers are told."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.client import Answer
+from harness.dispatch import Dispatcher
+from harness.errors import NotReady
+from harness.spec import EngineRef
+from tests.fake_server import FakeServer, answer
+from tests.unit.load import VOCABULARY, prompts, spec
+
+
+class Ear:
+    """A listener that remembers everything."""
+
+    def __init__(self) -> None:
+        self.firsts: list[Hashable] = []
+        self.done: dict[Hashable, tuple[int, str, Answer]] = {}
+        self.failed: dict[Hashable, tuple[int, str, str]] = {}
+        self.crashes: list[str] = []
+        self.threads: set[int] = set()
+
+    def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
+        assert key not in self.firsts and key not in self.done
+        self.threads.add(threading.get_ident())
+        self.firsts.append(key)
+
+    def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
+        assert key not in self.done
+        self.threads.add(threading.get_ident())
+        self.done[key] = (sample, engine, answer)
+
+    def on_failed(self, key: Hashable, sample: int, engine: str, reason: str) -> None:
+        self.threads.add(threading.get_ident())
+        self.failed[key] = (sample, engine, reason)
+
+    def on_crash(self, reason: str) -> None:
+        self.crashes.append(reason)
+
+    def wait(self, count: int, seconds: float = 30) -> None:
+        """Wait until so many samples are answered or failed."""
+        deadline = time.monotonic() + seconds
+        while len(self.done) + len(self.failed) < count:
+            assert time.monotonic() < deadline, f"{len(self.done)} done, {self.failed}, {self.crashes}"
+            time.sleep(0.005)
+
+
+@contextmanager
+def dispatcher(folder: Path, ear: Ear, *servers: FakeServer, **values: Any) -> Iterator[Dispatcher]:
+    asked = spec(folder, *servers, **values)
+    with Dispatcher(asked.engines, prompts(), ear, vocab_size=VOCABULARY, seed=42, timeout_s=20) as made:
+        yield made
+
+
+def test_every_sample_is_answered_once_with_its_own_answer_from_one_thread(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(ms_per_token=1, tokens=32, slots=300) as one, FakeServer(tokens=32) as two:
+        settings = one.set()
+        with dispatcher(tmp_path, ear, one, two, max_in_flight=400) as made:
+            batches = [[(f"{thread}-{index}", index) for index in range(120)] for thread in range(10)]
+            threads = [threading.Thread(target=made.submit, args=(batch,)) for batch in batches]
+            for thread in threads:
+                thread.start()
+            ear.wait(1200)
+            assert made.in_flight == 0
+    assert not ear.failed and not ear.crashes
+    assert len(ear.done) == 1200 == len(ear.firsts)
+    assert len(ear.threads) == 1 and threading.get_ident() not in ear.threads
+    for key, (sample, _, got) in ear.done.items():
+        assert str(key).endswith(f"-{sample}")
+        assert got.token_ids == answer(prompts()[sample], settings)
+
+
+def test_equally_loaded_engines_take_turns(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(tokens=2) as one, FakeServer(tokens=2) as two, FakeServer(tokens=2) as three:
+        with dispatcher(tmp_path, ear, one, two, three) as made:
+            for index in range(9):  # one at a time: every engine is idle at each choice
+                made.submit([(index, index)])
+                ear.wait(index + 1)
+    engines = [ear.done[index][1] for index in range(9)]
+    assert engines == ["engine0", "engine1", "engine2"] * 3
+
+
+def test_the_least_loaded_engine_comes_first(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(ms_per_token=50) as slow, FakeServer(tokens=2) as quick:
+        with dispatcher(tmp_path, ear, slow, quick) as made:
+            made.submit([(0, 0), (1, 1)])
+            ear.wait(1)
+            for index in range(2, 12):
+                made.submit([(index, index)])
+                ear.wait(index)
+            assert len(slow.records()) == 1 and len(quick.records()) == 11
+
+
+def test_an_engine_gets_no_more_than_its_limit_and_samples_wait_in_order(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(ms_per_token=2, tokens=10) as server:
+        with dispatcher(tmp_path, ear, server, max_in_flight=3) as made:
+            made.submit([(index, index) for index in range(30)])
+            made.submit([(index, index) for index in range(30, 60)])
+            ear.wait(60)
+        records = server.records()
+    expected = [hash(tuple(prompt)) for prompt in prompts()[:60]]
+    for start in range(0, 60, 3):  # what is sent at once may arrive in any order
+        assert {r["prompt"] for r in records[start : start + 3]} <= set(expected[max(0, start - 3) : start + 6])
+    ends = sorted((record["last_s"], -1) for record in records) + sorted((record["arrived_s"], 1) for record in records)
+    running, most = 0, 0
+    for _, change in sorted(ends):
+        running += change
+        most = max(most, running)
+    assert most == 3
+
+
+def test_thousands_are_in_flight_at_once(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(first_ms=1500, tokens=2, slots=4000) as server:
+        with dispatcher(tmp_path, ear, server, max_in_flight=2500) as made:
+            made.submit([(index, index % 120) for index in range(3000)])
+            time.sleep(1.3)
+            assert made.in_flight == 2500
+            ear.wait(3000)
+    assert not ear.failed and len(ear.done) == 3000
+
+
+def test_the_faster_engine_gets_more(tmp_path: Path) -> None:
+    ear = Ear()
+    with (
+        FakeServer(ms_per_token=2, tokens=10, slots=4) as full,
+        FakeServer(ms_per_token=2, tokens=10, slots=4, speed=0.5) as half,
+    ):
+        with dispatcher(tmp_path, ear, full, half, max_in_flight=4) as made:
+            made.submit([(index, index % 120) for index in range(300)])
+            ear.wait(300)
+    share = Counter(engine for _, engine, _ in ear.done.values())
+    assert 1.7 < share["engine0"] / share["engine1"] < 2.3
+
+
+def test_failures_name_their_engine_and_the_others_go_on(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(faults={"http500": 5}) as bad, FakeServer() as good:
+        with dispatcher(tmp_path, ear, bad, good, max_in_flight=4) as made:
+            made.submit([(index, index % 120) for index in range(200)])
+            ear.wait(200)
+            failed = [record for record in bad.records() if record["fault"]]
+    assert ear.failed and len(ear.failed) == len(failed)
+    assert {engine for _, engine, _ in ear.failed.values()} == {"engine0"}
+    assert all(reason.startswith("HTTP 500") for _, _, reason in ear.failed.values())
+    assert len(ear.done) == 200 - len(ear.failed)
+
+
+def test_a_defect_in_a_listener_is_told_and_not_swallowed(tmp_path: Path) -> None:
+    class Deaf(Ear):
+        def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
+            raise ValueError("a defect")
+
+    ear = Deaf()
+    with FakeServer() as server, dispatcher(tmp_path, ear, server) as made:
+        made.submit([(0, 0)])
+        deadline = time.monotonic() + 10
+        while not ear.crashes and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "a defect" in ear.crashes[0]
+    assert not ear.failed
+
+
+def test_an_address_that_is_no_openai_server_is_refused() -> None:
+    with FakeServer(website=True) as server:
+        engine = EngineRef(name="a", url=server.url)
+        with pytest.raises(NotReady, match=r"/v1/models answered HTTP 200, text/html: '<html>"):
+            Dispatcher([engine], [[1]], Ear(), vocab_size=9, seed=1, timeout_s=1)
+    with pytest.raises(NotReady, match="is it up"):
+        Dispatcher([engine], [[1]], Ear(), vocab_size=9, seed=1, timeout_s=1)

@@ -1,0 +1,398 @@
+"""The real LoadGen over fake engines: every trap it sets, and every way a run can go wrong."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import loadgen
+from harness.errors import BadInput, NotReady, RunFailed
+from harness.loadgen import Outcome, Progress, SamplesFailed, Settings, run_loadgen, warm_up
+from harness.spec import Spec
+from tests.fake_server import FakeServer, answer
+from tests.unit.load import SAMPLES, prompts, spec, worker_path
+
+pytestmark = pytest.mark.usefixtures(worker_path.__name__)
+
+__all__ = ["worker_path"]
+
+
+def quiet(progress: Progress) -> None:
+    """Watch nothing."""
+
+
+def detail(folder: Path) -> list[dict[str, Any]]:
+    """All entries of a detail log."""
+    lines = (folder / "mlperf_log_detail.txt").read_text().splitlines()
+    return [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
+
+
+def values(folder: Path) -> dict[str, Any]:
+    return {entry["key"]: entry["value"] for entry in detail(folder)}
+
+
+def errors(folder: Path) -> list[str]:
+    return [str(entry["value"]) for entry in detail(folder) if entry["metadata"]["is_error"]]
+
+
+def journal(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "journal.jsonl").read_text().splitlines()]
+
+
+def accuracy_log(run_dir: Path) -> dict[int, list[int]]:
+    """Ids by local index."""
+    entries = json.loads((run_dir / "accuracy" / "mlperf_log_accuracy.json").read_text())
+    return {entry["qsl_idx"]: list(memoryview(bytes.fromhex(entry["data"])).cast("i")) for entry in entries}
+
+
+def workers() -> list[int]:
+    """Process ids of workers of this process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and b"harness.worker" in (path.parent / "cmdline").read_bytes():
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("scenario", ["server", "interactive", "offline"])
+def test_a_share_is_issued_once_by_each_mode_and_answered_with_its_own_answers(tmp_path: Path, scenario: str) -> None:
+    with FakeServer(ms_per_token=1, tokens=20) as one, FakeServer(ms_per_token=1, tokens=20) as two:
+        asked = spec(tmp_path, one, two, scenario=scenario, share={"start": 30, "stop": 90})
+        run_dir = tmp_path / "run"
+        performance = run_loadgen(asked, "performance", run_dir, 200.0, quiet)
+        accuracy = run_loadgen(asked, "accuracy", run_dir, 200.0, quiet)
+        expected = {index: answer(prompts()[index], one.set()) for index in range(30, 90)}
+    for outcome in (performance, accuracy):
+        assert (outcome.samples, outcome.issued, outcome.tokens) == (60, 60, 60 * 20)
+        assert outcome.failures == () and outcome.one_token_answers == ()
+        assert outcome.client_cpu_s > 0 and outcome.finished_unix > outcome.started_unix
+    lines = journal(run_dir)
+    for mode in ("performance", "accuracy"):
+        part = [line for line in lines if line["mode"] == mode]
+        assert {line["qsl_idx"]: line["token_ids"] for line in part} == expected and len(part) == 60
+        assert {line["engine"] for line in part} == {"engine0", "engine1"}
+        assert all(0 <= x["issued_s"] <= x["sent_s"] < x["first_s"] < x["last_s"] for x in part)
+        assert not errors(run_dir / mode)
+        assert values(run_dir / mode)["sut_name"] == "mlperf-distributed (engine0, engine1)"
+        assert (run_dir / mode / "mlperf_log_trace.json").stat().st_size == 0
+    assert accuracy_log(run_dir) == {index - 30: ids for index, ids in expected.items()}
+
+
+def test_loadgen_measures_the_servers_latencies(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=5, first_ms=40, tokens=20) as server:
+        run_loadgen(spec(tmp_path, server), "performance", tmp_path, 60.0, quiet)
+        sent = server.records()
+    said = values(tmp_path / "performance")
+    ttft_ms = said["result_first_token_mean_latency_ns"] / 1e6
+    tpot_ms = said["result_time_to_output_token_mean"] / 1e6
+    true_ttft = sum(record["first_s"] - record["arrived_s"] for record in sent) / len(sent) * 1000
+    true_tpot = sum(record["last_s"] - record["first_s"] for record in sent) / len(sent) / 19 * 1000
+    assert true_ttft <= ttft_ms < true_ttft + 25
+    assert abs(tpot_ms - true_tpot) < 1
+
+
+def test_rates_and_durations_are_those_asked(tmp_path: Path) -> None:
+    with FakeServer(tokens=4) as server:
+        asked = spec(tmp_path, server, limits={"min_duration_s": 2.0}, samples=50)
+        started = time.monotonic()
+        timed = run_loadgen(asked, "performance", tmp_path, 100.0, quiet)
+        assert time.monotonic() - started > 2
+        assert timed.issued >= 200 and timed.issued % 50 == 0
+        paced = run_loadgen(asked, "accuracy", tmp_path, 50.0, quiet)
+        assert paced.issued == 50
+        assert 0.5 < paced.finished_unix - paced.started_unix < 3
+        asked = spec(tmp_path, server, limits={"min_duration_s": 2.0}, samples=50, scenario="offline")
+        offline = run_loadgen(asked, "performance", tmp_path / "offline", 100.0, quiet)
+        assert offline.issued == 250 == Settings.of(asked, "performance", 100.0).expected_samples
+
+
+def test_answers_of_one_token_are_reported(tmp_path: Path) -> None:
+    with FakeServer(tokens=8, faults={"one_token": 40}) as server:
+        outcome = run_loadgen(spec(tmp_path, server), "performance", tmp_path, 300.0, quiet)
+    short = {line["qsl_idx"] for line in journal(tmp_path) if line["n_tokens"] == 1}
+    assert len(short) == 3
+    assert set(outcome.one_token_answers) == short
+    assert any("greater than 1" in error for error in errors(tmp_path / "performance"))
+
+
+def test_an_audit_file_in_the_working_directory_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "audit.config").write_text("*.*.mode = 2\n*.*.min_query_count = 7\n*.*.sample_index_rng_seed = 1\n")
+    monkeypatch.chdir(tmp_path)
+    with FakeServer(tokens=4) as server:
+        outcome = run_loadgen(spec(tmp_path, server), "performance", tmp_path / "run", 300.0, quiet)
+    assert outcome.issued == SAMPLES
+    assert "audit" not in (tmp_path / "run" / "performance" / "mlperf_log_detail.txt").read_text().lower()
+
+
+def test_progress_counts_up_to_the_total(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    with FakeServer(ms_per_token=1, tokens=20) as server:
+        run_loadgen(spec(tmp_path, server), "performance", tmp_path, 40.0, seen.append)
+    assert [one.total for one in seen] == [SAMPLES] * len(seen)
+    assert [one.done for one in seen] == sorted(one.done for one in seen)
+    middle, last = seen[-2], seen[-1]
+    assert len(seen) >= 3 and 0 < middle.done < last.done == SAMPLES
+    assert middle.samples_per_s and 25 < middle.samples_per_s < 60
+    assert middle.tokens_per_s and abs(middle.tokens_per_s / middle.samples_per_s - 20) < 0.01
+    assert last.tpot_ms_p50 and 0.8 < last.tpot_ms_p50 < 2
+    assert last.ttft_ms_p99 and last.ttft_ms_p50 and last.ttft_ms_p99 >= last.ttft_ms_p50 > 0.5
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("http500", "HTTP 500"), ("bad_id", "token id 1024"), ("truncate", "closed")]
+)
+def test_failed_samples_end_the_run_within_seconds_and_are_named(tmp_path: Path, fault: str, reason: str) -> None:
+    with FakeServer(ms_per_token=1, faults={fault: 20}) as server:
+        started = time.monotonic()
+        with pytest.raises(SamplesFailed) as caught:
+            run_loadgen(spec(tmp_path, server), "performance", tmp_path, 20.0, quiet)
+        assert time.monotonic() - started < 9  # issuing all of them would take 6 s more
+        bad = {record["prompt"] for record in server.records() if record["fault"]}
+    named = [failure.qsl_idx for failure in caught.value.failures]
+    assert named and all(hash(tuple(prompts()[index])) in bad for index in named)
+    assert f"sample {named[0]} on engine0: " in str(caught.value) and reason in str(caught.value)
+    assert {line["qsl_idx"] for line in journal(tmp_path) if "failed" in line} >= {named[0]}
+    assert not workers()
+
+
+def test_many_failures_are_summed_up(tmp_path: Path) -> None:
+    with FakeServer(faults={"http500": 1}) as server:
+        with pytest.raises(SamplesFailed) as caught:
+            run_loadgen(spec(tmp_path, server, scenario="offline"), "accuracy", tmp_path, None, quiet)
+    assert len(caught.value.failures) == 10
+    assert str(caught.value).startswith(f"{SAMPLES} samples failed (first 10): ")
+
+
+def test_a_sample_that_is_never_answered_ends_the_run(tmp_path: Path) -> None:
+    limits = {"stall_timeout_s": 2.0}
+    with FakeServer(faults={"hang": 50}) as server:
+        started = time.monotonic()
+        with pytest.raises(RunFailed, match=r"nothing finished for 3 s after 118 samples.*stall_timeout_s = 2"):
+            run_loadgen(spec(tmp_path, server, limits=limits), "performance", tmp_path, 300.0, quiet)
+        assert time.monotonic() - started < 12
+    assert not workers()
+
+
+def test_a_worker_that_no_longer_reports_is_killed(tmp_path: Path) -> None:
+    def freeze(progress: Progress) -> None:
+        if progress.done:
+            os.kill(workers()[0], signal.SIGSTOP)
+
+    with FakeServer(ms_per_token=1) as server:
+        asked = spec(tmp_path, server, limits={"stall_timeout_s": 2.0})
+        with pytest.raises(RunFailed, match="nothing finished for"):
+            run_loadgen(asked, "performance", tmp_path, 25.0, freeze)
+    assert not workers()
+
+
+def test_rare_queries_are_no_stall(tmp_path: Path) -> None:
+    with FakeServer(tokens=4) as server:
+        asked = spec(tmp_path, server, samples=4, limits={"stall_timeout_s": 0.5})
+        assert run_loadgen(asked, "performance", tmp_path, 1.0, quiet).samples == 4
+
+
+def test_a_worker_that_dies_is_said_with_its_signal(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=1) as server:
+        with pytest.raises(RunFailed, match=r"died \(killed by SIGKILL\)"):
+            run_loadgen(
+                spec(tmp_path, server), "performance", tmp_path, 20.0, lambda _: os.kill(workers()[0], signal.SIGKILL)
+            )
+
+
+def test_an_engine_that_dies_fails_its_samples(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=1, faults={"die": 30}) as server:
+        with pytest.raises(SamplesFailed, match=r"engine0: (http\S+ closed the connection|cannot connect)"):
+            run_loadgen(spec(tmp_path, server), "performance", tmp_path, 40.0, quiet)
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").symlink_to("/dev/full")
+    with FakeServer(ms_per_token=1) as server:
+        with pytest.raises(RunFailed, match="the disk is full; free space there and run again"):
+            run_loadgen(spec(tmp_path, server), "performance", tmp_path, 20.0, quiet)
+    assert not workers()
+
+
+def test_an_interrupted_caller_leaves_no_worker(tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with FakeServer(ms_per_token=1) as server:
+        with pytest.raises(KeyboardInterrupt):
+            run_loadgen(spec(tmp_path, server), "performance", tmp_path, 20.0, interrupt)
+    assert not workers()
+
+
+def test_a_killed_caller_takes_its_worker_along(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from pathlib import Path
+        from harness.loadgen import run_loadgen
+        from harness.spec import parse_spec
+        import json
+        run_loadgen(parse_spec(json.loads(sys.argv[1])), "performance", Path(sys.argv[2]), 20.0, print)
+    """
+    with FakeServer(ms_per_token=1) as server:
+        asked = spec(tmp_path, server).model_dump_json()
+        command = [sys.executable, "-uc", textwrap.dedent(script), asked, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as caller:
+            assert caller.stdout and caller.stdout.readline()
+            children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()
+            caller.kill()
+        assert len(children) == 1
+        deadline = time.monotonic() + 5
+        while _runs(int(children[0])):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_second_run_in_one_process_is_refused(tmp_path: Path) -> None:
+    script = """
+        import dataclasses, json, sys
+        from harness import loadgen_worker
+        from harness.loadgen import Settings
+        from harness.spec import parse_spec
+        spec = parse_spec(json.loads(sys.argv[1]))
+        settings = dataclasses.asdict(Settings.of(spec, "performance", 300.0))
+        payload = {"spec": json.loads(sys.argv[1]), "settings": settings, "run_dir": sys.argv[2]}
+        assert loadgen_worker.run(payload, lambda message: None)["samples"] == 20
+        loadgen_worker.run(payload, lambda message: None)
+    """
+    with FakeServer(tokens=2) as server:
+        asked = spec(tmp_path, server, samples=20).model_dump_json()
+        command = [sys.executable, "-c", textwrap.dedent(script), asked, str(tmp_path)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert "RunFailed: LoadGen can run only once per process" in done.stderr
+
+
+def test_warming_up_sends_a_few_samples_to_every_engine(tmp_path: Path) -> None:
+    with FakeServer(tokens=4) as one, FakeServer(tokens=4) as two:
+        warm_up(spec(tmp_path, one, two), tmp_path)
+        assert len(one.records()) == len(two.records()) == 4
+
+
+def test_what_is_wrong_is_said_before_loadgen_starts(tmp_path: Path) -> None:
+    with FakeServer(website=True) as server:
+        asked = spec(tmp_path, server)
+        with pytest.raises(NotReady, match="text/html"):
+            run_loadgen(asked, "performance", tmp_path, 1.0, quiet)
+    with pytest.raises(BadInput, match="target_qps is missing for server performance"):
+        run_loadgen(asked, "performance", tmp_path, None, quiet)
+    (tmp_path / "data.json").write_text("[]")
+    with pytest.raises(BadInput, match="is an empty list"):
+        run_loadgen(asked, "performance", tmp_path, 1.0, quiet)
+
+
+def test_a_configuration_that_loadgen_refuses_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import loadgen_worker
+
+    asked = Settings.of(_settings_spec(tmp_path), "performance", 10.0)
+    assert loadgen_worker._test_settings(asked, tmp_path).use_token_latencies
+    (tmp_path / "user.conf").unlink()
+    monkeypatch.setattr(Path, "write_text", lambda path, text: len(text))  # as on a file system that loses it
+    with pytest.raises(RunFailed, match=r"LoadGen refused .*user.conf with code -2"):
+        loadgen_worker._test_settings(asked, tmp_path)
+
+
+def _settings_spec(folder: Path, **asked: Any) -> Spec:
+    class Nowhere(FakeServer):
+        url = "http://127.0.0.1:1"
+
+    return spec(folder, Nowhere(), **asked)
+
+
+LOADGEN = """
+import sys
+import mlperf_loadgen as lg
+folder, model, scenario = sys.argv[1:]
+settings = lg.TestSettings()
+assert settings.FromConfig(folder + "/user.conf", model, scenario) == 0
+settings.scenario, settings.mode = getattr(lg.TestScenario, scenario), lg.TestMode.PerformanceOnly
+ended = []
+def issue(queries):
+    for query in queries:
+        if scenario == "Server":
+            lg.FirstTokenComplete([lg.QuerySampleResponse(query.id, 0, 0)])
+        lg.QuerySamplesComplete([lg.QuerySampleResponse(query.id, 0, 0, 2)])
+log = lg.LogSettings()
+log.enable_trace, log.log_output.outdir = False, folder
+library = lg.ConstructQSL(SAMPLES, SAMPLES, lambda _: None, lambda _: None)
+for _ in range(RUNS):
+    lg.StartTestWithLogSettings(lg.ConstructSUT(issue, lambda: None), library, settings, log, folder + "/none")
+    settings = lg.TestSettings()
+    settings.FromConfig(folder + "/user.conf", model, scenario)
+    settings.scenario, settings.mode = getattr(lg.TestScenario, scenario), lg.TestMode.PerformanceOnly
+"""
+
+
+def loadgen_ran(folder: Path, model: str, conf: str, samples: int, runs: int = 1) -> None:
+    """Run the real LoadGen with these settings, right or wrong."""
+    (folder / "user.conf").write_text(conf)
+    script = LOADGEN.replace("SAMPLES", str(samples)).replace("RUNS", str(runs))
+    subprocess.run([sys.executable, "-c", script, str(folder), model, "Server"], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda conf: conf, None),
+        (lambda conf: conf.replace("performance_sample_count_override = 40", "x = 1"), "performance_sample_count"),
+        (lambda conf: conf.replace("min_query_count = 40", "min_query_count = 20"), "min_query_count"),
+        (lambda conf: conf.replace("min_duration = 0", "min_duration = 9"), "min_duration_ms = 9 instead of 0"),
+        (lambda conf: conf.replace("target_qps = 2000.0", "target_qps = 1000.0"), "target_qps"),
+        (lambda conf: conf.replace("llama3_1-8b", "llama3.1-8b"), "requested_use_token_latencies = None"),
+        (lambda conf: conf + "*.*.sample_concatenate_permutation = 0\n", "sample_concatenate_permutation"),
+    ],
+)
+def test_what_loadgen_did_is_compared_with_what_was_asked(
+    tmp_path: Path, change: Callable[[str], str], complaint: str | None
+) -> None:
+    settings = Settings.of(_settings_spec(tmp_path, samples=40), "performance", 2000.0)
+    conf = change(settings.user_conf)
+    loadgen_ran(tmp_path, conf.split(".Server")[0], conf, 40)
+    outcome = Outcome("performance", 0.0, 1.0, 40, 80, (), 0.0, 40)
+    if complaint is None:
+        loadgen._check(tmp_path, settings, outcome)
+        with pytest.raises(RunFailed, match="issued 40 samples of a share of 40 and 39 were answered"):
+            loadgen._check(tmp_path, settings, dataclasses.replace(outcome, samples=39))
+        interactive = _settings_spec(tmp_path, samples=40, scenario="interactive")
+        with pytest.raises(RunFailed, match="ttft_latency = 2000000000 instead of 500000000"):
+            loadgen._check(tmp_path, Settings.of(interactive, "performance", 2000.0), outcome)
+        (tmp_path / "mlperf_log_summary.txt").write_text("")
+        with pytest.raises(RunFailed, match="cut short; look whether the disk is full"):
+            loadgen._check(tmp_path, settings, outcome)
+    else:
+        with pytest.raises(RunFailed, match=complaint):
+            loadgen._check(tmp_path, settings, outcome)
+
+
+def test_a_second_run_would_be_noticed_by_its_seeds(tmp_path: Path) -> None:
+    settings = Settings.of(_settings_spec(tmp_path, samples=40), "performance", 2000.0)
+    loadgen_ran(tmp_path, "llama3_1-8b", settings.user_conf, 40, runs=2)
+    said = values(tmp_path)
+    assert said["effective_qsl_rng_seed"] == 0 != settings.effective["effective_qsl_rng_seed"]
+    with pytest.raises(RunFailed, match="instead of"):
+        loadgen._check(tmp_path, settings, Outcome("performance", 0.0, 1.0, 40, 80, (), 0.0, 40))
