@@ -1,0 +1,307 @@
+"""A benchmark from CI, in Python or as `python -m harness.ci --samples 50`. Needs the extras `ansible` and `report`.
+
+run = benchmark(samples=50)
+for look in run:             # what progress.jsonl gets, as it happens
+    print(look["host"], look["kind"], look["status"])
+print(run.result.verdict.level, run.directory / "junit.xml")
+"""
+
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, NotReady, RunFailed
+from harness.files import read_json
+from harness.report.record import Level, Result
+from harness.spec import FULL_SAMPLES, RUN_ID_PATTERN, Mode, Scenario
+
+PUBLIC = ("samples", "scenario", "mode", "target_qps", "topology", "launcher", "run_id")
+DOOR = "benchmark.yml"
+_LOOK_EVERY_S = 0.5
+_CANCEL_TIMEOUT_S = 120.0
+
+
+def benchmark(
+    *,
+    samples: int | None = None,
+    inventory: Path | str | None = None,
+    limit: str | None = None,
+    project: Path | None = None,
+    on_output: Callable[[str], None] = lambda text: None,
+    **public: Any,
+) -> "Benchmark":
+    """Prepare one benchmark; iterate over what is returned to run it.
+
+    Args:
+        samples: how many samples of the data set, 1 to 13,368; None leaves it to the inventory.
+        inventory: an inventory as Ansible takes it; None is the project's own (inventory/local).
+        limit: run on these hosts only, as in `ansible-playbook --limit`.
+        project: the directory of benchmark.yml; None looks upwards from the working directory.
+        on_output: told what ansible-playbook prints, as it prints it.
+        public: the other settings listed at the top of benchmark.yml.
+
+    Raises:
+        BadInput: a value is wrong, or project or inventory is not there. Nothing was started.
+    """
+    values = _checked({"samples": samples, **public})
+    root = _project(project)
+    if inventory is not None and not (place := Path(inventory).expanduser().absolute()).exists():
+        raise BadInput(f"inventory {place} does not exist; check the path")
+    values.setdefault("run_id", f"ci-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+    return Benchmark(root, Path(inventory).expanduser().absolute() if inventory else None, limit, values, on_output)
+
+
+class Benchmark:
+    """One benchmark of the project at `root`: iterate once to run it and to get every look at a node as a record.
+
+    A record is a line of progress.jsonl: {"unix", "host", "kind", "status", "lost"}. Leaving the iteration early ends
+    the benchmark on all nodes. `directory` is where the results are; `result` is there when the iteration is over.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        inventory: Path | None,
+        limit: str | None,
+        values: dict[str, Any],
+        on_output: Callable[[str], None],
+    ) -> None:
+        self.run_id: str = values["run_id"]
+        self.directory = root / "results" / self.run_id
+        self._root, self._inventory, self._limit = root, inventory, limit
+        self._values, self._on_output = values, on_output
+        self._result: Result | None = None
+        self._return_code: int | None = None
+
+    @property
+    def result(self) -> Result:
+        """The record of the finished benchmark.
+
+        Raises:
+            RunFailed: it has not been run to its end.
+        """
+        if self._result is None:
+            raise RunFailed(f"run {self.run_id} has no result yet; iterate over it to its end first")
+        return self._result
+
+    @property
+    def exit_code(self) -> int:
+        """0 finished, 5 finished but INVALID, 4 failed on a node."""
+        if self.result.failures:
+            return RunFailed.exit_code
+        if self.result.verdict.level == Level.INVALID:
+            return FINISHED_BUT_INVALID
+        return RunFailed.exit_code if self._return_code else 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Run it.
+
+        Raises:
+            HarnessError: it ended before there was a result; BadInput and NotReady when a node said so.
+        """
+        written = self._written()
+        play = _Play(self._root, DOOR, self._inventory, self._limit, self._values, self._on_output)
+        try:
+            yield from _looks(self.directory / "progress.jsonl", play.running)
+        except BaseException:
+            self._stop(play)
+            raise
+        self._return_code = play.return_code
+        if self._written() == written and (self._return_code or written is None):
+            raise play.error(self.run_id)
+        self._result = Result.model_validate(read_json(self.directory / "result.json", "result"))
+
+    def _written(self) -> int | None:
+        """When the result was written last; a refused second start leaves an old one as it was."""
+        path = self.directory / "result.json"
+        return path.stat().st_mtime_ns if path.exists() else None
+
+    def _stop(self, play: "_Play") -> None:
+        """End the play, then what it left running on the nodes."""
+        play.cancel()
+        if (self.directory / "progress.jsonl").exists():
+            ended = {"run_id": self.run_id}
+            _Play(self._root, "playbooks/stop.yml", self._inventory, self._limit, ended, self._on_output).wait()
+
+
+class _Play:
+    """One ansible-playbook, run by ansible-runner in a thread of its own."""
+
+    def __init__(
+        self,
+        root: Path,
+        playbook: str,
+        inventory: Path | None,
+        limit: str | None,
+        values: dict[str, Any],
+        on_output: Callable[[str], None],
+    ) -> None:
+        try:
+            import ansible_runner
+        except ImportError:
+            raise NotReady(
+                "ansible-runner is not installed here; install this package with its `ansible` extra"
+            ) from None
+        self._cancelled = False
+        self._on_output = on_output
+        self._failures: list[dict[str, Any]] = []
+        self._private = tempfile.TemporaryDirectory(prefix="benchmark-")
+        options: dict[str, Any] = {"inventory": str(inventory)} if inventory else {}
+        if limit:
+            options["limit"] = limit
+        self._thread, self._runner = ansible_runner.run_async(
+            private_data_dir=self._private.name,
+            project_dir=str(root),
+            playbook=playbook,
+            extravars=values,
+            envvars=_environment(root),
+            event_handler=self._hear,
+            cancel_callback=lambda: self._cancelled,
+            quiet=True,
+            **options,
+        )
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return bool(self._thread.is_alive())
+
+    def cancel(self) -> None:
+        """End it now."""
+        self._cancelled = True
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it has ended, for a bounded time."""
+        self._thread.join(timeout=_CANCEL_TIMEOUT_S)
+        self._private.cleanup()
+
+    @property
+    def return_code(self) -> int:
+        """What ansible-playbook ended with."""
+        self.wait()
+        return int(self._runner.rc or 0)
+
+    def error(self, run_id: str) -> HarnessError:
+        """Why there is no result, by who must act: a module passes on the exit code of the command that refused."""
+        told = [f"{failure['host']}: {failure['message']}" for failure in self._failures]
+        sentence = "; ".join(dict.fromkeys(told)) or f"ansible-playbook ended with {self._runner.rc} and no word"
+        codes = {failure["exit"] for failure in self._failures}
+        kind = next((kind for kind in (BadInput, NotReady) if kind.exit_code in codes), RunFailed)
+        return kind(f"run {run_id} has no result: {sentence}")
+
+    def _hear(self, event: dict[str, Any]) -> bool:
+        if event.get("stdout"):
+            self._on_output(event["stdout"])
+        if event["event"] in ("runner_on_failed", "runner_on_unreachable"):
+            told = event["event_data"]
+            answer = told.get("res") or {}
+            if not told.get("ignore_errors"):
+                message = str(answer.get("msg") or answer.get("reason") or "failed without a word").strip()
+                self._failures.append({"host": told.get("host"), "message": message, "exit": answer.get("exit")})
+        return False
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """The project's own settings, and the ansible-playbook that belongs to this Python."""
+    here = str(Path(sys.executable).parent)
+    return {"ANSIBLE_CONFIG": str(root / "ansible.cfg"), "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+def _looks(path: Path, running: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    """Lines of a growing file, from those added after now until nobody writes any more."""
+    position = path.stat().st_size if path.exists() else 0
+    alive = True
+    while alive:
+        alive = running()  # before reading: what is written until then is read below
+        if path.exists():
+            with path.open("rb") as stream:
+                stream.seek(position)
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        break
+                    position += len(line)
+                    yield json.loads(line)
+        if alive:
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _project(given: Path | None) -> Path:
+    start = (given or Path.cwd()).expanduser().absolute()
+    places = [start] if given else [start, *start.parents]
+    found = next((place for place in places if (place / DOOR).is_file()), None)
+    if found is None:
+        raise BadInput(f"{start} has no {DOOR}; run this in the project or name its directory")
+    return found
+
+
+def _checked(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given, each with a value that benchmark.yml takes."""
+    values = {name: value.value if isinstance(value, StrEnum) else value for name, value in given.items()}
+    values = {name: value for name, value in values.items() if value is not None}
+    unknown = sorted(set(values) - set(PUBLIC))
+    if unknown:
+        raise BadInput(f"{', '.join(unknown)} is no setting of {DOOR}; choose from {', '.join(PUBLIC)}")
+    choices = {"scenario": [*Scenario], "mode": [*Mode], "topology": ["fleet", "per_node"], "launcher": ["process"]}
+    for name, known in choices.items():
+        if name in values and values[name] not in known:
+            raise BadInput(f"{name} {values[name]!r} is unknown; choose {', '.join(known)}")
+    samples = values.get("samples", 1)
+    if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= FULL_SAMPLES:
+        raise BadInput(f"samples {samples!r} is not a whole number from 1 to {FULL_SAMPLES}")
+    if values.get("target_qps", "auto") != "auto" and not _positive(values["target_qps"]):
+        raise BadInput(f"target_qps {values['target_qps']!r} is neither auto nor a number above 0")
+    if not re.fullmatch(RUN_ID_PATTERN, str(values.get("run_id", "x"))):
+        raise BadInput(f"run_id {values['run_id']!r} may hold letters, digits, dots, dashes and underscores only")
+    return values
+
+
+def _positive(value: Any) -> bool:
+    try:
+        return float(value) > 0
+    except (TypeError, ValueError):
+        return False
+
+
+@click.command(name="python -m harness.ci")
+@click.option("--samples", type=int, help="How many samples of the data set.")
+@click.option("--scenario", help="server, offline or interactive.")
+@click.option("--mode", help="performance, accuracy or both.")
+@click.option("--target-qps", help="Samples per second to offer, or auto.")
+@click.option("--topology", help="fleet or per_node.")
+@click.option("--launcher", help="What starts engines and runs on a node.")
+@click.option("--run-id", help="Name of the run and of its directory in results/.")
+@click.option("--inventory", type=click.Path(path_type=Path), help="An inventory; the project's own without it.")
+@click.option("--limit", help="Only these hosts, as in ansible-playbook --limit.")
+@click.option("--project", type=click.Path(path_type=Path), help="Directory of benchmark.yml.")
+def command(**options: Any) -> None:
+    """Run benchmark.yml. Ends with 0: finished, 5: finished but INVALID, 4: failed, 3: not ready, 2: bad input."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run = benchmark(on_output=lambda text: click.echo(text), **options)
+        for _ in run:
+            pass
+    except HarnessError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    click.echo(f"{run.result.verdict.level}: {run.directory / 'report.html'}, {run.directory / 'junit.xml'}")
+    sys.exit(run.exit_code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    command()
