@@ -16,8 +16,8 @@ from harness.doctor import Finding
 from harness.engine import launch
 from harness.errors import NotReady
 from harness.gpu import Gpus
+from tests.engines import free_port, write_model
 from tests.unit.fake_nvml import GIB, FakeNvml
-from tests.unit.test_engine import free_port, write_model
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from harness import engine
 from harness.engine import launch
 from harness.errors import BadInput, HarnessError, NotReady
 from harness.model import model_files
-from tests.unit.test_engine import free_port, write_model
+from tests.engines import free_port, write_model
 
 
 def test_a_whole_model(tmp_path: Path) -> None:

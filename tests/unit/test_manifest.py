@@ -20,8 +20,8 @@ from harness.machine import environment_sha256, machine, weights_sha256
 from harness.manifest import manifest
 from harness.model import model_files
 from harness.spec import parse_spec
+from tests.engines import FAKE, free_port, until, write_model
 from tests.unit.fake_nvml import FakeNvml
-from tests.unit.test_engine import FAKE, free_port, until, write_model
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pytest
 from harness import telemetry
 from harness.gpu import Gpus
 from harness.telemetry import COLUMNS, Sampler
+from tests.engines import FAKE, free_port, until
 from tests.unit.fake_nvml import FakeNvml
-from tests.unit.test_engine import FAKE, free_port, until
 
 
 def rows(path: Path) -> list[dict[str, str]]:
