@@ -3,10 +3,12 @@
 import ctypes
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 ENGINE_MARK = "HARNESS_ENGINE_DIR"
 SUPERVISOR_MARK = "HARNESS_SUPERVISOR_OF"
@@ -28,6 +30,39 @@ def signal_on_parent_death(number: signal.Signals) -> None:
 def _prctl(option: int, value: int) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
+def reap() -> list[tuple[int, int]]:
+    """Every child that has ended, orphans taken over included, with its exit code (negative: the signal)."""
+    ended: list[tuple[int, int]] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended.append((pid, os.waitstatus_to_exitcode(status)))
+
+
+def ending(code: int) -> str:
+    """An exit code (negative: the signal) in words."""
+    if code >= 0:
+        return f"ended by itself with exit status {code}"
+    name = signal.Signals(-code).name
+    hint = " (by hand, or because the machine ran out of memory)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def catch_signals(handler: Callable[[int, FrameType | None], None]) -> socket.socket:
+    """Call `handler` on SIGTERM, SIGINT and SIGHUP; the socket returned becomes readable then."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, handler)
+    return ours
 
 
 def boot_id() -> str:

@@ -55,7 +55,7 @@ class Supervisor:
         self._log = Path(stored.log)
         self._start_log = StartLog(self._log)
         self._guard = os.getppid()
-        self._parent = _open_parent(parent)
+        self._parent = None if parent is None else os.pidfd_open(parent)
         self._exit: int | None = None
         self._stop_reason: str | None = None
         self._silent_since: float | None = None
@@ -64,7 +64,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the server and stay until it has ended."""
-        wakeup = _catch_signals(self._on_signal)
+        wakeup = processes.catch_signals(self._on_signal)
         sampler = Sampler(self._directory / "telemetry.csv", {self._state.name: self._state.url})
         ending = _Ending("failed", "the supervisor broke", log_tells=True)
         try:
@@ -137,7 +137,7 @@ class Supervisor:
     def _look(self, deadline: float) -> _Ending | None:
         """One look at the server; returns how it failed, None while all is well."""
         if self._exit is not None:
-            return _Ending("failed", f"the engine {_ended(self._exit)}", log_tells=True)
+            return _Ending("failed", f"the engine {processes.ending(self._exit)}", log_tells=True)
         healthy = self._health()
         if healthy is False:
             return _Ending("failed", "the engine says that it is dead", log_tells=True)
@@ -211,55 +211,13 @@ class Supervisor:
         return processes.of_engine(self._directory, session=self._state.engine_pid, below=os.getpid())
 
     def _reap(self) -> None:
-        for pid, status in _collect():
+        for pid, status in processes.reap():
             if pid == self._state.engine_pid:
                 self._exit = status
 
 
 def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != processes.SUPERVISOR_MARK}
-
-
-def _collect() -> list[tuple[int, int]]:
-    """Every child that has ended, orphans taken over included, with its exit code (negative: the signal)."""
-    ended: list[tuple[int, int]] = []
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return ended
-        if pid == 0:
-            return ended
-        ended.append((pid, os.waitstatus_to_exitcode(status)))
-
-
-def _ended(code: int) -> str:
-    if code >= 0:
-        return f"ended by itself with exit status {code}"
-    name = signal.Signals(-code).name
-    hint = " (by hand, or because the machine ran out of memory)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
-
-
-def _open_parent(parent: int | None) -> int | None:
-    """A descriptor that becomes readable when the process `parent` ends."""
-    if parent is None:
-        return None
-    try:
-        return os.pidfd_open(parent)
-    except ProcessLookupError:
-        sys.exit(0)
-
-
-def _catch_signals(handler: Any) -> socket.socket:
-    """Call `handler` on SIGTERM, SIGINT and SIGHUP; the socket returned becomes readable then."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, handler)
-    return ours
 
 
 def _guard(directory: Path, supervisor: int) -> None:
@@ -270,14 +228,14 @@ def _guard(directory: Path, supervisor: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     last = state.stored(directory)
-    ended = dict(_collect()).get(supervisor, 0)
+    ended = dict(processes.reap()).get(supervisor, 0)
     left = processes.end(
         lambda: processes.of_engine(directory, session=last.engine_pid if last else None, below=os.getpid()),
         FAIL_GRACE_S,
-        _collect,
+        processes.reap,
     )
     if last is not None and last.running:
-        reason = f"its supervisor {_ended(ended)}, so the engine was ended too"
+        reason = f"its supervisor {processes.ending(ended)}, so the engine was ended too"
         if left:
             reason += f"; processes that cannot be ended: {sorted(left)}"
         state.write(directory, dataclasses.replace(last, state="failed", reason=reason, stopped_unix=time.time()))
