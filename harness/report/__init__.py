@@ -1,24 +1,20 @@
 """The right half: pure functions of a benchmark's files, so a report can be built again years later on a laptop."""
 
 from pathlib import Path
-from typing import Literal
 
 from harness.errors import BadInput
 from harness.files import write_atomic, write_json
-from harness.report import charts
-from harness.report.build import build
 from harness.report.record import Result, schema
-from harness.report.render import junit, page, summary
 
 __all__ = ["Result", "output_directory", "report", "schema", "summary"]
 
-Format = Literal["md", "html", "json"]
+FORMATS = ("md", "html", "json")
 
 
 def output_directory(results: Path) -> Path:
     """Where a report goes: beside plan.json of a benchmark; into report/ of a lone run directory."""
-    lone = not (results / "plan.json").exists() and (
-        (results / "spec.json").exists() or (results / "status.json").exists()
+    lone = not (results / "plan.json").exists() and any(
+        (results / name).exists() for name in ("spec.json", "status.json")
     )
     return results / "report" if lone else results
 
@@ -33,16 +29,26 @@ def report(results: Path, form: str | None = None) -> Result:
     Raises:
         BadInput: `results` holds no benchmark, or `form` is unknown.
     """
-    if form not in (None, "md", "html", "json"):
-        raise BadInput(f"format {form!r} is unknown; choose md, html or json")
+    if form not in (None, *FORMATS):
+        raise BadInput(f"format {form!r} is unknown; choose {', '.join(FORMATS)}")
+    from harness.report import charts, render  # a second for pandas and matplotlib, which reading a result needs not
+    from harness.report.build import build
+
     result, journal, sources = build(results)
     out = output_directory(results)
     result = result.model_copy(update={"charts": charts.draw(result, journal, sources, out / "charts")})
-    if form in (None, "json"):
-        write_json(out / "result.json", result.model_dump(mode="json"))
-    for page_form in ("md", "html"):
-        if form in (None, page_form):
-            write_atomic(out / f"report.{page_form}", page(result, page_form))
+    for page_form in FORMATS if form is None else (form,):
+        if page_form == "json":
+            write_json(out / "result.json", result.model_dump(mode="json"))
+        else:
+            write_atomic(out / f"report.{page_form}", render.page(result, page_form))
     if form is None:
-        write_atomic(out / "junit.xml", junit(result))
+        write_atomic(out / "junit.xml", render.junit(result))
     return result
+
+
+def summary(result: Result) -> str:
+    """The report in a terminal: verdict with reasons, table, findings."""
+    from harness.report import render
+
+    return render.summary(result)

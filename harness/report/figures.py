@@ -194,7 +194,7 @@ def use(
         running=_used(own["running"]),
         waiting=_used(own["waiting"]),
         kv_cache_percent=_used(own["kv_cache_percent"]),
-        gap_s=_gap(machine["unix_s"], span),
+        gap_s=_gap(machine["unix_s"], span) if any(path.exists() for path in paths) else None,
         own_cost_cpu_percent=cost,
     )
 
@@ -206,8 +206,6 @@ def _used(values: pd.Series) -> Used | None:
 
 def _gap(seconds: pd.Series, span: tuple[float, float] | None) -> float | None:
     """Longest time without a reading, the edges of the span included."""
-    if seconds.empty:
-        return None
     stamps = seconds.to_numpy(dtype=float)
     edges = np.concatenate(([span[0]], stamps, [span[1]])) if span else stamps
     return float(np.diff(edges).max()) if len(edges) > 1 else None

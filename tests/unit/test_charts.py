@@ -1,0 +1,87 @@
+"""Charts show what was measured, and are not made of nothing."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from harness.report import charts, series
+from harness.report.build import build
+from harness.report.record import Chart, Result
+from tests.unit.results_tree import START, benchmark, edit
+
+
+def drawn(folder: Path) -> tuple[Result, dict[str, Chart]]:
+    result, journal, sources = build(folder)
+    return result, {chart.name: chart for chart in charts.draw(result, journal, sources, folder / "charts")}
+
+
+def test_charts_of_a_fleet(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run", speeds={"alpha": 4, "beta": 1})
+    _, found = drawn(folder)
+    assert {name for name, chart in found.items() if chart.file} == {
+        "throughput", "latency", "throughput_over_time", "utilisation"}  # fmt: skip
+    assert found["efficiency"].absent and "no comparable earlier run of alpha, beta alone" in found["efficiency"].absent
+    assert found["past_runs"].absent == "there is no comparable earlier run"
+    assert sorted(path.stem for path in (folder / "charts").iterdir()) == [
+        "latency", "throughput", "throughput_over_time", "utilisation"]  # fmt: skip
+    assert "alpha 8.09 samples/s, beta" in found["throughput"].alt
+    for path in (folder / "charts").iterdir():
+        picture = imread(path)
+        assert picture.shape[1] == 1260 and picture.std() > 0.05
+
+
+def test_a_chart_of_an_earlier_report_does_not_outlive_its_data(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    (folder / "charts").mkdir()
+    (folder / "charts/efficiency.png").write_bytes(b"old")
+    drawn(folder)
+    assert not (folder / "charts/efficiency.png").exists()
+
+
+def test_panels_follow_what_telemetry_measured(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    assert "GPU" not in drawn(folder)[1]["utilisation"].alt
+    path = folder / "nodes/alpha/engines/alpha-0/telemetry.csv"
+    path.write_text(path.read_text().replace(",24.0,,,,,,,,", ",24.0,0,95,20.1,150.0,1400,60,none,"))
+    assert "GPU busy (%), GPU power (W), GPU clock (MHz)" in drawn(folder)[1]["utilisation"].alt
+
+
+def test_utilisation_without_telemetry_says_why(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    for path in folder.glob("nodes/*/engines/*/telemetry.csv"):
+        path.unlink()
+    assert drawn(folder)[1]["utilisation"].absent == "telemetry has fewer than two readings during the run"
+
+
+def test_unfinished_run_has_no_charts_over_time(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    edit(folder / "nodes/alpha/outcome.json", lambda outcome: outcome.update(performance=None, accuracy=None))
+    _, found = drawn(folder)
+    assert found["throughput_over_time"].absent and found["utilisation"].absent == "the run did not finish"
+
+
+def test_throughput_over_time_counts_each_sample_once() -> None:
+    done = pd.Series([START + 0.5, START + 1.5, START + 1.6, START + 4.9, START + 5.2])
+    rates, edges = series.per_second(done, (START, START + 5.5), 2.0)
+    assert rates == pytest.approx([1.5, 0.0])
+    assert edges == pytest.approx([0, 2, 4])
+
+
+def test_readings_add_engines_up_and_average_over_time(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    path = folder / "nodes/alpha/engines/alpha-0/telemetry.csv"
+    head, *_ = path.read_text().splitlines()
+    rows = [f"{START + second},{40 + 10 * second},4.0,24.0,,,,,,,,alpha-0,{second},0,10.0" for second in range(4)]
+    path.write_text("\n".join([head, *rows]) + "\n")
+    _, _, sources = build(folder)
+    seen = charts._readings("alpha", sources, (START, START + 5), 2.0)
+    assert list(seen["t_s"]) == [0, 2]
+    assert list(seen["cpu_percent"]) == [45, 65]
+    assert list(seen["running"]) == [0.5, 2.5]
+
+
+@pytest.mark.parametrize(("colour", "text"), [("#0072B2", "white"), ("#E69F00", "black"), ("#404040", "white")])
+def test_text_on_bars_can_be_read(colour: str, text: str) -> None:
+    assert charts._readable(colour) == text
