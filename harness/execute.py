@@ -97,8 +97,7 @@ class _Execution:
         with ExitStack() as cleanup:
             if self._own_engine:
                 self._enter("starting engine")
-                cleanup.callback(engine.down, self._root, self._own_engine.name)
-                engine.up(self._root, self._own_engine, wait=True, on_progress=self._on_line, die_with_parent=True)
+                self._bring_up(self._own_engine, cleanup)
             write_json(self.run_dir / "manifest.json", manifest(self._spec, self._root))
             sampler = Sampler(self.run_dir / "telemetry.csv", {ref.name: ref.url for ref in self._spec.engines})
             sampler.start()
@@ -126,6 +125,12 @@ class _Execution:
     def _tell(self, progress: Progress) -> None:
         self._heartbeat.progress(progress)
         self._on_status(self._heartbeat.snapshot())
+
+    def _bring_up(self, config: engine.EngineConfig, cleanup: ExitStack) -> None:
+        """Start the run's own engine, to be ended with it; one that was up already outlives the run."""
+        if engine.up(self._root, config, wait=False, die_with_parent=True).changed:
+            cleanup.callback(engine.down, self._root, config.name)
+        engine.up(self._root, config, wait=True, on_progress=self._on_line)
 
     def _target_qps(self) -> float:
         asked = self._spec.target_qps

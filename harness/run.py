@@ -15,6 +15,7 @@ from typing import Any
 from harness import dataset
 from harness.errors import BadInput, NotReady, RunFailed
 from harness.files import differences, read_json, tail, write_json
+from harness.model import model_files
 from harness.spec import Spec
 from harness.status import TERMINAL, alive, look
 
@@ -36,6 +37,7 @@ def validate(spec: Spec, root: Path) -> dataset.Dataset:
         BadInput: model or data set missing or broken.
         NotReady: too little disk.
     """
+    model_files(spec.model)
     samples = dataset.load(spec.dataset, vocab_size=dataset.vocab_size(spec.model), limit=spec.samples)
     if spec.reference_ids and not spec.reference_ids.is_file():
         raise BadInput(f"reference_ids {spec.reference_ids} does not exist; build it with `harness sandbox`")
