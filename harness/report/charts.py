@@ -219,7 +219,9 @@ def _utilisation(result: Result, sources: Sources, span: tuple[float, float] | N
         for name, table in tables.items():
             known = table[["t_s", column]].dropna()
             if len(known):
-                axes.plot(known["t_s"], known[column], color=colour_of(result, name), label=name, alpha=0.85)
+                axes.plot(
+                    known["t_s"], known[column], color=colour_of(result, name), label=name, alpha=0.85, clip_on=False
+                )
         highest = top or max(float(table[column].max()) for table in tables.values() if table[column].notna().any())
         axes.set_ylim(0, (highest or 1) * 1.08)
         axes.yaxis.set_major_locator(FixedLocator([0, 50, 100]) if top else MaxNLocator(3, integer=True))

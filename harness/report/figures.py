@@ -97,6 +97,7 @@ def of(
         samples_per_s=speed.samples_per_s,
         tokens_per_s=speed.tokens_per_s,
         source=speed.source,
+        scheduled_samples_per_s=log.scheduled_samples_per_s if log else None,
         ttft=_latency(log.ttft if log else None, rows["ttft_ms"]),
         tpot=_latency(log.tpot if log else None, rows["tpot_ms"]),
         end_to_end=_latency(log.end_to_end if log else None, rows["e2e_ms"]),

@@ -16,7 +16,7 @@ class Advice(Enum):
     )
     TARGET_TOO_HIGH = (
         "The engines answered {rate:.2f} samples/s of the {target:.2f} that were sent, so requests queued up; "
-        "lower target_qps, or leave it at auto."
+        "lower target_qps, or, where it was auto, calibrate longer (limits.calibration_s)."
     )
     TARGET_TOO_LOW = (
         "The engines were mostly idle: on average {running:.1f} of {slots} sequences ran and TTFT p99 was "
@@ -67,9 +67,9 @@ class Advice(Enum):
         "Issuing samples took {cores:.2f} processor cores of the one it can use, so the client may be the limit and "
         "latency may include its delay; run fewer requests at once or give the LoadGen host a faster core."
     )
-    CLIENT_QUEUE = (
-        "p99 of the wait between LoadGen's issue and the request leaving was {queue:.0f} ms of a TTFT of "
-        "{ttft:.0f} ms, so samples queued in the client; raise max_in_flight."
+    ENGINES_FULL = (
+        "Samples waited up to {queue:.0f} ms (p99) in the client for an engine with room, of a TTFT of {ttft:.0f} ms, "
+        "so the engines were full at times; lower target_qps, or raise max_num_seqs."
     )
     UNEVEN_NODES = (
         "{fast} was {ratio:.2f} times as fast as {slow}; where their hardware is the same, compare clocks, drivers and "
@@ -107,13 +107,15 @@ def find(
     found: list[Finding] = []
     if shared_machine and len(nodes) > 1:
         found.append(Advice.SHARED_MACHINE.about())
-    found += _rates(asked, together, nodes, phases)
+    found += _rates(asked, together, nodes)
     for node in nodes:
         found += _batching(asked, node)
-        found += _machine(node.name, node.telemetry)
         found += _gpu(node)
+        found += _telemetry(node.name, node.telemetry)
+    for node in nodes[:1] if shared_machine else nodes:
+        found += _machine(node.name, node.telemetry)
     found += _between(nodes, pair, shared_machine)
-    found += _client(together, phases, nodes)
+    found += _client(asked, phases, nodes)
     return tuple(found)
 
 
@@ -127,13 +129,14 @@ def _slots(node: Node) -> int | None:
     return sum(slots for slots in known if slots) if known and all(known) else None
 
 
-def _rates(asked: Asked, together: Figures, nodes: Sequence[Node], phases: Sequence[Phase]) -> Iterator[Finding]:
+def _rates(asked: Asked, together: Figures, nodes: Sequence[Node]) -> Iterator[Finding]:
     ttft_limit, tpot_limit = _limits(asked)
     if ttft_limit is None or tpot_limit is None:
         return
-    target = sum(phase.target_qps or 0.0 for phase in phases if phase.mode == "performance")
-    if target and together.samples_per_s and together.samples_per_s < 0.9 * target and (together.seconds or 0) >= 30:
-        yield Advice.TARGET_TOO_HIGH.about(rate=together.samples_per_s, target=target)
+    for node, sent in [(None, together), *((node.name, node.figures) for node in nodes if len(nodes) > 1)]:
+        rate, target = sent.samples_per_s, sent.scheduled_samples_per_s
+        if rate and target and rate < 0.9 * target and (sent.seconds or 0) >= 20:
+            yield Advice.TARGET_TOO_HIGH.about(node, rate=rate, target=target)
     for metric, latency, limit in (("TTFT", together.ttft, ttft_limit), ("TPOT", together.tpot, tpot_limit)):
         if latency and 0.85 * limit <= latency.p99_ms <= limit:
             yield Advice.NEAR_LIMIT.about(metric=metric, value=latency.p99_ms, limit=limit)
@@ -173,6 +176,9 @@ def _machine(name: str, seen: Telemetry) -> Iterator[Finding]:
         yield Advice.MEMORY_SHORT.about(name, used=seen.memory_used_gib.peak, total=seen.memory_total_gib)
     if seen.cpu_percent and seen.cpu_percent.mean >= 90:
         yield Advice.CPU_BOUND.about(name, cpu=seen.cpu_percent.mean)
+
+
+def _telemetry(name: str, seen: Telemetry) -> Iterator[Finding]:
     if seen.gap_s is not None and seen.gap_s > 5:
         yield Advice.TELEMETRY_GAPS.about(name, gap=seen.gap_s)
     if seen.own_cost_cpu_percent is not None and seen.own_cost_cpu_percent > 5:
@@ -205,15 +211,23 @@ def _between(nodes: Sequence[Node], pair: Pair | None, shared_machine: bool) -> 
         ratio = speeds[-1][0] / speeds[0][0]
         yield Advice.UNEVEN_NODES.about(fast=speeds[-1][1], slow=speeds[0][1], ratio=ratio)
     waits = sorted((node.figures.ttft.p50_ms, node.name) for node in nodes if node.figures.ttft)
-    if pair is None and len(waits) > 1 and waits[-1][0] > 2 * waits[0][0] and waits[-1][0] - waits[0][0] > 20:
+    if (
+        pair is None
+        and not shared_machine
+        and len(waits) > 1
+        and waits[-1][0] > 2 * waits[0][0]
+        and waits[-1][0] - waits[0][0] > 20
+    ):
         yield Advice.NETWORK_LATENCY.about(slow=waits[-1][1], much=waits[-1][0], fast=waits[0][1], less=waits[0][0])
 
 
-def _client(together: Figures, phases: Sequence[Phase], nodes: Sequence[Node]) -> Iterator[Finding]:
+def _client(asked: Asked, phases: Sequence[Phase], nodes: Sequence[Node]) -> Iterator[Finding]:
     for phase in phases:
         if phase.mode == "performance" and phase.client_cpu_cores and phase.client_cpu_cores >= 0.8:
             yield Advice.CLIENT_BUSY.about(phase.node, cores=phase.client_cpu_cores)
+    if asked.scenario == "offline":
+        return  # all samples are issued at once, so all but the first wait
     for node in nodes:
         queue, ttft = node.client_queue_p99_ms, node.figures.ttft
         if queue is not None and ttft and queue > 20 and queue > 0.2 * ttft.p99_ms:
-            yield Advice.CLIENT_QUEUE.about(node.name, queue=queue, ttft=ttft.p99_ms)
+            yield Advice.ENGINES_FULL.about(node.name, queue=queue, ttft=ttft.p99_ms)

@@ -52,6 +52,7 @@ class LoadGenLog:
     early_stopping_met: bool | None
     queries_short: int | None
     invalid_reason: str | None
+    scheduled_samples_per_s: float | None
     samples_per_s: float | None
     tokens_per_s: float | None
     ttft: Percentiles | None
@@ -146,6 +147,7 @@ def _record(
         early_stopping_met=get("early_stopping_met"),
         queries_short=_queries_short(get("early_stopping_ttft_result"), get("early_stopping_tpot_result")),
         invalid_reason=_words(get("result_invalid_reason")),
+        scheduled_samples_per_s=get("result_scheduled_samples_per_sec"),
         samples_per_s=_first(values, "result_completed_samples_per_sec", "result_samples_per_second"),
         tokens_per_s=_first(values, "result_completed_tokens_per_second", "result_tokens_per_second"),
         ttft=_percentiles(values, "result_first_token_{}.00_percentile_latency_ns"),

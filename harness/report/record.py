@@ -73,6 +73,7 @@ class Figures(Record):
     """Speed, latency and accuracy of one node or of all together.
 
     `samples`, `tokens` and `seconds` are those that the speed was taken from. `source` says who measured the speed.
+    `scheduled_samples_per_s` is the rate at which LoadGen sent (Server and Interactive).
     Hours are for one performance run at the rule's length and one accuracy run of 13,368 samples at this speed.
     """
 
@@ -82,6 +83,7 @@ class Figures(Record):
     samples_per_s: float | None
     tokens_per_s: float | None
     source: Literal["LoadGen", "journal"] | None
+    scheduled_samples_per_s: float | None
     ttft: Latency | None
     tpot: Latency | None
     end_to_end: Latency | None

@@ -141,7 +141,7 @@ def _performance(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
     size = spec.window.stop - spec.window.start
     found: list[Reason] = []
     if log.latency_limits_met is False:
-        found.append(Rule.LATENCY_LIMITS.reason(node=node, why=log.invalid_reason))
+        found.append(Rule.LATENCY_LIMITS.reason(node=node, why=_over_limit(log) or log.invalid_reason))
     elif log.early_stopping_met is False:
         rule = Rule.EARLY_STOPPING if full else Rule.EARLY_STOPPING_SUBSET
         found.append(rule.reason(node=node, count=log.samples, short=log.queries_short))
@@ -155,6 +155,15 @@ def _performance(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
     asked_s = (log.min_duration_ms or 0) / 1e3
     if asked_s < RULE_MIN_DURATION_S:
         yield Rule.SHORT.reason(asked=asked_s, rule=RULE_MIN_DURATION_S)
+
+
+def _over_limit(log: LoadGenLog) -> str:
+    pairs = (("TTFT", log.ttft, log.ttft_limit_ms), ("TPOT", log.tpot, log.tpot_limit_ms))
+    return " and ".join(
+        f"{name} p99 is {seen.p99_ms:,.0f} ms of {limit:,.0f} ms allowed"
+        for name, seen, limit in pairs
+        if seen and limit and seen.p99_ms > limit
+    )
 
 
 def _accuracy(sources: Sources, score: Score | None) -> Iterator[Reason]:

@@ -16,6 +16,7 @@ from harness.errors import BadInput
 from harness.files import write_json
 from harness.report import figures, render
 from harness.report.build import build
+from harness.report.findings import Advice
 from harness.report.record import Finding, Result, schema
 from harness.report.rules import Rule
 from tests.unit import results_tree
@@ -314,3 +315,9 @@ def test_report_needs_nothing_of_a_node(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", light], check=True)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == ("UNOFFICIAL", 0), done.stderr
+
+
+def test_documents_list_every_rule_and_finding() -> None:
+    text = (Path(__file__).parents[2] / "docs/results.md").read_text()
+    assert [rule.name for rule in Rule if f"| `{rule.name}` | {rule.level} |" not in text] == []
+    assert [advice.name for advice in Advice if f"`{advice.name}`" not in text] == []

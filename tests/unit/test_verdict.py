@@ -73,7 +73,8 @@ def test_invalid_outranks_unofficial_and_comes_first(tmp_path: Path) -> None:
     assert verdict.level == Level.INVALID
     assert verdict.reasons[0].code == "LATENCY_LIMITS"
     assert codes(verdict) == {"LATENCY_LIMITS", "SHORT", "TINY_MODEL", "SUBSET"}
-    assert "TPOT constrain not met" in verdict.reasons[0].sentence
+    assert verdict.reasons[0].sentence == (
+        "alpha: a latency limit was broken: TPOT p99 is 190 ms of 100 ms allowed")  # fmt: skip
 
 
 def test_too_few_queries_are_no_excuse_for_a_full_run(copied: Path) -> None:
