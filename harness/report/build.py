@@ -8,31 +8,24 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import BadInput
-from harness.files import sha256_json
-from harness.report import figures, findings, history, series, verdict
-from harness.report.documents import ManifestFile
+from harness.report import figures, findings, history, nodes, series, verdict
+from harness.report.gates import is_real
 from harness.report.record import (
     SCHEMA_VERSION,
     Asked,
     Calibrated,
     Compared,
-    EngineSettings,
     Failure,
     Figures,
-    Gpu,
-    Machine,
-    Node,
     Phase,
     Published,
     Result,
     Rouge,
-    Share,
 )
 from harness.report.sources import Issuer, Sources, read
 from harness.scores import Score, merge
 
 NOTICE = "Result not verified by MLCommons Association."
-ADDRESS = ("name", "model", "host", "port", "url")
 PUBLISHED = (
     Published(system="1×H100 SXM, vLLM FP8 (v5.1, Red Hat)", offline_tokens_per_s=5777, server_tokens_per_s=5104),
     Published(system="1×L40S, vLLM FP8 (v5.1, Red Hat)", offline_tokens_per_s=1642, server_tokens_per_s=1207),
@@ -54,10 +47,10 @@ def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
     sources = replace(sources, troubles=(*sources.troubles, *trouble))
     asked = _asked(sources)
     past = history.earlier(_candidates(sources), _created(sources))
-    nodes = tuple(_node(name, sources, journal, rows, mode, asked, past) for name in sources.nodes)
+    parts = tuple(nodes.node(name, sources, journal, mode, asked, past) for name in sources.nodes)
     pair = figures.pair(sources.issuers, rows, mode)
     together = _together(sources, rows, mode, figures.merged(score))
-    ratio, no_ratio = history.efficiency(together.samples_per_s, nodes)
+    ratio, no_ratio = history.efficiency(together.samples_per_s, parts)
     phases = tuple(_phases(sources.issuers))
     shared = bool(sources.plan and sources.plan.shared_machine)
     used = {
@@ -65,7 +58,7 @@ def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
         for host, group in journal[journal["mode"] == "performance"].groupby("issuer")
     }
     judged = verdict.judge(sources, score, used)
-    now = history.point(sources.run_id, _created(sources), nodes, together.samples_per_s, together.seconds)
+    now = history.point(sources.run_id, _created(sources), parts, together.samples_per_s, together.seconds)
     result = Result(
         schema_version=SCHEMA_VERSION,
         run_id=sources.run_id,
@@ -74,18 +67,18 @@ def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
         verdict=judged,
         notice=NOTICE,
         together=together,
-        nodes=nodes,
+        nodes=parts,
         pair=pair,
         efficiency=ratio,
         efficiency_absent=no_ratio,
         shared_machine=shared,
         phases=phases,
         calibration=_calibration(sources.issuers),
-        findings=findings.find(asked, together, nodes, pair, phases, shared),
+        findings=findings.find(asked, together, parts, pair, phases, shared),
         failures=_failures(sources),
         accuracy_reference=_compared(score),
         published=PUBLISHED if _all_real(sources) else (),
-        history=(*history.past_runs(past, nodes, asked.topology), *([now] if now else [])),
+        history=(*history.past_runs(past, parts, asked.topology), *([now] if now else [])),
         charts=(),
     )
     return result, journal, sources
@@ -152,7 +145,7 @@ def _rate(value: Any) -> float | str | None:
 def _together(sources: Sources, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None) -> Figures:
     """One LoadGen: what it measured. Several: samples finished while all were running."""
     if len(sources.issuers) == 1 and not _missing_loadgens(sources):
-        return figures.of(rows, _log(sources.issuers[0], mode), rouge)
+        return figures.of(rows, nodes.log_of(sources.issuers[0], mode), rouge)
     span = None if _missing_loadgens(sources) else figures.all_running(sources.issuers, mode)
     return figures.of(rows if span else rows.iloc[:0], None, rouge, span)
 
@@ -160,119 +153,6 @@ def _together(sources: Sources, rows: pd.DataFrame, mode: figures.Measured, roug
 def _missing_loadgens(sources: Sources) -> bool:
     planned = set(sources.plan.loadgens) if sources.plan else set()
     return bool(planned - {issuer.host for issuer in sources.issuers})
-
-
-def _log(issuer: Issuer, mode: figures.Measured) -> Any:
-    return issuer.performance if mode == "performance" else None
-
-
-def _node(
-    name: str,
-    sources: Sources,
-    journal: pd.DataFrame,
-    rows: pd.DataFrame,
-    mode: figures.Measured,
-    asked: Asked,
-    past: Sequence[Result],
-) -> Node:
-    issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
-    own = rows[rows["node"] == name]
-    # LoadGen's log is the node's own only if all that this LoadGen issued was answered by this node.
-    whole = issuer is not None and issuer.spec is not None and all(ref.node == name for ref in issuer.spec.engines)
-    log = _log(issuer, mode) if issuer and whole else None
-    answered = journal[(journal["mode"] == "accuracy") & (journal["node"] == name)]["qsl_idx"]
-    rouge = figures.partial(figures.scores(sources.issuers), answered)
-    settings = tuple(_settings(engine.file.model_dump()) for engine in sources.engines if engine.node == name)
-    machine = _machine(name, sources)
-    fingerprint = history.comparable(asked, machine, settings)
-    single = history.alone(past, fingerprint, name)
-    planned = sources.plan.nodes.get(name, {}) if sources.plan else {}
-    share = planned.get("share") or (issuer.spec.window.model_dump() if issuer and issuer.spec and whole else None)
-    return Node(
-        name=name,
-        loadgen=issuer is not None,
-        share=Share.model_validate(share) if share else None,
-        why=planned.get("why"),
-        figures=figures.of(own, log, rouge),
-        client_queue_p99_ms=series.percentile(own["queue_ms"], 99),
-        alone_samples_per_s=single[0] if single else None,
-        alone_run_id=single[1] if single else None,
-        comparable=fingerprint,
-        machine=machine,
-        engines=settings,
-        telemetry=_telemetry(name, sources, issuer, mode),
-    )
-
-
-def _telemetry(name: str, sources: Sources, issuer: Issuer | None, mode: figures.Measured) -> Any:
-    span = figures.window(sources.issuers, mode)
-    names = {engine.file.name for engine in sources.engines if engine.node == name}
-    paths = telemetry_files(name, sources)
-    cost = issuer.outcome.telemetry_cost if issuer else None
-    percent = 100 * cost.cpu_s / cost.wall_s if cost and cost.wall_s > 0 else None
-    return figures.use(paths, names or None, span, percent)
-
-
-def telemetry_files(name: str, sources: Sources) -> list[Path]:
-    """A node's telemetry: its engines' own, else what the LoadGen on it wrote."""
-    own = [engine.telemetry for engine in sources.engines if engine.node == name and engine.telemetry]
-    return own or [issuer.path / "telemetry.csv" for issuer in sources.issuers if issuer.host == name]
-
-
-def _machine(name: str, sources: Sources) -> Machine:
-    described = next(
-        (engine.file.machine for engine in sources.engines if engine.node == name and engine.file.machine), None
-    )
-    issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
-    file = described or (issuer.manifest if issuer else ManifestFile())
-    data = [issuer.manifest.dataset.sha256 for issuer in sources.issuers if issuer.manifest.dataset.sha256]
-    return Machine(
-        **{
-            key: getattr(file, key)
-            for key in (
-                "os",
-                "kernel",
-                "python",
-                "cpu_model",
-                "cpu_count",
-                "memory_gib",
-                "driver",
-                "cuda",
-                "versions",
-                "environment_sha256",
-                "image_digest",
-            )
-        },
-        gpus=tuple(_gpu(gpu.model_dump()) for gpu in file.gpus),
-        model_name=file.model.name,
-        model_sha256=file.model.sha256,
-        model_dtype=file.model.dtype,
-        dataset_sha256=file.dataset.sha256 or (data[0] if data else None),
-    )
-
-
-def _gpu(gpu: dict[str, Any]) -> Gpu:
-    generation, width = gpu["pcie_gen"], gpu["pcie_width"]
-    pcie = f"gen {generation} ×{width}" if generation and width else None
-    return Gpu(pcie=pcie, **{key: gpu[key] for key in ("name", "memory_gib", "power_limit_w", "sm_clock_max_mhz")})
-
-
-def _settings(engine: dict[str, Any]) -> EngineSettings:
-    config, asked, seen = engine["config"], engine["asked"], engine["verified"]
-    return EngineSettings(
-        name=engine["name"],
-        kind=engine["kind"],
-        state=engine["state"],
-        version=engine["version"],
-        dtype=config.get("dtype") or asked.get("dtype"),
-        max_num_seqs=config.get("max_num_seqs"),
-        max_model_len=seen.get("max_model_len"),
-        prefix_caching=seen.get("enable_prefix_caching"),
-        speculative_decoding=seen.get("speculative_decoding"),
-        quantization=config.get("quantization"),
-        unverified=engine["unverified"],
-        settings_sha256=sha256_json({key: value for key, value in config.items() if key not in ADDRESS}),
-    )
 
 
 def _phases(issuers: Sequence[Issuer]) -> list[Phase]:
@@ -319,4 +199,4 @@ def _failures(sources: Sources) -> tuple[Failure, ...]:
 
 def _all_real(sources: Sources) -> bool:
     models = [issuer.manifest.model for issuer in sources.issuers]
-    return bool(models) and all(verdict.is_real(model) for model in models)
+    return bool(models) and all(is_real(model) for model in models)

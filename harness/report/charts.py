@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, StrMethodFormatter
 
 from harness.report import figures, series
-from harness.report.build import telemetry_files
+from harness.report.nodes import telemetry_files
 from harness.report.record import Chart, Result
 from harness.report.sources import Sources
 from harness.spec import Scenario

@@ -11,7 +11,8 @@ import pandas as pd
 
 from harness.report import logs, series
 from harness.report.documents import Part
-from harness.report.record import Figures, Latency, Pair, Rouge, Telemetry, Used
+from harness.report.machines import Telemetry, Used
+from harness.report.record import Figures, Latency, Pair, Rouge
 from harness.report.sources import Issuer
 from harness.scores import METRICS, Score
 from harness.spec import FULL_SAMPLES, RULE_MIN_DURATION_S

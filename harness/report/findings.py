@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from enum import Enum
 
-from harness.report.record import Asked, Figures, Finding, Node, Pair, Phase, Telemetry
+from harness.report.machines import Telemetry
+from harness.report.record import Asked, Figures, Finding, Node, Pair, Phase
 from harness.spec import Scenario
 
 

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from harness.errors import BadInput
 from harness.files import read_json, sha256_json
-from harness.report.record import SCHEMA_VERSION, Asked, EngineSettings, Level, Machine, Node, PastRun, Result
+from harness.report.machines import EngineSettings, Machine
+from harness.report.record import SCHEMA_VERSION, Asked, Level, Node, PastRun, Result
 
 
 def comparable(asked: Asked, machine: Machine, engines: Sequence[EngineSettings]) -> str | None:

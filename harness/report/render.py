@@ -6,9 +6,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from harness.report.record import Figures, Latency, Level, Node, Result, Used
+from harness.report.gates import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
+from harness.report.machines import Used
+from harness.report.record import Figures, Latency, Level, Node, Result
 from harness.report.rules import Rule
-from harness.report.verdict import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
 from harness.spec import FULL_SAMPLES, RULE_MIN_DURATION_S, Scenario
 
 NONE = "–"

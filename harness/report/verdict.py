@@ -3,25 +3,21 @@
 Something that went wrong is INVALID. A rule that a smoke run cannot meet is UNOFFICIAL.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.files import sha256_file
 from harness.report.documents import ModelFacts
+from harness.report.gates import accuracy, is_real
 from harness.report.logs import LoadGenLog
 from harness.report.record import Level, Reason, Verdict
 from harness.report.rules import Rule
 from harness.report.sources import Engine, Issuer, Sources
-from harness.scores import Reference, Score
+from harness.scores import Score
 from harness.spec import FULL_SAMPLES, MAX_MODEL_LEN, RULE_MIN_DURATION_S, SAMPLING_SEED, Mode, Spec
 
 LOADGEN_VERSION = "6.0.17"
 LOADGEN_SEEDS = (2085463073848966840, 2747215439041700203, 16159082839903944936)
-REFERENCE_ROUGE = {"rouge1": 38.7792, "rouge2": 15.9075, "rougeL": 24.4957, "rougeLsum": 35.793}
-REFERENCE_CHARACTERS = 8_167_644
-SANDBOX_ROUGE = dict.fromkeys(REFERENCE_ROUGE, 100.0)
-GATE = 0.99
-REAL_MODEL = {"hidden_size": 4096, "layers": 32, "vocab_size": 128_256}
 ORDER = {Level.INVALID: 0, Level.UNOFFICIAL: 1, Level.VALID: 2}
 
 
@@ -37,7 +33,7 @@ def judge(sources: Sources, score: Score | None, used: Mapping[str, int]) -> Ver
     reasons += _whole(sources)
     for issuer in sources.issuers:
         reasons += _issuer(issuer, used.get(issuer.host, 0))
-    reasons += _accuracy(sources, score)
+    reasons += accuracy(sources, score)
     for engine in sources.engines:
         reasons += _engine(engine)
     reasons += _alike(sources)
@@ -46,14 +42,6 @@ def judge(sources: Sources, score: Score | None, used: Mapping[str, int]) -> Ver
     unique = sorted(dict.fromkeys(reasons), key=lambda reason: ORDER[reason.level])
     level = unique[0].level if unique else Level.VALID
     return Verdict(level=level, reasons=tuple(unique))
-
-
-def is_real(model: ModelFacts) -> bool | None:
-    """Whether the weights have Llama-3.1-8B's shape; None when the manifest does not say."""
-    sizes = {name: getattr(model, name) for name in REAL_MODEL}
-    if model.sandbox:
-        return False
-    return None if None in sizes.values() else sizes == REAL_MODEL
 
 
 def _whole(sources: Sources) -> Iterator[Reason]:
@@ -166,57 +154,6 @@ def _over_limit(log: LoadGenLog) -> str:
     )
 
 
-def _accuracy(sources: Sources, score: Score | None) -> Iterator[Reason]:
-    spec = sources.spec
-    if score is None or spec is None:
-        return
-    distinct = score.samples_expected - len(score.missing)
-    if score.missing or distinct < spec.samples:
-        which = _few(score.missing) if score.missing else f"{distinct} were scored"
-        yield Rule.ACCURACY_COVERAGE.reason(count=spec.samples - distinct, rule=spec.samples, which=which)
-    if score.duplicates:
-        yield Rule.ACCURACY_ONCE.reason(count=len(score.duplicates), which=_few(score.duplicates))
-    if score.foreign:
-        yield Rule.ACCURACY_FOREIGN.reason(count=len(score.foreign), which=_few(score.foreign))
-    if score.end_token_violations:
-        yield Rule.END_TOKEN.reason(count=len(score.end_token_violations), which=_few(score.end_token_violations))
-    if score.reference:
-        yield from _reference_gate(score, score.reference)
-    elif any(is_real(issuer.manifest.model) is False for issuer in sources.issuers):
-        yield Rule.NO_REFERENCE.reason(what="this model")
-    elif spec.samples < FULL_SAMPLES:
-        yield Rule.NO_REFERENCE.reason(what="a subset")
-    else:
-        yield from _rouge_gate(score, REFERENCE_ROUGE)
-        low, high = 0.9 * REFERENCE_CHARACTERS, 1.1 * REFERENCE_CHARACTERS
-        if score.gen_len is not None and not low <= score.gen_len <= high:
-            yield Rule.GEN_LEN.reason(value=score.gen_len, low=low, high=high)
-
-
-def _rouge_gate(score: Score, reference: Mapping[str, float]) -> Iterator[Reason]:
-    for metric, due in reference.items():
-        value = getattr(score, metric)
-        if value is not None and value < GATE * due:
-            yield Rule.ROUGE.reason(metric=metric, value=value, rule=GATE * due, reference=due)
-
-
-def _reference_gate(score: Score, reference: Reference) -> Iterator[Reason]:
-    percent = 100 * reference.identical / reference.compared if reference.compared else 0.0
-    if percent < 100 * GATE:
-        yield Rule.REFERENCE_IDS.reason(percent=percent, which=_few(reference.differing))
-    faults = {
-        "are another sample's": reference.misplaced,
-        "have the reference's ids one position off or cut": reference.shifted,
-        "have the reference's ids but decode to another text": reference.decode_differing,
-    }
-    for what, which in faults.items():
-        if which:
-            yield Rule.REFERENCE_FAULT.reason(count=len(which), what=what, which=_few(which))
-    if reference.compared < score.gen_num:
-        yield Rule.NO_REFERENCE.reason(what=f"{score.gen_num - reference.compared} of {score.gen_num} samples")
-    yield from _rouge_gate(score, SANDBOX_ROUGE)
-
-
 def _engine(engine: Engine) -> Iterator[Reason]:
     name, seen = f"{engine.node}/{engine.file.name}", engine.file.verified
     if engine.file.state == "failed":
@@ -294,10 +231,3 @@ def _short(value: str | None) -> str:
     if value is None:
         return "–"
     return value[:12] if len(value) == 64 else value
-
-
-def _few(indexes: Sequence[int] | Iterable[int], most: int = 10) -> str:
-    known = list(indexes)
-    return ", ".join(str(index) for index in known[:most]) + (
-        f" and {len(known) - most} more" if len(known) > most else ""
-    )

@@ -1,0 +1,95 @@
+"""One ansible-playbook through ansible-runner: started, heard, ended."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput, HarnessError, NotReady, RunFailed
+
+_CANCEL_TIMEOUT_S = 120.0
+
+
+class Play:
+    """One ansible-playbook, run by ansible-runner in a thread of its own."""
+
+    def __init__(
+        self,
+        root: Path,
+        playbook: str,
+        inventory: Path | None,
+        limit: str | None,
+        values: dict[str, Any],
+        on_output: Callable[[str], None],
+    ) -> None:
+        try:
+            import ansible_runner
+        except ImportError:
+            raise NotReady(
+                "ansible-runner is not installed here; install this package with its `ansible` extra"
+            ) from None
+        self._cancelled = False
+        self._on_output = on_output
+        self._failures: list[dict[str, Any]] = []
+        self._private = tempfile.TemporaryDirectory(prefix="benchmark-")
+        options: dict[str, Any] = {"inventory": str(inventory)} if inventory else {}
+        if limit:
+            options["limit"] = limit
+        self._thread, self._runner = ansible_runner.run_async(
+            private_data_dir=self._private.name,
+            project_dir=str(root),
+            playbook=playbook,
+            extravars=values,
+            envvars=_environment(root),
+            event_handler=self._hear,
+            cancel_callback=lambda: self._cancelled,
+            quiet=True,
+            **options,
+        )
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return bool(self._thread.is_alive())
+
+    def cancel(self) -> None:
+        """End it now."""
+        self._cancelled = True
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it has ended, for a bounded time."""
+        self._thread.join(timeout=_CANCEL_TIMEOUT_S)
+        self._private.cleanup()
+
+    @property
+    def return_code(self) -> int:
+        """What ansible-playbook ended with."""
+        self.wait()
+        return int(self._runner.rc or 0)
+
+    def error(self, run_id: str) -> HarnessError:
+        """Why there is no result, by who must act: a module passes on the exit code of the command that refused."""
+        told = [f"{failure['host']}: {failure['message']}" for failure in self._failures]
+        sentence = "; ".join(dict.fromkeys(told)) or f"ansible-playbook ended with {self._runner.rc} and no word"
+        codes = {failure["exit"] for failure in self._failures}
+        kind = next((kind for kind in (BadInput, NotReady) if kind.exit_code in codes), RunFailed)
+        return kind(f"run {run_id} has no result: {sentence}")
+
+    def _hear(self, event: dict[str, Any]) -> bool:
+        if event.get("stdout"):
+            self._on_output(event["stdout"])
+        if event["event"] in ("runner_on_failed", "runner_on_unreachable"):
+            told = event["event_data"]
+            answer = told.get("res") or {}
+            if not told.get("ignore_errors"):
+                message = str(answer.get("msg") or answer.get("reason") or "failed without a word").strip()
+                self._failures.append({"host": told.get("host"), "message": message, "exit": answer.get("exit")})
+        return False
+
+
+def _environment(root: Path) -> dict[str, str]:
+    """The project's own settings, and the ansible-playbook that belongs to this Python."""
+    here = str(Path(sys.executable).parent)
+    return {"ANSIBLE_CONFIG": str(root / "ansible.cfg"), "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}

@@ -1,0 +1,141 @@
+"""One node of a benchmark: what it did, what it is made of, what its engines were set to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.files import sha256_json
+from harness.report import figures, history, series
+from harness.report.documents import ManifestFile
+from harness.report.logs import LoadGenLog
+from harness.report.machines import EngineSettings, Gpu, Machine, Telemetry
+from harness.report.record import Asked, Node, Result, Share
+from harness.report.sources import Issuer, Sources
+
+ADDRESS = ("name", "model", "host", "port", "url")
+"""Settings that do not make two engines' speeds incomparable."""
+
+
+def log_of(issuer: Issuer, mode: figures.Measured) -> LoadGenLog | None:
+    """The log that speed and latency may be taken from; LoadGen measures neither in accuracy mode."""
+    return issuer.performance if mode == "performance" else None
+
+
+def node(
+    name: str,
+    sources: Sources,
+    journal: pd.DataFrame,
+    mode: figures.Measured,
+    asked: Asked,
+    past: Sequence[Result],
+) -> Node:
+    """One node's record, from the samples that its engines answered.
+
+    Args:
+        name: the node's name in the inventory.
+        sources: all files.
+        journal: all samples of both modes.
+        mode: the one that speed and latency are taken from.
+        asked: what was asked, to tell which of the `past` results are comparable.
+        past: earlier results.
+    """
+    issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
+    own = journal[(journal["mode"] == mode) & (journal["node"] == name)]
+    # LoadGen's log is the node's own only if all that this LoadGen issued was answered by this node.
+    whole = issuer is not None and issuer.spec is not None and all(ref.node == name for ref in issuer.spec.engines)
+    log = log_of(issuer, mode) if issuer and whole else None
+    answered = journal[(journal["mode"] == "accuracy") & (journal["node"] == name)]["qsl_idx"]
+    rouge = figures.partial(figures.scores(sources.issuers), answered)
+    settings = tuple(_settings(engine.file.model_dump()) for engine in sources.engines if engine.node == name)
+    machine = _machine(name, sources)
+    fingerprint = history.comparable(asked, machine, settings)
+    single = history.alone(past, fingerprint, name)
+    planned = sources.plan.nodes.get(name, {}) if sources.plan else {}
+    share = planned.get("share") or (issuer.spec.window.model_dump() if issuer and issuer.spec and whole else None)
+    return Node(
+        name=name,
+        loadgen=issuer is not None,
+        share=Share.model_validate(share) if share else None,
+        why=planned.get("why"),
+        figures=figures.of(own, log, rouge),
+        client_queue_p99_ms=series.percentile(own["queue_ms"], 99),
+        alone_samples_per_s=single[0] if single else None,
+        alone_run_id=single[1] if single else None,
+        comparable=fingerprint,
+        machine=machine,
+        engines=settings,
+        telemetry=_telemetry(name, sources, issuer, mode),
+    )
+
+
+def _telemetry(name: str, sources: Sources, issuer: Issuer | None, mode: figures.Measured) -> Telemetry:
+    span = figures.window(sources.issuers, mode)
+    names = {engine.file.name for engine in sources.engines if engine.node == name}
+    paths = telemetry_files(name, sources)
+    cost = issuer.outcome.telemetry_cost if issuer else None
+    percent = 100 * cost.cpu_s / cost.wall_s if cost and cost.wall_s > 0 else None
+    return figures.use(paths, names or None, span, percent)
+
+
+def telemetry_files(name: str, sources: Sources) -> list[Path]:
+    """A node's telemetry: its engines' own, else what the LoadGen on it wrote."""
+    own = [engine.telemetry for engine in sources.engines if engine.node == name and engine.telemetry]
+    return own or [issuer.path / "telemetry.csv" for issuer in sources.issuers if issuer.host == name]
+
+
+def _machine(name: str, sources: Sources) -> Machine:
+    described = next(
+        (engine.file.machine for engine in sources.engines if engine.node == name and engine.file.machine), None
+    )
+    issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
+    file = described or (issuer.manifest if issuer else ManifestFile())
+    data = [issuer.manifest.dataset.sha256 for issuer in sources.issuers if issuer.manifest.dataset.sha256]
+    return Machine(
+        **{
+            key: getattr(file, key)
+            for key in (
+                "os",
+                "kernel",
+                "python",
+                "cpu_model",
+                "cpu_count",
+                "memory_gib",
+                "driver",
+                "cuda",
+                "versions",
+                "environment_sha256",
+                "image_digest",
+            )
+        },
+        gpus=tuple(_gpu(gpu.model_dump()) for gpu in file.gpus),
+        model_name=file.model.name,
+        model_sha256=file.model.sha256,
+        model_dtype=file.model.dtype,
+        dataset_sha256=file.dataset.sha256 or (data[0] if data else None),
+    )
+
+
+def _gpu(gpu: dict[str, Any]) -> Gpu:
+    generation, width = gpu["pcie_gen"], gpu["pcie_width"]
+    pcie = f"gen {generation} ×{width}" if generation and width else None
+    return Gpu(pcie=pcie, **{key: gpu[key] for key in ("name", "memory_gib", "power_limit_w", "sm_clock_max_mhz")})
+
+
+def _settings(engine: dict[str, Any]) -> EngineSettings:
+    config, asked, seen = engine["config"], engine["asked"], engine["verified"]
+    return EngineSettings(
+        name=engine["name"],
+        kind=engine["kind"],
+        state=engine["state"],
+        version=engine["version"],
+        dtype=config.get("dtype") or asked.get("dtype"),
+        max_num_seqs=config.get("max_num_seqs"),
+        max_model_len=seen.get("max_model_len"),
+        prefix_caching=seen.get("enable_prefix_caching"),
+        speculative_decoding=seen.get("speculative_decoding"),
+        quantization=config.get("quantization"),
+        unverified=engine["unverified"],
+        settings_sha256=sha256_json({key: value for key, value in config.items() if key not in ADDRESS}),
+    )
