@@ -62,11 +62,17 @@ def plan(request: Record, nodes: Dict[str, List[Record]], speeds: Dict[str, Spee
         loadgen_host: who drives LoadGen in `fleet`.
 
     Raises:
-        NoPlan: no nodes, or fewer samples than nodes.
+        NoPlan: no nodes, fewer samples than nodes, or a node that calibrating found to make nothing.
     """
     asked = request["asked"]
     if not nodes:
         raise NoPlan("no node has an engine that is ready; see the reasons above")
+    idle = [name for name in nodes if speeds[name].samples_per_s == 0]
+    if idle:
+        raise NoPlan(
+            f"calibrating saw no sample finish on {', '.join(idle)}: see the engine's log, or give it longer with "
+            "harness_limits.calibration_s"
+        )
     if request["topology"] == "fleet":
         rows = _fleet(asked, nodes, speeds, loadgen_host)
     else:

@@ -59,7 +59,7 @@ EXAMPLES = r"""
 RETURN = r"""
 findings:
   description: What was found, each with its level (V(ok), V(warn) or V(fail)).
-  returned: always
+  returned: success
   type: list
   elements: dict
 """
@@ -74,7 +74,7 @@ NOT_READY = 3
 
 def describe(finding: Dict[str, Any]) -> str:
     """A finding in one sentence: what was looked at, what was seen, what to do."""
-    return f"{finding['check']}: {finding['seen']}; {finding['advice']}"
+    return "; ".join(filter(None, [f"{finding['check']}: {finding['seen']}", finding["advice"]]))
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def main() -> None:
     findings = call(module, arguments, accepted=(0, NOT_READY))["findings"]
     wrong = [describe(finding) for finding in findings if finding["level"] == "fail"]
     if wrong:
-        module.fail_json(msg="; ".join(wrong), findings=findings)
+        module.fail_json(msg="; ".join(wrong), exit=NOT_READY)
     module.exit_json(changed=False, findings=findings)
 
 

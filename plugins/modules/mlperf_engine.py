@@ -79,6 +79,11 @@ engine:
   returned: success
   type: dict
   sample: {name: node2, state: starting, url: "http://127.0.0.1:8102"}
+state:
+  description: State of the engine, V(absent) when there never was one.
+  returned: success
+  type: str
+  sample: starting
 reference:
   description: The engine as runs refer to it (C(name), C(url), C(node), and C(max_in_flight) once it is known).
   returned: when O(state=up)
@@ -95,6 +100,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mlperf_command import ARGUMENTS, call
 from ansible.module_utils.mlperf_state import Record, engine_file, look
 
+BAD_INPUT = 2
 UP = ("starting", "ready")
 
 
@@ -143,7 +149,7 @@ def main() -> None:
         before = look(file) or {}
         changed = change(params, before)
     except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), exit=BAD_INPUT)
     after = before
     if not module.check_mode:
         if params["state"] == "up":
@@ -157,7 +163,7 @@ def main() -> None:
         "after": {"state": params["state"] if changed else before.get("state", "absent")},
     }
     more = {"reference": reference(params, after)} if params["state"] == "up" else {}
-    module.exit_json(changed=changed, engine=after, file=file, diff=diff, **more)
+    module.exit_json(changed=changed, state=after.get("state", "absent"), engine=after, file=file, diff=diff, **more)
 
 
 if __name__ == "__main__":

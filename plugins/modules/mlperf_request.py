@@ -136,6 +136,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mlperf_state import read
 
 FULL_SAMPLES = 13368
+BAD_INPUT = 2
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 CHOICES = {
     "scenario": ("server", "offline", "interactive"),
@@ -266,7 +267,7 @@ def main() -> None:
     try:
         result = request(module.params)
     except (Refused, OSError, ValueError, KeyError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), exit=BAD_INPUT)
     module.exit_json(changed=False, **result)
 
 

@@ -83,6 +83,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mlperf_command import ARGUMENTS, call
 from ansible.module_utils.mlperf_state import look, run_file
 
+BAD_INPUT = 2
+
 
 def start(module: Any, before: str) -> Dict[str, Any]:
     """Start the run, or say what starting it would change."""
@@ -95,6 +97,7 @@ def start(module: Any, before: str) -> Dict[str, Any]:
         values = "; ".join(f"{key}: it has {old!r}, you ask {new!r}" for key, (old, new) in answer["diff"].items())
         module.fail_json(
             msg=f"run_id {given['run_id']} exists with another spec ({values}); choose another run_id",
+            exit=BAD_INPUT,
             diff={
                 "before": {key: old for key, (old, new) in answer["diff"].items()},
                 "after": {key: new for key, (old, new) in answer["diff"].items()},

@@ -1,5 +1,6 @@
 """Modules and module_utils of plugins/, called in this process with Ansible's own argument parsing."""
 
+import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -71,8 +72,6 @@ def argument_spec(name: str) -> tuple[dict[str, Any], bool]:
 
     module.AnsibleModule = note  # type: ignore[attr-defined]
     main: Callable[[], None] = module.main
-    try:
+    with contextlib.suppress(_Exited):
         main()
-    except _Exited:
-        pass
     return seen["spec"], seen["check"]

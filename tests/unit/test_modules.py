@@ -169,7 +169,7 @@ def test_refusal_of_the_command_is_the_modules_message(harness: Path) -> None:
 
 
 def test_missing_command_says_how_to_get_it(harness: Path) -> None:
-    with pytest.raises(Failed, match="run site.yml"):
+    with pytest.raises(Failed, match=r"run site\.yml"):
         call("mlperf_engine", engine(harness, command=["/nowhere/python", "-m", "harness"]))
 
 

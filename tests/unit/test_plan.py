@@ -164,6 +164,14 @@ def test_check_mode_says_when_nothing_is_known(tmp_path: Path) -> None:
         assert all(row["hours_samples"] is None for row in result["plan"]["nodes"].values())
 
 
+def test_node_that_made_nothing_while_calibrating_is_an_error(tmp_path: Path) -> None:
+    calibration = {"jw2": found(10, 8.0, jw2=10.0), "jw3": found(0, 0.0, jw3=0.0)}
+    for topology in ("per_node", "fleet"):
+        with pytest.raises(Failed, match="no sample finish on jw3"):
+            plan(tmp_path, topology, engines("jw2", "jw3"), calibration)
+    assert not (tmp_path / "r1" / "plan.json").exists()
+
+
 def test_no_ready_node_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="no node has an engine that is ready"):
         plan(tmp_path, "fleet", {}, {})

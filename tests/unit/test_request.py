@@ -9,7 +9,8 @@ import pytest
 from tests.unit.ansible_modules import Failed, call
 
 ASKED = {
-    "scenario": "server", "mode": "both", "samples": 600, "target_qps": "auto", "topology": "fleet", "launcher": "process",
+    "scenario": "server", "mode": "both", "samples": 600, "target_qps": "auto", "topology": "fleet",
+    "launcher": "process",
 }  # fmt: skip
 
 

@@ -1,0 +1,193 @@
+"""The real ansible-playbook on two nodes of this machine, in folders of the test's own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import NODE_ENVIRONMENT, REPOSITORY
+from tests.fake_server import FakeServer
+
+SAMPLES = 600
+PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+
+
+@dataclass
+class Site:
+    """Two local nodes below `folder`, their results, and how to call playbooks on them."""
+
+    folder: Path
+    sandbox: Path
+    variables: dict[str, Any] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def results(self) -> Path:
+        """Directory of all results."""
+        return self.folder / "results"
+
+    def extra(self, **more: Any) -> dict[str, Any]:
+        """Variables of a call: this site's, then the test's."""
+        return {
+            "local_folder": str(self.folder),
+            "harness_env": str(NODE_ENVIRONMENT),
+            "harness_install": False,
+            "harness_sandbox": str(self.sandbox),
+            "harness_results": str(self.results),
+            "harness_watch_interval_s": 1,
+            "harness_limits": {"calibration_s": 2},
+            **self.variables,
+            **more,
+        }
+
+    def start(self, playbook: str = "benchmark.yml", *words: str, **more: Any) -> subprocess.Popen[str]:
+        """Begin a playbook in a session of its own, output to `folder`/output."""
+        with (self.folder / "output").open("w") as output:
+            process = subprocess.Popen(
+                [PLAYBOOK, playbook, *words, "-e", json.dumps(self.extra(**more))],
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
+            )
+        self.started.append(process)
+        return process
+
+    def output(self) -> str:
+        """What the last playbook has printed so far."""
+        return (self.folder / "output").read_text()
+
+    def play(self, playbook: str = "benchmark.yml", *words: str, timeout_s: float = 400, **more: Any) -> int:
+        """Run a playbook to its end; returns its exit status."""
+        process = self.start(playbook, *words, **more)
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.interrupt(process)
+            raise AssertionError(f"no end after {timeout_s} s:\n{self.output()[-4000:]}") from None
+
+    def interrupt(self, process: subprocess.Popen[str]) -> int:
+        """Ctrl-C, as a terminal sends it."""
+        os.killpg(process.pid, signal.SIGINT)
+        return process.wait(30)
+
+    def read(self, run_id: str, name: str) -> Any:
+        """A JSON file of a run's results."""
+        return json.loads((self.results / run_id / name).read_text())
+
+    def lines(self, run_id: str, name: str) -> list[Any]:
+        """A file of JSON lines of a run's results."""
+        file = self.results / run_id / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def changed(self) -> int:
+        """Changed tasks of the last playbook, over all hosts."""
+        recap = self.output().split("PLAY RECAP")[1]
+        return sum(int(word.split("=")[1]) for word in recap.split() if word.startswith("changed="))
+
+    def status(self, node: str, run_id: str) -> dict[str, Any]:
+        """A run's status on its node."""
+        status: dict[str, Any] = json.loads((self.folder / node / "runs" / run_id / "status.json").read_text())
+        return status
+
+    def untouched(self) -> bool:
+        """Whether nothing was started on any node and no run was begun."""
+        node_files = [*self.folder.glob("*/engines/*/engine.json"), *self.folder.glob("*/runs/*/status.json")]
+        return not node_files and not self.results.exists()
+
+    def clean(self) -> None:
+        """End what a failed test left running: playbooks, runs, engines; each by its id."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+        for file in [*self.folder.glob("*/runs/*/status.json"), *self.folder.glob("*/engines/*/engine.json")]:
+            record = json.loads(file.read_text())
+            if record["state"] in ("running", "starting", "ready") and record.get("pid"):
+                _end(int(record["pid"]))
+
+
+def _end(pid: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for _ in range(100):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                return
+            time.sleep(0.1)
+
+
+def until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
+    """The first true value of `condition`, asked ten times a second."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"{what}: not within {timeout_s} s")
+
+
+@pytest.fixture(scope="session")
+def sandbox(node_python: Path) -> Path:
+    """The sandbox beside the node's environment, as site.yml built it, with samples enough."""
+    folder = NODE_ENVIRONMENT.parent / "sandbox"
+    command = [node_python, "-m", "harness", "sandbox", "--dir", folder, "--samples", str(SAMPLES)]
+    file = folder / "sandbox.json"
+    if not file.exists() or json.loads(file.read_text())["samples"] < SAMPLES:
+        subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
+    return folder
+
+
+@pytest.fixture
+def site(tmp_path: Path, sandbox: Path) -> Iterator[Site]:
+    """Two nodes as inventory/local has them, on ports of their own."""
+    found = Site(tmp_path, sandbox)
+    yield found
+    found.clean()
+
+
+@dataclass
+class Fakes:
+    """A site whose nodes have fake servers as engines, by node."""
+
+    site: Site
+    servers: dict[str, FakeServer]
+
+
+@pytest.fixture
+def fakes(site: Site) -> Iterator[Fakes]:
+    """Two nodes with a running server each: fast, so that a test is about everything but the engine."""
+    settings = {"model": "model", "vocab": 1024, "ms_per_token": 1.0, "slots": 64}
+    with FakeServer(**settings) as one, FakeServer(**settings) as two:
+        url = "{{ {'node1': '" + one.url + "', 'node2': '" + two.url + "'}[inventory_hostname] }}"
+        site.variables = {
+            "harness_engine_settings": {},
+            "harness_engines": [
+                {"name": "{{ inventory_hostname }}", "kind": "endpoint", "url": url, "max_num_seqs": 64}
+            ],
+        }
+        yield Fakes(site, {"node1": one, "node2": two})
+
+
+@pytest.fixture
+def free_ports() -> list[int]:
+    """Two ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(2)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

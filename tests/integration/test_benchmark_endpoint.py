@@ -1,0 +1,239 @@
+"""benchmark.yml over fake servers: topologies, repetition, check mode, failures, interruption, stopping."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import SAMPLES, Fakes, until
+
+
+def verified(folder: Path) -> bool:
+    """Whether the collected files are those whose hashes were computed on the node."""
+    done = subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=folder, capture_output=True)
+    return done.returncode == 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_fleet_from_first_run_to_unchanged_second(fakes: Fakes) -> None:
+    site = fakes.site
+    assert site.play(mode="performance", run_id="first") == 0, site.output()
+    plan = site.read("first", "plan.json")
+    assert (plan["topology"], plan["loadgens"], plan["shared_machine"]) == ("fleet", ["node1"], True)
+    assert set(plan["calibration"]["node1"]["by_engine"]) == {"node1", "node2"}
+    assert site.read("first", "failures.json") == []
+    journal = site.lines("first", "nodes/node1/journal.jsonl")
+    assert sorted(entry["qsl_idx"] for entry in journal) == list(range(SAMPLES))
+    assert {entry["engine"] for entry in journal} == {"node1", "node2"}
+    assert verified(site.results / "first" / "nodes" / "node1")
+    assert site.read("first", "nodes/node2/engines/node2/engine.json")["state"] == "stopped"
+    result = site.read("first", "result.json")
+    assert result["verdict"]["level"] == "UNOFFICIAL", site.output()
+
+    output = site.output()
+    assert output.index("samples/s, LoadGen at") < output.index(
+        "pick it up:  ansible-playbook benchmark.yml -e run_id=first"
+    )
+    looks = site.lines("first", "progress.jsonl")
+    assert {(look["host"], look["kind"]) for look in looks} == {
+        ("node1", "engine"), ("node2", "engine"), ("node1", "calibration"), ("node1", "run"),
+    }  # fmt: skip
+    assert looks[-1]["lost"] is None
+    assert any(look["kind"] == "run" and look["status"]["state"] == "finished" for look in looks)
+
+    before = contents(site.results / "first")
+    assert site.play(run_id="first") == 0, site.output()
+    assert site.changed() == 0, site.output()
+    assert contents(site.results / "first") == before
+
+    assert site.play(run_id="first", samples=50, scenario="offline") == 2
+    assert "scenario: it has 'server', you ask 'offline'; samples: it has 600, you ask 50" in " ".join(
+        site.output().split()
+    )
+
+
+def test_check_mode_starts_nothing_and_prints_the_plan(fakes: Fakes) -> None:
+    site = fakes.site
+    assert site.play("benchmark.yml", "--check", mode="performance") == 0, site.output()
+    assert "time: not known before the engines are calibrated" in site.output()
+    assert "engine node2 at" in site.output()
+    assert site.untouched()
+    assert all(server.records() == [] for server in fakes.servers.values())
+
+
+def test_per_node_shares_by_measured_speed(fakes: Fakes) -> None:
+    site = fakes.site
+    fakes.servers["node1"].set(ms_per_token=4.0, slots=16)
+    fakes.servers["node2"].set(ms_per_token=4.0, slots=16, speed=0.5)
+    assert site.play(mode="performance", topology="per_node", scenario="offline", run_id="pair") == 0, site.output()
+    plan = site.read("pair", "plan.json")
+    shares = {node: plan["nodes"][node]["share"] for node in ("node1", "node2")}
+    assert shares["node1"]["start"] == 0
+    assert shares["node1"]["stop"] == shares["node2"]["start"]
+    assert shares["node2"]["stop"] == SAMPLES
+    # Twice as fast, so two thirds, within what calibrating for two seconds can tell.
+    assert 0.6 * SAMPLES < shares["node1"]["stop"] < 0.73 * SAMPLES
+    for node, share in shares.items():
+        journal = site.lines("pair", f"nodes/{node}/journal.jsonl")
+        assert {entry["engine"] for entry in journal} == {node}
+        assert sorted(entry["qsl_idx"] for entry in journal) == list(range(share["start"], share["stop"]))
+    levels = [reason["level"] for reason in site.read("pair", "result.json")["verdict"]["reasons"]]
+    assert "INVALID" not in levels
+
+
+def test_one_node_alone(fakes: Fakes) -> None:
+    site = fakes.site
+    assert site.play("benchmark.yml", "--limit", "node2", mode="performance", run_id="alone") == 0, site.output()
+    plan = site.read("alone", "plan.json")
+    assert (plan["topology"], plan["loadgens"], list(plan["nodes"])) == ("per_node", ["node2"], ["node2"])
+    assert len(site.lines("alone", "nodes/node2/journal.jsonl")) == SAMPLES
+    assert not (site.results / "alone" / "nodes" / "node1").exists()
+
+
+def test_failing_node_costs_neither_the_other_nor_the_report(fakes: Fakes) -> None:
+    site = fakes.site
+    process = site.start(topology="per_node", mode="performance", run_id="broken", target_qps=40)
+    until(lambda: "pick it up" in site.output(), "watching")
+    until(lambda: site.status("node2", "broken")["samples_done"] > 20, "samples on node2")
+    os.kill(fakes.servers["node2"].pid, signal.SIGKILL)
+    assert process.wait(200) == 2, site.output()
+    failures = site.read("broken", "failures.json")
+    assert {failure["host"] for failure in failures} == {"node2"}
+    assert all(failure["reason"] for failure in failures)
+    log = next(failure["log"] for failure in failures if failure["phase"] == "run")
+    assert log.endswith("harness.log")
+    tail = " ".join(site.output().split("Fail for what failed on a node")[1].split())
+    assert "node2 | run |" in tail
+    assert log.split("/")[-1] in tail
+    share = site.read("broken", "plan.json")["nodes"]["node1"]["share"]
+    assert len(site.lines("broken", "nodes/node1/journal.jsonl")) == share["stop"] - share["start"]
+    assert site.status("node1", "broken")["state"] == "finished"
+    result = site.read("broken", "result.json")
+    assert result["verdict"]["level"] == "INVALID"
+    assert "node2" in {failure["node"] for failure in result["failures"]}
+    assert (site.results / "broken" / "report.html").exists()
+
+
+def test_interrupted_watching_is_picked_up_and_the_run_went_on(fakes: Fakes) -> None:
+    site = fakes.site
+    process = site.start(mode="performance", run_id="long", target_qps=30)
+    until(lambda: "performance  " in site.output() and "pick it up" in site.output(), "watching")
+    assert site.interrupt(process) != 0
+    done = site.status("node1", "long")["samples_done"]
+    until(lambda: site.status("node1", "long")["samples_done"] > done, "samples after Ctrl-C")
+
+    assert site.play(mode="performance") == 2
+    said = " ".join(site.output().split())
+    assert "run long is not finished" in said
+    assert "benchmark.yml -e run_id=long" in said
+    assert "playbooks/stop.yml -e run_id=long" in said
+
+    assert site.play(run_id="long") == 0, site.output()
+    status = site.status("node1", "long")
+    assert status["state"] == "finished"
+    assert len(site.lines("long", "nodes/node1/journal.jsonl")) == SAMPLES
+    kinds = [look["kind"] for look in site.lines("long", "progress.jsonl")]
+    assert kinds.count("calibration") == len([kind for kind in kinds[: kinds.index("run")] if kind == "calibration"])
+
+
+def test_stopped_run_ends_with_a_report(fakes: Fakes) -> None:
+    site = fakes.site
+    process = site.start(mode="performance", run_id="stopped", target_qps=20)
+    until(lambda: "pick it up" in site.output(), "watching")
+    pid = until(lambda: site.status("node1", "stopped")["pid"], "the run")
+    site.interrupt(process)
+    assert site.play("playbooks/stop.yml", run_id="stopped") == 0, site.output()
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    assert site.status("node1", "stopped")["state"] == "stopped"
+    assert site.read("stopped", "result.json")["verdict"]["level"] == "INVALID"
+    assert site.read("stopped", "nodes/node1/engines/node1/engine.json")["state"] == "stopped"
+    assert site.play("playbooks/stop.yml", run_id="never") == 2
+    assert "never begun" in site.output()
+
+
+def test_killed_harness_is_noticed(fakes: Fakes) -> None:
+    site = fakes.site
+    process = site.start("benchmark.yml", "--limit", "node1", mode="performance", run_id="killed", target_qps=20)
+    until(lambda: "performance  " in site.output(), "watching")
+    os.kill(site.status("node1", "killed")["pid"], signal.SIGKILL)
+    assert process.wait(100) == 2
+    (failure,) = site.read("killed", "failures.json")
+    assert "harness died" in failure["reason"]
+
+
+def test_report_is_built_again_from_the_files(fakes: Fakes) -> None:
+    site = fakes.site
+    assert site.play("benchmark.yml", "--limit", "node1", mode="performance", run_id="again") == 0, site.output()
+    folder = site.results / "again"
+    before = contents(folder)
+    for name in ("result.json", "report.md", "report.html", "junit.xml"):
+        (folder / name).unlink()
+    assert site.play("playbooks/report.yml", run_id="again") == 0, site.output()
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"run_id": "a/b"}, "run_id = 'a/b'"),
+        ({"scenario": "singlestream"}, "scenario = 'singlestream': give server or offline or interactive"),
+        ({"samples": 0}, "samples = '0'"),
+        ({"samples": -1}, "samples = '-1'"),
+        ({"samples": "many"}, "samples = 'many'"),
+        ({"samples": 20_000}, "give a whole number from 1 to 13368"),
+        ({"harness_model": "/no/such/model", "harness_dataset": "/no/such/set"}, "/no/such/model"),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_anything_is_started(
+    fakes: Fakes, more: dict[str, object], says: str
+) -> None:
+    site = fakes.site
+    assert site.play(**more) == 2
+    assert says in " ".join(site.output().split())
+    assert not site.results.exists()
+    assert not list(site.folder.glob("*/runs/*"))
+    assert all(server.records() == [] for server in fakes.servers.values())
+
+
+def test_server_that_answers_html_is_refused(fakes: Fakes) -> None:
+    fakes.servers["node2"].set(website=True)
+    assert fakes.site.play() == 2
+    assert "no OpenAI-compatible server" in " ".join(fakes.site.output().split())
+    assert not fakes.site.results.exists()
+
+
+def test_too_few_forks_are_a_preflight_error(fakes: Fakes) -> None:
+    assert fakes.site.play("benchmark.yml", "-f", "1") == 2
+    assert "forks = 1 is less than the 2 hosts" in " ".join(fakes.site.output().split())
+    assert fakes.site.untouched()
+
+
+def test_unreachable_host_is_named_before_anything_is_started(fakes: Fakes, free_ports: list[int]) -> None:
+    site = fakes.site
+    inventory = site.folder / "hosts.json"
+    far = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": free_ports[0], "local_node": 1}
+    near = {"ansible_connection": "local", "local_node": 0, "ansible_python_interpreter": sys.executable}
+    inventory.write_text(
+        json.dumps({"gpu_nodes": {"hosts": {"node1": near, "node2": far}}, "controller": {"hosts": {}}})
+    )
+    assert site.play("benchmark.yml", "-i", str(inventory), harness_root=str(site.folder / "root")) != 0
+    said = " ".join(site.output().split())
+    assert "node2 is unreachable" in said
+    assert "--limit '!node2'" in said
+    assert not site.results.exists()
+
+
+def test_unreadable_inventory_is_an_error(fakes: Fakes) -> None:
+    assert fakes.site.play("benchmark.yml", "-i", "/no/such/inventory") != 0
+    assert "/no/such/inventory" in fakes.site.output()
+    broken = fakes.site.folder / "broken.yml"
+    broken.write_text("gpu_nodes: [\n")
+    assert fakes.site.play("benchmark.yml", "-i", str(broken)) != 0
+    assert "broken.yml" in fakes.site.output()
