@@ -97,7 +97,7 @@ class Client:
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
         self.head = head.encode() + b"Content-Length: %d\r\n\r\n"
         self.idle: list[_Connection] = []
-        self._ended: deque[tuple[Request, bytes, float, float]] = deque()
+        self._ended: deque[tuple[Request, list[bytes], float, float]] = deque()
         self._loop = asyncio.get_running_loop()
 
     async def open(self, count: int) -> None:
@@ -140,7 +140,7 @@ class Client:
             request.carrier.cancel()
             self.failed(request, f"{reason}: not even connected to {self.url}")
 
-    def ended(self, request: Request, stream: bytes, first_s: float, last_s: float) -> None:
+    def ended(self, request: Request, stream: list[bytes], first_s: float, last_s: float) -> None:
         """A connection hands over a whole stream.
 
         Reading it takes longer than anything else here. Many answers may end at once: the engine's next requests go
@@ -157,7 +157,7 @@ class Client:
         for _ in range(min(_SETTLED_PER_TURN, len(self._ended))):
             request, stream, first_s, last_s = self._ended.popleft()
             try:
-                ids = answered_ids(stream, self.vocab_size)
+                ids = answered_ids(b"".join(stream), self.vocab_size)
             except ValueError as error:
                 request.on_failed(str(error))
             else:
@@ -246,18 +246,18 @@ class _Connection(asyncio.Protocol):
         if request is None:
             self.fail("data without a request")
             return
-        text = b"".join(self._parts)
         streaming = self._is_stream()
-        if self._first_s is None and streaming and (ids := first_ids(text)):
+        if self._first_s is None and streaming and (ids := first_ids(b"".join(self._parts))):
             self._first_s = now
             request.on_first(ids)
         if not self._complete:
             return
         if streaming:
             self._free()
-            self._client.ended(request, text, self._first_s or now, now)
+            self._client.ended(request, self._parts[:], self._first_s or now, now)
         else:
-            self.fail(f"HTTP {self._parser.get_status_code()}, {self._kind.decode('latin-1')}: {excerpt(text)}")
+            said = excerpt(b"".join(self._parts))
+            self.fail(f"HTTP {self._parser.get_status_code()}, {self._kind.decode('latin-1')}: {said}")
 
     def _free(self) -> None:
         self._request = None

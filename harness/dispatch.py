@@ -16,6 +16,7 @@ from harness.spec import EngineRef
 from harness.stream import request_body
 
 _OPENED = 256  # connections made to each engine before the first sample; more are made when needed
+_SENT_PER_TURN = 16
 
 
 class Listener(Protocol):
@@ -131,7 +132,10 @@ class Dispatcher:
         self._pump()
 
     def _pump(self) -> None:
-        while self._waiting and (lane := self._least_loaded()):
+        """Send what may be sent, a few per turn of the loop: it writes them only when the turn ends."""
+        for _ in range(_SENT_PER_TURN):
+            if not self._waiting or not (lane := self._least_loaded()):
+                return
             key, sample = self._waiting.popleft()
             lane.in_flight += 1
             lane.client.send(
@@ -143,6 +147,7 @@ class Dispatcher:
                     partial(self._listener.on_failed, key, sample, lane.ref.name),
                 )
             )
+        self._loop.call_soon(self._pump)
 
     def _least_loaded(self) -> _Lane | None:
         """The engine with room that has the fewest requests in flight; equals take turns."""

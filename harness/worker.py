@@ -187,7 +187,7 @@ class _Watch:
         done = max(self._done, 0)
         raise RunFailed(
             f"nothing finished for {self._patience_s:g} s after {done} samples, so the run was ended "
-            f"(limits.stall_timeout_s = {self._stall_timeout_s:g}); look whether the engines answer, or raise the limit; "
+            f"(limits.stall_timeout_s = {self._stall_timeout_s:g}); see whether the engines answer, or raise it; "
             f"{_last_lines(self._log)}"
         )
 

@@ -92,12 +92,8 @@ def _pool(vocab: int, end_token: int) -> list[int]:
 
 def answer(prompt: list[int], settings: Settings) -> list[int]:
     """The ids this server answers to a prompt: a function of its ids and the settings alone, never an end token."""
-    start = _start(prompt)
+    start = hash(tuple(prompt)) % PROMPT_POOL
     return _pool(settings.vocab, settings.end_token)[start : start + settings.tokens]
-
-
-def _start(prompt: list[int]) -> int:
-    return hash(tuple(prompt)) % PROMPT_POOL
 
 
 def _event(payload: dict[str, Any]) -> bytes:
@@ -155,9 +151,8 @@ class Server:
         made = {token: _chunk(settings, self.created, [token], None, None) for token in set(pool)}
         self._chunks = [made[token] for token in pool]
 
-    def chunks(self, prompt: list[int], stop: int) -> list[bytes]:
-        """The one-token chunks of the first `stop` tokens answered to a prompt."""
-        start = _start(prompt)
+    def chunks(self, start: int, stop: int) -> list[bytes]:
+        """The one-token chunks of the first `stop` tokens of the answer that starts there in the pool."""
         return self._chunks[start : start + stop]
 
     def admit(self, stream: "Stream") -> None:
@@ -236,10 +231,13 @@ class Stream:
         self.with_ids = bool(body.get("return_token_ids"))
         self.started = False
         limit = int(body.get("max_tokens") or 16)
-        self.ids = self._faulty(answer(self.prompt, self.settings)[:limit], limit)
+        digest = hash(tuple(self.prompt))
+        self.start = digest % PROMPT_POOL
+        pool = _pool(self.settings.vocab, self.settings.end_token)
+        self.ids = self._faulty(pool[self.start : self.start + min(limit, self.settings.tokens)], limit)
         self.finish = "length" if len(self.ids) >= limit else "stop"
         self.record: dict[str, Any] = {
-            "number": number, "connection": connection, "prompt": hash(tuple(self.prompt)), "fault": self.fault,
+            "number": number, "connection": connection, "prompt": digest, "fault": self.fault,
             "arrived_s": time.monotonic(), "first_s": None, "last_s": None, "tokens": 0,
         }  # fmt: skip
         server.records.append(self.record)
@@ -286,20 +284,25 @@ class Stream:
 
     def _pieces(self) -> list[bytes]:
         """What is written, chunk by chunk; the last piece holds the end of the stream as well."""
-        size, created = self.settings.tokens_per_chunk, self.server.created
-        groups = [self.ids[start : start + size] for start in range(0, len(self.ids), size)] or [[]]
+        size, created, settings = self.settings.tokens_per_chunk, self.server.created, self.settings
         finish = None if self.fault == "no_finish" else self.finish
+        if size == 1 and self.with_ids and self.fault is None:
+            chunks = self.server.chunks(self.start, len(self.ids))
+            chunks[-1] = _chunk(settings, created, self.ids[-1:], finish, None)
+            if len(chunks) > 1:
+                chunks[0] = _chunk(settings, created, self.ids[:1], None, self.prompt)
+            chunks[0] = STREAM_HEAD + chunks[0]
+            chunks[-1] += self._ending()
+            return chunks
+        groups = [self.ids[start : start + size] for start in range(0, len(self.ids), size)] or [[]]
         if self.with_ids and self.fault != "no_ids":
-            if size == 1 and self.fault is None:
-                chunks = self.server.chunks(self.prompt, len(groups) - 1)
-            else:
-                chunks = [_chunk(self.settings, created, ids, None, None) for ids in groups[:-1]]
-            chunks.append(_chunk(self.settings, created, groups[-1], finish, None))
+            chunks = [_chunk(settings, created, ids, None, None) for ids in groups[:-1]]
+            chunks.append(_chunk(settings, created, groups[-1], finish, None))
             if len(groups) > 1:
-                chunks[0] = _chunk(self.settings, created, groups[0], None, self.prompt)
+                chunks[0] = _chunk(settings, created, groups[0], None, self.prompt)
         else:
-            chunks = [_textual(self.settings, created, ids, None) for ids in groups[:-1]]
-            chunks.append(_textual(self.settings, created, groups[-1], finish))
+            chunks = [_textual(settings, created, ids, None) for ids in groups[:-1]]
+            chunks.append(_textual(settings, created, groups[-1], finish))
         chunks[0] = STREAM_HEAD + chunks[0]
         if self.fault in ("truncate", "die", "error_event"):
             chunks = chunks[: max(1, len(chunks) // 2)]
