@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.conftest import NODE_ENVIRONMENT, REPOSITORY
 from tests.fake_server import FakeServer
@@ -48,6 +49,17 @@ class Site:
             **self.variables,
             **more,
         }
+
+    def inventory(self) -> Path:
+        """inventory/local with this site's variables, for callers that pass none."""
+        local = REPOSITORY / "inventory" / "local"
+        settings = yaml.safe_load((local / "group_vars" / "gpu_nodes.yml").read_text()) | self.extra()
+        del settings["harness_results"]
+        content = yaml.safe_load((local / "hosts.yml").read_text())
+        content["gpu_nodes"]["vars"] = settings
+        file = self.folder / "hosts.json"
+        file.write_text(json.dumps(content))
+        return file
 
     def start(self, playbook: str = "benchmark.yml", *words: str, **more: Any) -> subprocess.Popen[str]:
         """Begin a playbook in a session of its own, output to `folder`/output."""
