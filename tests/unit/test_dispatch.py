@@ -22,7 +22,7 @@ class Ear:
     """A listener that remembers everything."""
 
     def __init__(self) -> None:
-        self.firsts: list[Hashable] = []
+        self.firsts: set[Hashable] = set()
         self.done: dict[Hashable, tuple[int, str, Answer]] = {}
         self.failed: dict[Hashable, tuple[int, str, str]] = {}
         self.crashes: list[str] = []
@@ -31,7 +31,7 @@ class Ear:
     def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
         assert key not in self.firsts and key not in self.done
         self.threads.add(threading.get_ident())
-        self.firsts.append(key)
+        self.firsts.add(key)
 
     def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
         assert key not in self.done
