@@ -15,34 +15,14 @@ PROMPT = "Sum up this article in 128 tokens or less. Print the summary, nothing 
 
 MEDIAN_WORDS = 124
 SIGMA = 0.45
-"""Lengths are log-normal and cut where CNN/DailyMail's longest prompt lies: with the tokens of PROMPT around it, the
-median is near 195 tokens and the longest near 635, a quarter of the real 780 and 2,540."""
 CUT = 0.002
+"""Lengths are log-normal and cut at both ends. With the tokens of PROMPT around them, 13,368 articles have 69 to 661
+tokens, median 199: about a quarter of CNN/DailyMail's, whose median is 780 and whose longest has 2,540."""
 
 _WORDS = 1500
 _ONSETS = (
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gl",
-    "k",
-    "kl",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pl",
-    "r",
-    "s",
-    "st",
-    "t",
-    "tr",
-    "v",
-)
+    "b", "br", "d", "dr", "f", "fl", "g", "gl", "k", "kl", "l", "m", "n", "p", "pl", "r", "s", "st", "t", "tr", "v",
+)  # fmt: skip
 _VOWELS = ("a", "a", "a", "e", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ou")
 _CODAS = ("", "", "", "", "l", "m", "n", "n", "nd", "r", "r", "rn")
 _SYLLABLES = (1, 1, 2, 2, 2, 3)
