@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import statistics
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -19,13 +18,12 @@ from harness.spec import Scenario, Spec, parse_spec
 from harness.worker import Report
 
 WARM_UP_PER_ENGINE = 4
-_RAMP = 0.25  # part of the closed loop in which load is added, so that answers do not come in waves
-_SETTLE = 0.4  # part of the closed loop that is not counted
-_WINDOWS = 5
+_RAMP = 0.25  # of calibration_s, in which load is added, so that answers do not come in waves
+_SETTLE_MOST = 4  # times calibration_s: the longest wait for the first answers before counting begins
 _LEAST_PER_ENGINE = 10
 _LONGEST = 12  # times calibration_s
 _OFFLINE_MARGIN = 1.05
-_MARGINS = (0.85, 0.72, 0.6, 0.5, 0.35)  # of the closed-loop rate, tried in turn
+_MARGINS = (0.8, 0.7, 0.6, 0.5, 0.35)  # of the closed-loop rate, tried in turn
 _PROBE = 0.5  # length of a probe, of calibration_s
 _LEAST_PER_PROBE = 20
 
@@ -74,7 +72,6 @@ def choose(total: float, probe: Callable[[float], dict[str, Any]]) -> tuple[floa
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Done:
-    engine: str
     issued_s: float
     answer: Answer
 
@@ -97,6 +94,7 @@ class _Load:
         self.issued = 0
         self.tally = Tally()
         self.done: list[_Done] = []
+        self._answered = dict.fromkeys((engine.name for engine in spec.engines), 0)
         self.dispatcher = Dispatcher(
             spec.engines,
             prompts,
@@ -128,6 +126,10 @@ class _Load:
         progress = self.tally.progress(self._looked_s, elapsed_s, None, self.dispatcher.in_flight)
         self._report({"progress": dataclasses.asdict(progress), "owed": self.owed > 0, "idle_s": 0.0})
 
+    def counts(self) -> dict[str, int]:
+        """Answers of each engine so far."""
+        return self._answered.copy()
+
     @property
     def owed(self) -> int:
         """Samples issued and not answered."""
@@ -144,7 +146,8 @@ class _Load:
     def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
         """Keep the answer."""
         issued_s = cast(float, key)
-        self.done.append(_Done(engine, issued_s, answer))
+        self.done.append(_Done(issued_s, answer))
+        self._answered[engine] += 1
         with self._finished:
             self.tally.add(issued_s, answer)
             self._finished.notify()
@@ -159,45 +162,34 @@ class _Load:
 
 
 def _closed_loop(spec: Spec, load: _Load) -> dict[str, float]:
-    """Samples/s of each engine with its `max_in_flight` requests always under way."""
+    """Samples/s of each engine with its `max_in_flight` requests always under way.
+
+    Counted from when every engine has answered as many as it is given at once: the first of them pay for whatever the
+    engine does only once, and come in a wave.
+    """
     length = spec.limits.calibration_s
     full = sum(engine.max_in_flight for engine in spec.engines)
     start = time.perf_counter()
-    counted_from, longest = start + _SETTLE * length, start + _LONGEST * length
+    settled_by, longest = start + _SETTLE_MOST * length, start + _LONGEST * length
+    counted_from, before = None, dict.fromkeys((engine.name for engine in spec.engines), 0)
     while (now := time.perf_counter()) < longest:
-        if now >= start + length and _enough(spec, load, counted_from):
-            break
+        counts = load.counts()
+        if counted_from is None:
+            if now > settled_by or all(counts[engine.name] >= engine.max_in_flight for engine in spec.engines):
+                counted_from, before = now, counts
+        elif now >= counted_from + length and min(counts[name] - before[name] for name in before) >= _LEAST_PER_ENGINE:
+            return {name: (counts[name] - before[name]) / (now - counted_from) for name in before}
         wanted = min(full, max(len(spec.engines), int(full * (now - start) / (_RAMP * length))))
         if wanted > load.owed:
             load.issue(wanted - load.owed)
         load.wait(now + 0.02)
-    else:
-        few = min(_counts(spec, load, counted_from).items(), key=lambda item: item[1])
-        raise RunFailed(
-            f"calibration: engine {few[0]} finished {few[1]} samples in {longest - counted_from:.0f} s, too few for a "
-            "rate; raise limits.calibration_s or give target_qps as a number"
-        )
-    return {engine.name: _rate(load.done, engine.name, counted_from, now) for engine in spec.engines}
-
-
-def _counts(spec: Spec, load: _Load, since_s: float) -> dict[str, int]:
-    counts = dict.fromkeys((engine.name for engine in spec.engines), 0)
-    for one in load.done[:]:
-        counts[one.engine] += one.answer.last_s >= since_s
-    return counts
-
-
-def _enough(spec: Spec, load: _Load, since_s: float) -> bool:
-    return min(_counts(spec, load, since_s).values()) >= _LEAST_PER_ENGINE
-
-
-def _rate(done: list[_Done], engine: str, start_s: float, stop_s: float) -> float:
-    """Median over equal windows of the samples finished per second: one hiccup does not move it."""
-    times = sorted(one.answer.last_s for one in done[:] if one.engine == engine)
-    edges = np.linspace(start_s, stop_s, _WINDOWS + 1)
-    # Interpolated between answers, so that a window's count is not rounded to a whole number.
-    counts = np.interp(edges, times, np.arange(1, len(times) + 1))
-    return statistics.median(float(rate) for rate in np.diff(counts) / np.diff(edges))
+    counts = load.counts()
+    slowest = min(before, key=lambda name: counts[name] - before[name])
+    raise RunFailed(
+        f"calibration: engine {slowest} finished {counts[slowest] - before[slowest]} samples in "
+        f"{longest - (counted_from or start):.0f} s, too few for a rate; raise limits.calibration_s or give target_qps "
+        "as a number"
+    )
 
 
 def _probe(spec: Spec, load: _Load, rate: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import dataset
+from harness import dataset, punkt
 from harness.errors import BadInput, NotReady, RunFailed
 from harness.files import differences, read_json, tail, write_json
 from harness.model import model_files
@@ -34,10 +34,11 @@ def validate(spec: Spec, root: Path) -> dataset.Dataset:
     """Check everything a run needs before anything is started; returns the samples of this LoadGen.
 
     Raises:
-        BadInput: model or data set missing or broken.
+        BadInput: model, data set, reference answers or Punkt's data missing or broken.
         NotReady: too little disk.
     """
     model_files(spec.model)
+    punkt.find(spec.punkt, root)
     samples = dataset.load(spec.dataset, vocab_size=dataset.vocab_size(spec.model), limit=spec.samples)
     if spec.reference_ids and not spec.reference_ids.is_file():
         raise BadInput(f"reference_ids {spec.reference_ids} does not exist; build it with `harness sandbox`")
