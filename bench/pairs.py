@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.loadgen import Outcome, run_loadgen
+from harness.load.loadgen import Outcome, run_loadgen
 from harness.spec import Spec, parse_spec
 
 Figures = dict[str, float]

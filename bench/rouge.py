@@ -18,13 +18,13 @@ from typing import Any
 from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import Tokenizer
 
-from harness import punkt
-from harness.accuracy import score
 from harness.dataset import Dataset
-from harness.pool import cores
 from harness.sandbox.model import model_files
 from harness.sandbox.text import Language
-from harness.scores import METRICS
+from harness.scoring import punkt
+from harness.scoring.accuracy import score
+from harness.scoring.pool import cores
+from harness.scoring.scores import METRICS
 
 WORDS = 60
 

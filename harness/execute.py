@@ -13,17 +13,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness import accuracy, dataset, engine, punkt
-from harness.calibrate import calibrate
+from harness import dataset, engine
 from harness.errors import HarnessError
 from harness.files import read_json, write_json
-from harness.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
-from harness.manifest import manifest
-from harness.progress import Progress
+from harness.load.calibrate import calibrate
+from harness.load.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
+from harness.load.progress import Progress
+from harness.node.manifest import manifest
+from harness.node.telemetry import Sampler
 from harness.run import run_directory, validate
+from harness.scoring import accuracy, punkt
 from harness.spec import Mode, Spec, parse_spec
 from harness.status import Heartbeat
-from harness.telemetry import Sampler
 
 
 class Stopped(HarnessError):

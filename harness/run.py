@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import dataset, punkt
+from harness import dataset
 from harness.errors import BadInput, NotReady, RunFailed
 from harness.files import differences, read_json, tail, write_json
-from harness.model import model_files
+from harness.node.model import model_files
+from harness.scoring import punkt
 from harness.spec import Spec
 from harness.status import TERMINAL, alive, look
 

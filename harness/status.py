@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import read_json, write_json
-from harness.progress import Progress
+from harness.load.progress import Progress
 
 STALE_AFTER_S = 30.0
 TERMINAL = frozenset({"finished", "failed", "stopped"})

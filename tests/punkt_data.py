@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import punkt
 from harness.errors import NotReady
+from harness.scoring import punkt
 
 _FOLDER = Path(__file__).resolve().parents[1] / ".mlperf"
 

@@ -31,7 +31,8 @@ def score(
     as_json: bool,
 ) -> None:
     """Score any mlperf_log_accuracy.json by MLPerf's reference method."""
-    from harness import accuracy, dataset, punkt
+    from harness import dataset
+    from harness.scoring import accuracy, punkt
 
     data = dataset.load(dataset_path)
     data = data.share(first, first + samples if samples is not None else len(data))

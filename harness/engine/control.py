@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness import probe
 from harness.engine import launch, preflight, processes, state, verify
 from harness.engine.config import EngineConfig
 from harness.engine.processes import ENGINE_MARK, SUPERVISOR_MARK
 from harness.engine.state import EngineState
 from harness.errors import BadInput, NotReady, RunFailed
 from harness.files import differences
+from harness.node import probe
 
 Report = Callable[[str], None]
 REPEAT_S = 10.0

@@ -11,7 +11,7 @@ import psutil
 from harness.engine.config import EngineConfig
 from harness.engine.launch import Build, check_platform
 from harness.errors import NotReady
-from harness.model import model_files
+from harness.node.model import model_files
 
 LOG_BYTES = 256 << 20
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness import probe
 from harness.engine import preflight, processes, state, verify
 from harness.engine.config import EngineConfig
 from harness.engine.logs import StartLog, core_settings, root_cause
 from harness.errors import HarnessError
-from harness.machine import machine
-from harness.telemetry import Sampler
+from harness.node import probe
+from harness.node.machine import machine
+from harness.node.telemetry import Sampler
 
 STOP_GRACE_S = 10.0
 FAIL_GRACE_S = 3.0

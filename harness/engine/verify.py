@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from harness import probe
 from harness.engine.config import EngineConfig
 from harness.errors import BadInput, NotReady
+from harness.node import probe
 
 # vLLM registers its speculation counters, at zero, exactly when speculation is configured, from this version on.
 _COUNTERS_TELL_SINCE = (0, 11)

@@ -23,7 +23,7 @@ from harness.report.record import (
     Rouge,
 )
 from harness.report.sources import Issuer, Sources, read
-from harness.scores import Score, merge
+from harness.scoring.scores import Score, merge
 
 NOTICE = "Result not verified by MLCommons Association."
 PUBLISHED = (

@@ -14,7 +14,7 @@ from harness.report.documents import Part
 from harness.report.machines import Telemetry, Used
 from harness.report.record import Figures, Latency, Pair, Rouge
 from harness.report.sources import Issuer
-from harness.scores import METRICS, Score
+from harness.scoring.scores import METRICS, Score
 from harness.spec import FULL_SAMPLES, RULE_MIN_DURATION_S
 
 Measured = Literal["performance", "accuracy"]

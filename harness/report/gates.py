@@ -6,7 +6,7 @@ from harness.report.documents import ModelFacts
 from harness.report.record import Reason
 from harness.report.rules import Rule
 from harness.report.sources import Sources
-from harness.scores import Reference, Score
+from harness.scoring.scores import Reference, Score
 from harness.spec import FULL_SAMPLES
 
 REFERENCE_ROUGE = {"rouge1": 38.7792, "rouge2": 15.9075, "rougeL": 24.4957, "rougeLsum": 35.793}

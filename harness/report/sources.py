@@ -11,7 +11,7 @@ from harness.errors import BadInput
 from harness.files import read_json
 from harness.report import logs
 from harness.report.documents import EngineFile, FailureFile, File, ManifestFile, OutcomeFile, PlanFile, StatusFile
-from harness.scores import Score, merge
+from harness.scoring.scores import Score, merge
 from harness.spec import Spec, explain, parse_spec
 
 T = TypeVar("T")

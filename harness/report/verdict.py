@@ -13,7 +13,7 @@ from harness.report.logs import LoadGenLog
 from harness.report.record import Level, Reason, Verdict
 from harness.report.rules import Rule
 from harness.report.sources import Engine, Issuer, Sources
-from harness.scores import Score
+from harness.scoring.scores import Score
 from harness.spec import FULL_SAMPLES, MAX_MODEL_LEN, RULE_MIN_DURATION_S, SAMPLING_SEED, Mode, Spec
 
 LOADGEN_VERSION = "6.0.17"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import write_atomic
-from harness.pool import cores, spread
+from harness.scoring.pool import cores, spread
 from harness.spec import MAX_NEW_TOKENS
 
 BLOCK = 32

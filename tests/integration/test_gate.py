@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from harness import accuracy, judge
 from harness.dataset import Dataset, load
 from harness.report.record import Level
 from harness.report.rules import Rule
@@ -21,7 +20,8 @@ from harness.report.verdict import _reference_gate
 from harness.sandbox import build
 from harness.sandbox.model import BEGIN, model_files
 from harness.sandbox.references import BLOCK, Transformers, read
-from harness.scores import Score
+from harness.scoring import accuracy, judge
+from harness.scoring.scores import Score
 from tests.punkt_data import punkt_data
 from tests.unit.test_engine import free_port
 

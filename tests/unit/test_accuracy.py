@@ -11,11 +11,11 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import Tokenizer
 
-from harness import punkt
-from harness.accuracy import describe, merge, score
 from harness.dataset import Dataset
 from harness.errors import BadInput
 from harness.sandbox.model import BEGIN, ENDS, VOCABULARY, model_files
+from harness.scoring import punkt
+from harness.scoring.accuracy import describe, merge, score
 from tests.punkt_data import punkt_data
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")

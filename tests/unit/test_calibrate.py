@@ -1,17 +1,16 @@
 """Calibration against fake engines whose speed is known, and against engines that fail or are too slow."""
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.calibrate import calibrate
-from harness.calibrate_worker import choose
 from harness.errors import RunFailed
-from harness.loadgen import Progress, SamplesFailed
+from harness.load.calibrate import calibrate
+from harness.load.calibrate_worker import choose
+from harness.load.loadgen import Progress, SamplesFailed
 from tests.fake_server import FakeServer
 from tests.unit.load import spec, worker_path
 
@@ -45,10 +44,9 @@ def test_rates_are_those_of_the_engines_and_the_server_rate_lies_below(
 
 
 def test_an_engine_slow_at_its_first_answers_gets_the_rate_it_holds_after_them(tmp_path: Path) -> None:
-    with FakeServer(ms_per_token=10, tokens=20, slots=16, speed=0.05) as server:  # 4 s for each of the first
-        threading.Timer(1.0, lambda: server.set(speed=1.0)).start()
-        asked = spec(tmp_path, server, limits={"calibration_s": 2.0}, scenario="offline")
-        found = calibrate(asked, tmp_path, lambda progress: None)
+    with FakeServer(ms_per_token=10, tokens=20, slots=16, speed=0.1) as server:  # 2 s for each of the first
+        asked = spec(tmp_path, server, max_in_flight=16, limits={"calibration_s": 2.0}, scenario="offline")
+        found = calibrate(asked, tmp_path, lambda progress: server.set(speed=1.0))
     assert abs(found.samples_per_s / 80 - 1) < 0.15
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from harness.client import Answer, Client, Request, served_model
 from harness.errors import NotReady
-from harness.stream import request_body
+from harness.load.client import Answer, Client, Request, served_model
+from harness.load.stream import request_body
 from tests.fake_server import FakeServer, Settings, answer
 from tests.unit.load import VOCABULARY, prompts
 

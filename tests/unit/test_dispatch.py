@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.client import Answer
-from harness.dispatch import Dispatcher
 from harness.errors import NotReady
+from harness.load.client import Answer
+from harness.load.dispatch import Dispatcher
 from harness.spec import EngineRef
 from tests.fake_server import FakeServer, answer
 from tests.unit.load import VOCABULARY, prompts, spec

@@ -14,7 +14,7 @@ import pytest
 from harness import engine
 from harness.engine import launch
 from harness.errors import BadInput, HarnessError, NotReady
-from harness.model import model_files
+from harness.node.model import model_files
 from tests.engines import free_port, write_model
 
 

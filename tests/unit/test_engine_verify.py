@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness import engine, probe
+from harness import engine
 from harness.engine import logs, verify
 from harness.errors import BadInput, NotReady
+from harness.node import probe
 
 LOG = Path(__file__).resolve().parents[1] / "fixtures" / "vllm" / "worker_died.txt"
 GAUGE = 'vllm:num_requests_running{engine="0",model_name="m"} 0.0\n'

@@ -106,7 +106,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str | None, str]] = {
         lambda folder: edit(folder / "nodes/alpha/outcome.json", lambda o: o["telemetry_cost"].update(cpu_s=2.0)),
         "TELEMETRY_COST", "alpha", "10.0 % of one core",
     ),
-    "queue": (queued, "CLIENT_QUEUE", "alpha", "was 50 ms of a TTFT of 70 ms"),
+    "queue": (queued, "ENGINES_FULL", "alpha", "up to 50 ms (p99) in the client"),
 }  # fmt: skip
 
 
@@ -161,12 +161,20 @@ def test_mostly_idle_engines_show_the_target_and_not_the_machine(tmp_path: Path)
 
 def test_rate_far_above_what_was_answered_is_too_high(tmp_path: Path) -> None:
     folder = fleet(tmp_path)
-    edit(folder / "nodes/alpha/outcome.json", lambda o: o.update(target_qps=60.0))
-    assert found(folder) == {}  # a run of seconds says nothing: its end is part of it
+    path = folder / "nodes/alpha/performance/mlperf_log_detail.txt"
+    scheduled = '"result_scheduled_samples_per_sec", "value": '
+    path.write_text(path.read_text().replace(f"{scheduled}38.0003", f"{scheduled}60.0"))
+    assert found(folder) == {}  # a run of seconds says nothing: the time until its last answer is part of it
     path = folder / "nodes/alpha/journal.jsonl"
-    path.write_text(path.read_text().replace('"last_s": 5.047', '"last_s": 45.047'))
-    findings = found(folder)
-    assert "TARGET_TOO_HIGH" in {code for code, _ in findings}
+    last = [json.loads(line) for line in path.read_text().splitlines()][49]
+    path.write_text(path.read_text().replace(f'"last_s": {last["last_s"]}', '"last_s": 45.0', 1))
+    assert "36.57 samples/s of the 60.00" in found(folder)["TARGET_TOO_HIGH", None].sentence
+
+
+def test_waiting_in_the_client_is_offlines_nature(tmp_path: Path) -> None:
+    folder = fleet(tmp_path, scenario="offline", performance="offline_50", accuracy="offline_50")
+    queued(folder)
+    assert found(folder) == {}
 
 
 def test_latency_near_its_limit_is_warned_of(tmp_path: Path) -> None:

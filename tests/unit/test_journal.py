@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.client import Answer
 from harness.errors import RunFailed
-from harness.journal import Journal
+from harness.load.client import Answer
+from harness.load.journal import Journal
 
 
 def test_lines_are_relative_to_the_start_and_named_by_global_index(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness import loadgen
 from harness.errors import BadInput, NotReady, RunFailed
-from harness.loadgen import Outcome, Progress, SamplesFailed, Settings, run_loadgen, warm_up
+from harness.load import loadgen
+from harness.load.loadgen import Outcome, Progress, SamplesFailed, Settings, run_loadgen, warm_up
 from harness.spec import Spec
 from tests.fake_server import FakeServer, answer
 from tests.unit.load import SAMPLES, prompts, spec, worker_path
@@ -62,7 +62,7 @@ def workers() -> list[int]:
             fields = path.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == os.getpid() and b"harness.worker" in (path.parent / "cmdline").read_bytes():
+        if int(fields[1]) == os.getpid() and b"harness.load.worker" in (path.parent / "cmdline").read_bytes():
             found.append(int(path.parent.name))
     return found
 
@@ -240,7 +240,7 @@ def test_a_killed_caller_takes_its_worker_along(tmp_path: Path) -> None:
     script = """
         import sys
         from pathlib import Path
-        from harness.loadgen import run_loadgen
+        from harness.load.loadgen import run_loadgen
         from harness.spec import parse_spec
         import json
         run_loadgen(parse_spec(json.loads(sys.argv[1])), "performance", Path(sys.argv[2]), 20.0, print)
@@ -269,8 +269,8 @@ def _runs(pid: int) -> bool:
 def test_a_second_run_in_one_process_is_refused(tmp_path: Path) -> None:
     script = """
         import dataclasses, json, sys
-        from harness import loadgen_worker
-        from harness.loadgen import Settings
+        from harness.load import loadgen_worker
+        from harness.load.loadgen import Settings
         from harness.spec import parse_spec
         spec = parse_spec(json.loads(sys.argv[1]))
         settings = dataclasses.asdict(Settings.of(spec, "performance", 300.0))
@@ -307,7 +307,7 @@ def test_what_is_wrong_is_said_before_loadgen_starts(tmp_path: Path) -> None:
 
 
 def test_a_configuration_that_loadgen_refuses_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import loadgen_worker
+    from harness.load import loadgen_worker
 
     asked = Settings.of(_settings_spec(tmp_path), "performance", 10.0)
     assert loadgen_worker._test_settings(asked, tmp_path).use_token_latencies

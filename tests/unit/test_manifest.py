@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from harness import machine as machines
 from harness.engine import parse_config, up
 from harness.errors import BadInput, NotReady
 from harness.files import sha256_file
-from harness.gpu import Gpus
-from harness.machine import environment_sha256, machine, weights_sha256
-from harness.manifest import manifest
-from harness.model import model_files
+from harness.node import machine as machines
+from harness.node.gpu import Gpus
+from harness.node.machine import environment_sha256, machine, weights_sha256
+from harness.node.manifest import manifest
+from harness.node.model import model_files
 from harness.spec import parse_spec
 from tests.engines import FAKE, free_port, until, write_model
 from tests.unit.fake_nvml import FakeNvml

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import RunFailed
-from harness.pool import spread
+from harness.scoring.pool import spread
 
 
 class Tenfold:
@@ -50,7 +50,7 @@ def test_death_of_a_worker_is_told() -> None:
 
 PARENT = """
 import sys, time
-from harness.pool import spread
+from harness.scoring.pool import spread
 class Sleep:
     def __call__(self, folder):
         import os, time

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import punkt
 from harness.errors import BadInput, NotReady
+from harness.scoring import punkt
 from tests.punkt_data import punkt_data
 
 TEXT = (

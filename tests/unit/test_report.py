@@ -309,7 +309,7 @@ def test_report_needs_nothing_of_a_node(tmp_path: Path) -> None:
         "from harness.report import report\n"
         f"print(report(Path({str(folder)!r})).verdict.level.value)\n"
         "ours = {name for name in sys.modules if name.startswith('harness.')}\n"
-        "assert not ours & {'harness.loadgen', 'harness.dispatch', 'harness.client', 'harness.engine'}, ours\n"
+        "assert not [name for name in ours if name.startswith(('harness.load', 'harness.engine'))], ours\n"
     )
     light = "import sys, harness.ci; assert not {'pandas', 'matplotlib', 'ansible_runner'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", light], check=True)

@@ -6,7 +6,7 @@ import string
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from harness.rouge import Scorer
+from harness.scoring.rouge import Scorer
 
 METRICS = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
 _TEXT = """the a of in running runs ran runner happily happiness ponies sky skies generalization argument 2026 3.5 U.S.

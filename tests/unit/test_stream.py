@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from harness.stream import _any, _usual, answered_ids, first_ids, request_body
+from harness.load.stream import _any, _usual, answered_ids, first_ids, request_body
 
 DONE = b"data: [DONE]\n\n"
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness import telemetry
-from harness.gpu import Gpus
-from harness.telemetry import COLUMNS, Sampler
+from harness.node import telemetry
+from harness.node.gpu import Gpus
+from harness.node.telemetry import COLUMNS, Sampler
 from tests.engines import FAKE, free_port, until
 from tests.unit.fake_nvml import FakeNvml
 

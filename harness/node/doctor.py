@@ -14,11 +14,12 @@ from typing import Literal
 
 import psutil
 
-from harness import dataset, punkt
+from harness import dataset
 from harness.engine import launch, preflight
 from harness.errors import BadInput, HarnessError, NotReady
-from harness.gpu import GIB, Gpus
-from harness.model import model_files
+from harness.node.gpu import GIB, Gpus
+from harness.node.model import model_files
+from harness.scoring import punkt
 
 Level = Literal["ok", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from harness import scores
 from harness.dataset import Dataset, end_tokens, vocab_size
 from harness.errors import BadInput
-from harness.judge import Chunk, Judge, Judged, load_tokenizer
-from harness.pool import cores, spread
-from harness.scores import Score, describe, merge
+from harness.scoring import scores
+from harness.scoring.judge import Chunk, Judge, Judged, load_tokenizer
+from harness.scoring.pool import cores, spread
+from harness.scoring.scores import Score, describe, merge
 
 __all__ = ["Score", "describe", "merge", "score"]
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 
-from harness import engine, punkt
+from harness import engine
 from harness.engine import EngineState
 from harness.errors import BadInput
 from harness.files import sha256_file
-from harness.machine import machine
+from harness.node.machine import machine
+from harness.scoring import punkt
 from harness.spec import EngineRef, Spec
 
 

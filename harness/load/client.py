@@ -18,7 +18,7 @@ import httptools
 import orjson
 
 from harness.errors import NotReady
-from harness.stream import answered_ids, excerpt, first_ids
+from harness.load.stream import answered_ids, excerpt, first_ids
 
 _LOOK_TIMEOUT_S = 20.0
 _SETTLED_PER_TURN = 4

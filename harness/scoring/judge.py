@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness import punkt
 from harness.errors import BadInput
-from harness.rouge import Scorer
-from harness.scores import Row
+from harness.scoring import punkt
+from harness.scoring.rouge import Scorer
+from harness.scoring.scores import Row
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 import psutil
 
-from harness import probe
-from harness.gpu import GIB, Gpus
+from harness.node import probe
+from harness.node.gpu import GIB, Gpus
 
 COLUMNS = (
     "unix_s",

@@ -11,9 +11,9 @@ from typing import Any, Protocol, Self
 
 import uvloop
 
-from harness.client import Answer, Client, Request, served_model
+from harness.load.client import Answer, Client, Request, served_model
+from harness.load.stream import request_body
 from harness.spec import EngineRef
-from harness.stream import request_body
 
 _OPENED = 256  # connections made to each engine before the first sample; more are made when needed
 _SENT_PER_TURN = 16

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from harness.client import Answer
+from harness.load.client import Answer
 
 RATE_WINDOW_S = 10.0
 _STEPS = 100.0  # buckets per factor e: 1 % resolution

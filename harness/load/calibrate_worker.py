@@ -10,12 +10,12 @@ from typing import Any, cast
 import numpy as np
 
 from harness import dataset
-from harness.client import Answer
-from harness.dispatch import Dispatcher
 from harness.errors import RunFailed
-from harness.progress import Tally
+from harness.load.client import Answer
+from harness.load.dispatch import Dispatcher
+from harness.load.progress import Tally
+from harness.load.worker import Report
 from harness.spec import Scenario, Spec, parse_spec
-from harness.worker import Report
 
 WARM_UP_PER_ENGINE = 4
 _RAMP = 0.25  # of calibration_s, in which load is added, so that answers do not come in waves

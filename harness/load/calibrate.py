@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import write_json
-from harness.progress import Progress
+from harness.load.progress import Progress
+from harness.load.worker import run_job
 from harness.spec import Spec
-from harness.worker import run_job
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from harness.client import Answer
 from harness.errors import RunFailed
+from harness.load.client import Answer
 
 
 class Journal:

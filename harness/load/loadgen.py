@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import BadInput, RunFailed
-from harness.progress import Progress
+from harness.load.progress import Progress
+from harness.load.worker import Failure, SamplesFailed, run_job
 from harness.spec import Scenario, Spec
-from harness.worker import Failure, SamplesFailed, run_job
 
 __all__ = ["Failure", "Outcome", "Progress", "SamplesFailed", "Settings", "run_loadgen", "warm_up"]
 

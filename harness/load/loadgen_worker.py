@@ -14,14 +14,14 @@ from typing import Any, cast
 import mlperf_loadgen as lg
 
 from harness import dataset
-from harness.client import Answer
-from harness.dispatch import Dispatcher
 from harness.errors import RunFailed
-from harness.journal import Journal
-from harness.loadgen import Settings
-from harness.progress import Tally
+from harness.load.client import Answer
+from harness.load.dispatch import Dispatcher
+from harness.load.journal import Journal
+from harness.load.loadgen import Settings
+from harness.load.progress import Tally
+from harness.load.worker import MAX_FAILURES, Report
 from harness.spec import Scenario, Spec, parse_spec
-from harness.worker import MAX_FAILURES, Report
 
 _SWITCH_INTERVAL_S = 0.0005
 _Key = tuple[int, float]

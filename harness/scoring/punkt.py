@@ -22,7 +22,7 @@ FILES = {
     "ortho_context.tab": "4bbcca25ed3d3f06c02402abf8419b9f033b8adc06e7b482eca4e45f81a5dc4c",
     "sent_starters.txt": "f3f8535483e1dba487241b764945168123bca3209a9645e59acd1225dc76edac",
 }
-REQUIREMENT = Path(__file__).resolve().parent.parent / "requirements" / "punkt.txt"
+REQUIREMENT = Path(__file__).resolve().parents[2] / "requirements" / "punkt.txt"
 
 _ENVIRONMENT = "HARNESS_PUNKT"
 _LAYOUTS = ("", "punkt_tab/english", "tokenizers/punkt_tab/english")

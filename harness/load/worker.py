@@ -1,7 +1,7 @@
 """A job in a process of its own, watched from here: LoadGen runs once per process and can hang in C for ever.
 
-The parent calls `run_job`; the child is `python -m harness.worker JOB PIPE PARENT`, reads its payload from standard
-input and writes one JSON object a line to the pipe: `progress`, `failed`, then `result` or `error`.
+The parent calls `run_job`; the child is `python -m harness.load.worker JOB PIPE PARENT`, reads its payload from
+standard input and writes one JSON object a line to the pipe: `progress`, `failed`, then `result` or `error`.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ from typing import Any
 import harness
 from harness.errors import BadInput, HarnessError, NotReady, RunFailed
 from harness.files import tail
-from harness.progress import Progress
+from harness.load.progress import Progress
 
 MAX_FAILURES = 10
 _GATHER_S = 2.0
@@ -32,9 +32,9 @@ _INTERVAL_S = 1.0  # between two looks of a worker
 _START_S = 60.0  # more than it takes to read the data set
 _PR_SET_PDEATHSIG = 1
 _JOBS = {  # imported only by the process that does one
-    "loadgen": ("harness.loadgen_worker", "run"),
-    "calibrate": ("harness.calibrate_worker", "calibrate"),
-    "warm_up": ("harness.calibrate_worker", "warm_up"),
+    "loadgen": ("harness.load.loadgen_worker", "run"),
+    "calibrate": ("harness.load.calibrate_worker", "calibrate"),
+    "warm_up": ("harness.load.calibrate_worker", "warm_up"),
 }
 
 Report = Callable[[dict[str, Any]], None]
@@ -78,7 +78,7 @@ def run_job(
     with log.open("ab") as output, os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "harness.worker", job, str(writing), str(os.getpid())],
+                [sys.executable, "-m", "harness.load.worker", job, str(writing), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
