@@ -23,6 +23,7 @@ lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict plugins/module_utils
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline
 
 unit: .venv/dev site ## Tests that need no engine

@@ -93,10 +93,8 @@ def percentile(values: pd.Series, percent: float) -> float | None:
 def per_second(
     done_unix: pd.Series, window: tuple[float, float], width_s: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Samples/s in bins of `width_s`, and the bins' edges in seconds since the window's start.
-
-    A last bin that the window's end would cut is left out, since it would show too low a rate.
-    """
-    edges = np.float64(width_s) * np.arange(max(1, int((window[1] - window[0]) / width_s)) + 1)
+    """Samples/s in equal bins of at least `width_s` that fill the window; their edges in seconds since its start."""
+    span = window[1] - window[0]
+    edges = np.linspace(0.0, span, max(1, int(span / width_s)) + 1)
     counts, _ = np.histogram(done_unix.to_numpy(dtype=float) - window[0], bins=edges)
-    return counts / width_s, edges
+    return counts / np.diff(edges), edges

@@ -65,8 +65,8 @@ def test_unfinished_run_has_no_charts_over_time(tmp_path: Path) -> None:
 def test_throughput_over_time_counts_each_sample_once() -> None:
     done = pd.Series([START + 0.5, START + 1.5, START + 1.6, START + 4.9, START + 5.2])
     rates, edges = series.per_second(done, (START, START + 5.5), 2.0)
-    assert rates == pytest.approx([1.5, 0.0])
-    assert edges == pytest.approx([0, 2, 4])
+    assert edges == pytest.approx([0, 2.75, 5.5])
+    assert rates * 2.75 == pytest.approx([3, 2])
 
 
 def test_readings_add_engines_up_and_average_over_time(tmp_path: Path) -> None:
