@@ -16,7 +16,7 @@ import pytest
 from harness.dataset import Dataset, load
 from harness.report.record import Level
 from harness.report.rules import Rule
-from harness.report.verdict import _reference_gate
+from harness.report.gates import _reference_gate
 from harness.sandbox import build
 from harness.sandbox.model import BEGIN, model_files
 from harness.sandbox.references import BLOCK, Transformers, read
