@@ -29,6 +29,7 @@ from harness.spec import FULL_SAMPLES, RUN_ID_PATTERN, Mode, Scenario
 PUBLIC = ("samples", "scenario", "mode", "target_qps", "topology", "launcher", "run_id")
 DOOR = "benchmark.yml"
 _LOOK_EVERY_S = 0.5
+_INTERRUPTED = 130
 
 
 def benchmark(
@@ -129,7 +130,7 @@ class Benchmark:
     def _stop(self, play: "Play") -> None:
         """End the play, then what it left running on the nodes."""
         play.cancel()
-        if (self.directory / "progress.jsonl").exists():
+        if (self.directory / "request.json").exists():
             ended = {"run_id": self.run_id}
             Play(self._root, "playbooks/stop.yml", self._inventory, self._limit, ended, self._on_output).wait()
 
@@ -201,7 +202,10 @@ def _positive(value: Any) -> bool:
 @click.option("--limit", help="Only these hosts, as in ansible-playbook --limit.")
 @click.option("--project", type=click.Path(path_type=Path), help="Directory of benchmark.yml.")
 def command(**options: Any) -> None:
-    """Run benchmark.yml. Ends with 0: finished, 5: finished but INVALID, 4: failed, 3: not ready, 2: bad input."""
+    """Run benchmark.yml. Ends with 0: finished, 5: finished but INVALID, 4: failed, 3: not ready, 2: bad input.
+
+    Ctrl-C and SIGTERM end the benchmark on all nodes, then this with 130.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run = benchmark(on_output=lambda text: click.echo(text), **options)
@@ -210,6 +214,9 @@ def command(**options: Any) -> None:
     except HarnessError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("error: interrupted; the benchmark was ended on all nodes", err=True)
+        sys.exit(_INTERRUPTED)
     click.echo(f"{run.result.verdict.level}: {run.directory / 'report.html'}, {run.directory / 'junit.xml'}")
     sys.exit(run.exit_code)
 
