@@ -82,15 +82,18 @@ def comparable(results: str, request: Record, nodes: Dict[str, Any]) -> Record:
     """The newest plan of an earlier run that calibrated the same engines under the same scenario; empty when none."""
     newest: Record = {}
     for name in os.listdir(results) if os.path.isdir(results) else []:
-        earlier = read(os.path.join(results, name, "plan.json")) or {}
-        same = (
-            earlier.get("calibration")
-            and addresses({host: row["engines"] for host, row in earlier["nodes"].items()}) == addresses(nodes)
-            and earlier["asked"]["scenario"] == request["asked"]["scenario"]
-            and earlier["topology"] == request["topology"]
-        )
-        if same and earlier["created_unix"] > newest.get("created_unix", 0.0):
-            newest = earlier
+        try:
+            earlier = read(os.path.join(results, name, "plan.json")) or {}
+            same = (
+                earlier.get("calibration")
+                and addresses({host: row["engines"] for host, row in earlier["nodes"].items()}) == addresses(nodes)
+                and earlier["asked"]["scenario"] == request["asked"]["scenario"]
+                and earlier["topology"] == request["topology"]
+            )
+            if same and earlier["created_unix"] > newest.get("created_unix", 0.0):
+                newest = earlier
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # a damaged plan of another run is nothing to compare with
     return newest
 
 

@@ -137,7 +137,8 @@ from ansible.module_utils.mlperf_state import read
 
 FULL_SAMPLES = 13368
 BAD_INPUT = 2
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+# The harness takes names of 100 characters; calibrating appends ".calibration".
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,87}")
 CHOICES = {
     "scenario": ("server", "offline", "interactive"),
     "mode": ("performance", "accuracy", "both"),
@@ -219,7 +220,7 @@ def request(params: Dict[str, Any], now: Optional[time.struct_time] = None) -> D
         )
     run_id = given.get("run_id") or ""
     if run_id and not RUN_ID.fullmatch(run_id):
-        raise Refused(f"run_id = {run_id!r}: give letters, digits, dot, dash and underscore only, 80 at most")
+        raise Refused(f"run_id = {run_id!r}: give letters, digits, dot, dash and underscore only, 88 at most")
     directory = os.path.join(results, run_id)
     before = (read(os.path.join(directory, "request.json")) if run_id else None) or {}
     if before and before["nodes"] != nodes:
@@ -232,6 +233,10 @@ def request(params: Dict[str, Any], now: Optional[time.struct_time] = None) -> D
     defaults = {**DEFAULTS, "samples": params["samples"], "topology": "fleet" if len(nodes) > 1 else "per_node"}
     asked = complete(given, before.get("asked", {}), defaults)
     topology = asked["topology"] if len(nodes) > 1 else "per_node"
+    if topology == "per_node" and asked["samples"] < len(nodes):
+        raise Refused(
+            f"samples = {asked['samples']}: give at least one for each of the {len(nodes)} nodes, or topology=fleet"
+        )
     if not run_id:
         if unfinished(results):
             raise Refused("; ".join(map(offers, unfinished(results))))

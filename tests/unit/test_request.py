@@ -1,12 +1,14 @@
 """What a user may ask of benchmark.yml, and what is refused before anything is touched."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.ansible_modules import Failed, call
+from harness import spec, status
+from tests.unit.ansible_modules import Failed, call, load
 
 ASKED = {
     "scenario": "server", "mode": "both", "samples": 600, "target_qps": "auto", "topology": "fleet",
@@ -57,7 +59,7 @@ def test_strings_of_the_command_line_become_values(tmp_path: Path) -> None:
         ("target_qps", "0", "target_qps = '0'"), ("target_qps", "nan", "above 0"), ("target_qps", "inf", "above 0"),
         ("target_qps", "much", "or auto"), ("topology", "ring", "fleet or per_node"),
         ("launcher", "slurm", "launcher = 'slurm'"), ("run_id", "a/b", "run_id = 'a/b'"), ("run_id", "../x", "run_id"),
-        ("run_id", ".x", "run_id = '.x'"), ("run_id", "x" * 81, "80 at most"),
+        ("run_id", ".x", "run_id = '.x'"), ("run_id", "x" * 89, "88 at most"),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused_by_name(tmp_path: Path, setting: str, value: str, says: str) -> None:
@@ -127,3 +129,27 @@ def test_damaged_request_is_named(tmp_path: Path) -> None:
     (tmp_path / "r1" / "request.json").write_text("{")
     with pytest.raises(Failed, match=r"request\.json is not JSON"):
         ask(tmp_path, run_id="r1")
+
+
+def test_fewer_samples_than_nodes_are_refused_for_shares_only(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="samples = 1: give at least one for each of the 2 nodes") as refused:
+        ask(tmp_path, samples="1", topology="per_node")
+    assert refused.value.result["exit"] == 2
+    assert ask(tmp_path, samples="1", topology="fleet")["asked"]["samples"] == 1
+
+
+def test_what_modules_know_of_the_harness_agrees_with_it() -> None:
+    """Modules run where the harness may not be installed, so they have these again."""
+    request, planning, state = (
+        load("mlperf_request"),
+        load("mlperf_planning", "module_utils"),
+        load("mlperf_state", "module_utils"),
+    )
+    assert request.FULL_SAMPLES == planning.FULL_SAMPLES == spec.FULL_SAMPLES
+    assert set(request.CHOICES["scenario"]) == {*spec.Scenario}
+    assert set(request.CHOICES["mode"]) == {*spec.Mode}
+    assert state.STALE_AFTER_S == status.STALE_AFTER_S
+    for pattern, length in ((request.RUN_ID, 88), (re.compile(spec.RUN_ID_PATTERN), 100)):
+        assert pattern.fullmatch("x" * length)
+        assert not pattern.fullmatch("x" * (length + 1))
+    assert len("x" * 88 + ".calibration") == 100
