@@ -49,7 +49,7 @@ def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
     past = history.earlier(_candidates(sources), _created(sources))
     parts = tuple(nodes.node(name, sources, journal, mode, asked, past) for name in sources.nodes)
     pair = figures.pair(sources.issuers, rows, mode)
-    together = _together(sources, rows, mode, figures.merged(score))
+    together = _together(sources, rows, mode, figures.merged(score), asked)
     ratio, no_ratio = history.efficiency(together.samples_per_s, parts)
     phases = tuple(_phases(sources.issuers))
     shared = bool(sources.plan and sources.plan.shared_machine)
@@ -142,12 +142,15 @@ def _rate(value: Any) -> float | str | None:
         return None if value is None else str(value)
 
 
-def _together(sources: Sources, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None) -> Figures:
+def _together(
+    sources: Sources, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None, asked: Asked
+) -> Figures:
     """One LoadGen: what it measured. Several: samples finished while all were running."""
+    offline = asked.scenario == "offline"
     if len(sources.issuers) == 1 and not _missing_loadgens(sources):
-        return figures.of(rows, nodes.log_of(sources.issuers[0], mode), rouge)
+        return figures.of(rows, nodes.log_of(sources.issuers[0], mode), rouge, offline=offline)
     span = None if _missing_loadgens(sources) else figures.all_running(sources.issuers, mode)
-    return figures.of(rows if span else rows.iloc[:0], None, rouge, span)
+    return figures.of(rows if span else rows.iloc[:0], None, rouge, span, offline=offline)
 
 
 def _missing_loadgens(sources: Sources) -> bool:

@@ -59,7 +59,7 @@ def node(
         loadgen=issuer is not None,
         share=Share.model_validate(share) if share else None,
         why=planned.get("why"),
-        figures=figures.of(own, log, rouge),
+        figures=figures.of(own, log, rouge, offline=asked.scenario == "offline"),
         client_queue_p99_ms=series.percentile(own["queue_ms"], 99),
         alone_samples_per_s=single[0] if single else None,
         alone_run_id=single[1] if single else None,

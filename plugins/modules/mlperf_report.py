@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: mlperf_report
 short_description: Judge the collected files of a run and write its report
 description:
-  - Runs C(harness report) on the controller. The report is a function of the files in O(path) alone.
+  - Runs C(harness report) on the controller. The report is a function of the run's own files, and for
+    efficiency and history of the results beside O(path).
   - A verdict of INVALID is a result, not a failure of this module.
 options:
   path:

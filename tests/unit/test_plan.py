@@ -48,6 +48,11 @@ def asked(**more: Any) -> dict[str, Any]:
         # Offline goes at its own speed, whatever rate it was told.
         ({"scenario": "offline"}, 600, 600, 50.0, 99.0, 24.0),
         ({"scenario": "offline"}, 600, 600, None, 99.0, None),
+        # A full one has the passes that 1.1 x 600 s at the target rate need; a target not known is 1.05 x the rate.
+        ({"scenario": "offline", "mode": "performance"}, 13_368, 13_368, 20.0, 21.0, 2 * 668.4),
+        ({"scenario": "offline", "mode": "performance"}, 13_368, 13_368, 20.0, None, 2 * 668.4),
+        ({"scenario": "offline", "mode": "performance"}, 13_368, 13_368, 20.0, 20.0, 668.4),
+        ({"scenario": "offline"}, 13_368, 13_368, 40.0, 42.0, 4 * 334.2),
         ({}, 600, 600, 50.0, None, None),
         # Half of a full run repeats its share until 600 s.
         ({}, 13_368, 6_684, 50.0, 20.0, 3 * 334.2),

@@ -88,9 +88,12 @@ def test_per_node_counts_only_what_finished_while_all_were_running(tmp_path: Pat
 
 
 def test_one_pass_of_the_rule_is_repeated_until_600_s() -> None:
-    assert figures.projected_hours(13_368 / 1000) == pytest.approx((1000 / 3600, 1000 / 3600))
-    assert figures.projected_hours(13_368 / 250) == pytest.approx((3 * 250 / 3600, 250 / 3600))
-    assert figures.projected_hours(None) == (None, None)
+    assert figures.projected_hours(13_368 / 1000, offline=False) == pytest.approx((1000 / 3600, 1000 / 3600))
+    assert figures.projected_hours(13_368 / 250, offline=False) == pytest.approx((3 * 250 / 3600, 250 / 3600))
+    assert figures.projected_hours(None, offline=False) == (None, None)
+    # Offline: 1.1 x 1.05 x 600 s = 693 s.
+    assert figures.projected_hours(13_368 / 650, offline=True) == pytest.approx((2 * 650 / 3600, 650 / 3600))
+    assert figures.projected_hours(13_368 / 700, offline=True) == pytest.approx((700 / 3600, 700 / 3600))
 
 
 def test_accuracy_is_merged_and_split_by_node(tmp_path: Path) -> None:
