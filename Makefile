@@ -41,7 +41,7 @@ clean: ## Remove what was set up here; results/ stays
 .venv/controller: requirements/controller.txt pyproject.toml | .venv/bin/python
 	@echo "Installing Ansible and the report's libraries into .venv"
 	$(PIP) install --no-deps --require-hashes -r requirements/controller.txt
-	$(PIP) install --no-deps --editable .
+	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/dev: requirements/dev.txt .venv/controller

@@ -17,6 +17,8 @@ def main() -> None:
         sys.exit(_report(str(error), error.exit_code))
     except click.ClickException as error:
         sys.exit(_report(error.format_message(), 2))
+    except OSError as error:
+        sys.exit(_report(f"{error.filename or 'a file'}: {error.strerror}; check its owner and the disk", 3))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(_report("interrupted", 130))
     sys.exit(code if isinstance(code, int) else 0)

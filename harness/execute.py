@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from harness import dataset, engine
-from harness.errors import HarnessError
+from harness.errors import HarnessError, RunFailed
 from harness.files import read_json, write_json
 from harness.load.calibrate import calibrate
 from harness.load.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
@@ -58,6 +58,9 @@ def execute(
     except Stopped:
         state, reason = "stopped", "stopped on request"
         raise
+    except OSError as error:
+        reason = f"{error.filename or 'a file'}: {error.strerror}; look whether the disk is full"
+        raise RunFailed(reason) from error
     except Exception as error:
         reason = str(error) if isinstance(error, HarnessError) else f"harness broke: {type(error).__name__}: {error}"
         raise

@@ -1,5 +1,6 @@
 """Run directories: validate a spec, create its run, start it detached, list all, stop one."""
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -17,13 +18,14 @@ from harness.errors import BadInput, NotReady, RunFailed
 from harness.files import differences, read_json, tail, write_json
 from harness.node.model import model_files
 from harness.scoring import punkt
-from harness.spec import Spec
-from harness.status import TERMINAL, alive, look
+from harness.spec import Mode, Spec
+from harness.status import alive, look
 
 _BASE_BYTES = 64 << 20
 _BYTES_PER_SAMPLE = 16 << 10
 _START_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 20.0
+# Longer than an engine of the run's own may take to end.
+_STOP_TIMEOUT_S = 60.0
 
 
 def run_directory(root: Path, run_id: str) -> Path:
@@ -97,16 +99,26 @@ def stop(root: Path, run_id: str) -> tuple[bool, dict[str, Any]]:
     """End a run and its children; (changed, status)."""
     run_dir = run_directory(root, run_id)
     status = look(run_dir)
-    pid = status["pid"]
-    if status["state"] in TERMINAL and not alive(pid, status["boot_id"]):
+    if not alive(status):
         return False, status
     deadline = time.monotonic() + _STOP_TIMEOUT_S
-    os.kill(pid, signal.SIGTERM)
-    while alive(pid, status["boot_id"]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    if alive(pid, status["boot_id"]):
-        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(status["pid"], signal.SIGTERM)
+        while alive(status) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if alive(status):
+            os.kill(status["pid"], signal.SIGKILL)
     return True, look(run_dir)
+
+
+def warnings(spec: Spec, root: Path) -> list[str]:
+    """What will make the result UNOFFICIAL though the run can go on."""
+    if spec.mode is not Mode.PERFORMANCE and punkt.find(spec.punkt, root) is None:
+        return [
+            "Punkt's data is absent, so ROUGE-Lsum and gen_len will not be measured and the result is UNOFFICIAL; "
+            "`harness doctor` says how to get it"
+        ]
+    return []
 
 
 def runs(root: Path) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ class Mode(StrEnum):
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EngineRef(_Record):
@@ -99,12 +99,12 @@ class Spec(_Record):
     run_id: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
     model: AbsolutePath
     dataset: AbsolutePath
-    samples: Annotated[int, Field(ge=1, le=FULL_SAMPLES)]
+    samples: Annotated[int, Field(strict=True, ge=1, le=FULL_SAMPLES)]
     engines: Annotated[tuple[EngineRef, ...], Field(min_length=1)]
     scenario: Scenario = Scenario.SERVER
     mode: Mode = Mode.BOTH
     target_qps: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    seed: int = SAMPLING_SEED
+    seed: Annotated[int, Field(strict=True)] = SAMPLING_SEED
     share: Share | None = None
     reference_ids: AbsolutePath | None = None
     punkt: AbsolutePath | None = None

@@ -44,6 +44,7 @@ class Heartbeat:
             "reason": None,
             "log": str(log),
             "pid": os.getpid(),
+            "pid_born": born(os.getpid()),
             "boot_id": boot_id(),
             "started_unix": time.time(),
             "phases": [],
@@ -115,15 +116,18 @@ def _shown(progress: Progress) -> dict[str, Any]:
     return {**shown, "eta_s": left / rate if left is not None and rate else None}
 
 
-def alive(pid: int | None, boot: str | None) -> bool:
-    """Whether process `pid` of boot `boot` still runs (a zombie does not)."""
-    if not pid or boot != boot_id():
-        return False
+def born(pid: int) -> int | None:
+    """When a process of this boot was started, in clock ticks; None when it is gone (a zombie is)."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state not in ("Z", "X")
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def alive(status: dict[str, Any]) -> bool:
+    """Whether the very process that wrote this status still runs: a pid alone may be another's by now."""
+    return bool(status["boot_id"] == boot_id() and born(status["pid"]) == status["pid_born"])
 
 
 def look(run_dir: Path) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def look(run_dir: Path) -> dict[str, Any]:
     status: dict[str, Any] = read_json(run_dir / "status.json", "run status")
     if status["state"] not in TERMINAL:
         silent = time.time() - status["updated_unix"]
-        if not alive(status["pid"], status["boot_id"]):
+        if not alive(status):
             status.update(state="failed", reason=f"harness died (process {status['pid']} is gone); see {status['log']}")
         elif silent > STALE_AFTER_S:
             status.update(state="failed", reason=f"harness hangs: no heartbeat for {silent:.0f} s; see {status['log']}")

@@ -3,8 +3,8 @@
 set -eu
 python=$1
 dir=$2
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-  echo "$python is $("$python" --version 2>&1); 3.11 or newer is needed: install it, then make PYTHON=python3.12 ..." >&2
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || {
+  echo "$python is $("$python" --version 2>&1); the pins are for 3.11 to 3.13: install one, then make PYTHON=python3.12 ..." >&2
   exit 3
 }
 echo "Making the Python environment $dir"

@@ -20,7 +20,7 @@ def free_port() -> int:
 
 def write_model(path: Path, *, shards: int = 0, payload: bytes = b"\0" * 64) -> Path:
     """A model directory that is complete, with one weight file or several under an index."""
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text('{"vocab_size": 512, "torch_dtype": "float32"}')
     (path / "tokenizer.json").write_text("{}")
     (path / "tokenizer_config.json").write_text("{}")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from harness.cli.common import PATH, json_option, read_values, root_option, say, show
-from harness.errors import FINISHED_BUT_INVALID, BadInput
+from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError
 from harness.spec import FULL_SAMPLES, Spec, parse_spec
 
 _PROGRESS_INTERVAL_S = 5.0
@@ -37,15 +37,24 @@ def run(
     **asked: Any,
 ) -> int:
     """Run one benchmark here, from engine to report, and wait for it."""
+    from harness import engine as engines
     from harness import report as reports
     from harness import run as runs
     from harness.execute import execute
 
     own, spec = _spec(sandbox, endpoint, engine_config, asked)
     runs.validate(spec, root)
+    for reference in () if own else spec.engines:
+        engines.observe(reference.name, reference.url, spec.model)
+    for warning in runs.warnings(spec, root):
+        say(warning)
     if not runs.create(spec, root):
         raise BadInput(f"run_id {spec.run_id} has run already; see {runs.run_directory(root, spec.run_id)}")
-    folder = execute(spec, root, own_engine=own, on_status=_printer(), on_line=say)
+    try:
+        folder = execute(spec, root, own_engine=own, on_status=_printer(), on_line=say)
+    except HarnessError:
+        say(reports.summary(reports.report(runs.run_directory(root, spec.run_id))))
+        raise
     result = reports.report(folder)
     show(result.model_dump(mode="json"), as_json, reports.summary(result))
     return FINISHED_BUT_INVALID if result.verdict.level == "INVALID" else 0
@@ -77,6 +86,7 @@ def start(root: Path, source: str, check: bool, as_json: bool) -> None:
         "run_dir": str(folder),
         "pid": found["pid"],
         "state": found["state"],
+        "warnings": runs.warnings(spec, root),
     }
     show(said, as_json, f"{status_line(found)}\nwatch it with: harness status --root {root} {spec.run_id}")
 

@@ -39,7 +39,6 @@ class Outcome:
     finished_unix: float
     samples: int
     tokens: int
-    failures: tuple[Failure, ...]
     client_cpu_s: float
     issued: int
     one_token_answers: tuple[int, ...] = ()
@@ -134,7 +133,7 @@ def run_loadgen(
     settings = Settings.of(spec, mode, target_qps)
     payload = {"spec": spec.model_dump(mode="json"), "settings": dataclasses.asdict(settings), "run_dir": str(run_dir)}
     result = run_job("loadgen", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
-    outcome = Outcome(**{**result, "failures": (), "one_token_answers": tuple(result["one_token_answers"])})
+    outcome = Outcome(**{**result, "one_token_answers": tuple(result["one_token_answers"])})
     _check(run_dir / mode, settings, outcome)
     return outcome
 

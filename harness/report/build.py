@@ -170,7 +170,6 @@ def _phases(issuers: Sequence[Issuer]) -> list[Phase]:
                         node=issuer.host,
                         seconds=seconds,
                         samples=part.samples,
-                        samples_failed=len(part.failures),
                         target_qps=issuer.outcome.target_qps,
                         client_cpu_cores=part.client_cpu_s / seconds
                         if part.client_cpu_s is not None and seconds > 0

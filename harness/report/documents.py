@@ -17,7 +17,6 @@ class Part(File):
     samples: int
     tokens: int
     issued: int
-    failures: tuple[dict[str, Any], ...] = ()
     one_token_answers: tuple[int, ...] = ()
     client_cpu_s: float | None = None
 
@@ -49,6 +48,7 @@ class OutcomeFile(File):
     calibration: Calibration | None = None
     telemetry_cost: Cost | None = None
     target_qps: float | None = None
+    failures: tuple[dict[str, Any], ...] = ()
 
 
 class StatusFile(File):

@@ -31,17 +31,20 @@ def accuracy(sources: Sources, score: Score | None) -> Iterator[Reason]:
         return
     distinct = score.samples_expected - len(score.missing)
     if score.missing or distinct < spec.samples:
-        which = _few(score.missing) if score.missing else f"{distinct} were scored"
+        which = few(score.missing) if score.missing else f"{distinct} were scored"
         yield Rule.ACCURACY_COVERAGE.reason(count=spec.samples - distinct, rule=spec.samples, which=which)
     if score.duplicates:
-        yield Rule.ACCURACY_ONCE.reason(count=len(score.duplicates), which=_few(score.duplicates))
+        yield Rule.ACCURACY_ONCE.reason(count=len(score.duplicates), which=few(score.duplicates))
     if score.foreign:
-        yield Rule.ACCURACY_FOREIGN.reason(count=len(score.foreign), which=_few(score.foreign))
+        yield Rule.ACCURACY_FOREIGN.reason(count=len(score.foreign), which=few(score.foreign))
     if score.end_token_violations:
-        yield Rule.END_TOKEN.reason(count=len(score.end_token_violations), which=_few(score.end_token_violations))
+        yield Rule.END_TOKEN.reason(count=len(score.end_token_violations), which=few(score.end_token_violations))
     if score.reference:
-        yield from _reference_gate(score, score.reference)
-    elif any(is_real(issuer.manifest.model) is False for issuer in sources.issuers):
+        yield from reference_gate(score, score.reference)
+    real = [is_real(issuer.manifest.model) for issuer in sources.issuers]
+    if score.reference and not any(real):
+        yield from _rouge_gate(score, SANDBOX_ROUGE)
+    elif False in real:
         yield Rule.NO_REFERENCE.reason(what="this model")
     elif spec.samples < FULL_SAMPLES:
         yield Rule.NO_REFERENCE.reason(what="a subset")
@@ -59,10 +62,10 @@ def _rouge_gate(score: Score, reference: Mapping[str, float]) -> Iterator[Reason
             yield Rule.ROUGE.reason(metric=metric, value=value, rule=GATE * due, reference=due)
 
 
-def _reference_gate(score: Score, reference: Reference) -> Iterator[Reason]:
+def reference_gate(score: Score, reference: Reference) -> Iterator[Reason]:
     percent = 100 * reference.identical / reference.compared if reference.compared else 0.0
     if percent < 100 * GATE:
-        yield Rule.REFERENCE_IDS.reason(percent=percent, which=_few(reference.differing))
+        yield Rule.REFERENCE_IDS.reason(percent=percent, which=few(reference.differing))
     faults = {
         "are another sample's": reference.misplaced,
         "have the reference's ids one position off or cut": reference.shifted,
@@ -70,13 +73,13 @@ def _reference_gate(score: Score, reference: Reference) -> Iterator[Reason]:
     }
     for what, which in faults.items():
         if which:
-            yield Rule.REFERENCE_FAULT.reason(count=len(which), what=what, which=_few(which))
+            yield Rule.REFERENCE_FAULT.reason(count=len(which), what=what, which=few(which))
     if reference.compared < score.gen_num:
         yield Rule.NO_REFERENCE.reason(what=f"{score.gen_num - reference.compared} of {score.gen_num} samples")
-    yield from _rouge_gate(score, SANDBOX_ROUGE)
 
 
-def _few(indexes: Sequence[int], most: int = 10) -> str:
+def few(indexes: Sequence[int], most: int = 10) -> str:
+    """The first of some indices, and how many more there are."""
     return ", ".join(str(index) for index in indexes[:most]) + (
         f" and {len(indexes) - most} more" if len(indexes) > most else ""
     )

@@ -135,7 +135,6 @@ class Phase(Record):
     node: str
     seconds: float
     samples: int
-    samples_failed: int
     client_cpu_cores: float | None
     target_qps: float | None
 

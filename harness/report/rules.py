@@ -23,6 +23,11 @@ class Rule(Enum):
         "No sample was lost",
         "{node}: LoadGen issued {issued} samples in {mode}, {done} were answered",
     )
+    ONE_TOKEN = (
+        _BROKEN,
+        "No answer is one token long",
+        "{node}: {count} answers in {mode} are one token long, which LoadGen counts as errors: samples {which}",
+    )
     LOADGEN_ERRORS = (_BROKEN, "LoadGen logged no errors", "{node}: LoadGen logged {count} errors in {mode}: {errors}")
     LOADGEN_RULES = (_BROKEN, "LoadGen ran by the rules", "{node}: LoadGen's {what} is {value}, the rule is {rule}")
     LATENCY_LIMITS = (_BROKEN, "Latency limits hold", "{node}: a latency limit was broken: {why}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.files import sha256_file
 from harness.report.documents import ModelFacts
-from harness.report.gates import accuracy, is_real
+from harness.report.gates import accuracy, few, is_real
 from harness.report.logs import LoadGenLog
 from harness.report.record import Level, Reason, Verdict
 from harness.report.rules import Rule
@@ -74,13 +74,17 @@ def _whole(sources: Sources) -> Iterator[Reason]:
 
 def _issuer(issuer: Issuer, used: int) -> Iterator[Reason]:
     spec, node = issuer.spec, issuer.host
+    if failures := issuer.outcome.failures:
+        first = failures[0]
+        yield Rule.NO_FAILED_SAMPLES.reason(
+            node=node, mode=first.get("mode"), count=len(failures), first=first.get("qsl_idx"), why=first.get("reason")
+        )
     for mode, part in (("performance", issuer.outcome.performance), ("accuracy", issuer.outcome.accuracy)):
-        if part and part.failures:
-            first = part.failures[0]
-            yield Rule.NO_FAILED_SAMPLES.reason(
-                node=node, mode=mode, count=len(part.failures), first=first.get("qsl_idx"), why=first.get("reason")
+        if part and part.one_token_answers:
+            yield Rule.ONE_TOKEN.reason(
+                node=node, mode=mode, count=len(part.one_token_answers), which=few(part.one_token_answers)
             )
-        elif part and part.samples != part.issued:
+        if part and part.samples != part.issued:
             yield Rule.NO_LOST_SAMPLES.reason(node=node, mode=mode, issued=part.issued, done=part.samples)
     for log in (issuer.performance, issuer.accuracy):
         if log and spec:

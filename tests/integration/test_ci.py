@@ -40,7 +40,8 @@ def writes(folder: Path, source: Path) -> list[str]:
     results = f"{folder}/results/{{{{ run_id }}}}"
 
     return [
-        shell(f"mkdir -p {results}; touch {results}/request.json; echo '{json.dumps(LOOK)}' >> {results}/progress.jsonl"),
+        shell(f"mkdir -p {results}; touch {results}/request.json"),
+        shell(f"echo '{json.dumps(LOOK)}' >> {results}/progress.jsonl"),
         shell(f"sleep 1; echo '{json.dumps(LOOK)}' >> {results}/progress.jsonl; cp {source}/result.json {results}/"),
     ]
 

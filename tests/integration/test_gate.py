@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from harness.dataset import Dataset, load
+from harness.report.gates import reference_gate
 from harness.report.record import Level
 from harness.report.rules import Rule
-from harness.report.gates import _reference_gate
 from harness.sandbox import build
 from harness.sandbox.model import BEGIN, model_files
 from harness.sandbox.references import BLOCK, Transformers, read
@@ -73,7 +73,7 @@ def judged(box: Box, folder: Path, answers: Mapping[int, Sequence[int]], model: 
 def broken_rules(score: Score) -> set[str]:
     """Names of the rules the gate finds broken; none means the answers pass."""
     assert score.reference
-    return {reason.code for reason in _reference_gate(score, score.reference) if reason.level is Level.INVALID}
+    return {reason.code for reason in reference_gate(score, score.reference) if reason.level is Level.INVALID}
 
 
 IDS, FAULT = Rule.REFERENCE_IDS.name, Rule.REFERENCE_FAULT.name

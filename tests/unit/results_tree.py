@@ -223,7 +223,6 @@ def run(
             "finished_unix": start + 0.1 * len(indexes) + 0.1,
             "samples": len(indexes),
             "tokens": TOKENS * len(indexes),
-            "failures": [],
             "client_cpu_s": 0.5,
             "issued": len(indexes),
             "one_token_answers": [],

@@ -171,9 +171,10 @@ REFERENCE = {
     "shifted": [],
     "decode_differing": [],
 }
-FAILED = {"qsl_idx": 7, "engine": "alpha-0", "reason": "HTTP 500"}
+FAILED = {"mode": "accuracy", "qsl_idx": 7, "engine": "alpha-0", "reason": "HTTP 500"}
 CASES: dict[str, tuple[Callable[[Path], object], str | None]] = {
-    "failed sample": (outcome(lambda o: o["performance"].update(failures=[FAILED])), "NO_FAILED_SAMPLES"),
+    "failed sample": (outcome(lambda o: o.update(failures=[FAILED])), "NO_FAILED_SAMPLES"),
+    "answer of one token": (outcome(lambda o: o["accuracy"].update(one_token_answers=[3])), "ONE_TOKEN"),
     "lost sample": (outcome(lambda o: o["accuracy"].update(samples=49)), "NO_LOST_SAMPLES"),
     "same samples": (same_samples_over_and_over, "PERFORMANCE_COVERAGE"),
     "missing answer": (score(missing=[4]), "ACCURACY_COVERAGE"),
