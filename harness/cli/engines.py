@@ -22,12 +22,18 @@ def engine() -> None:
     "--config", default="-", show_default=True, help='EngineConfig as JSON: a file, or "-" for standard input.'
 )
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it answers and is verified.")
+@click.option("--check", is_flag=True, help="Start nothing; say whether it would, or what would keep it from that.")
 @json_option
-def up(root: Path, config: str, wait: bool, as_json: bool) -> None:
+def up(root: Path, config: str, wait: bool, check: bool, as_json: bool) -> None:
     """Start an engine and verify what it really uses; nothing changes if it is up already."""
     from harness import engine as engines
 
-    state = engines.up(root, engines.parse_config(read_values(config, "engine config")), wait=wait, on_progress=say)
+    asked = engines.parse_config(read_values(config, "engine config"))
+    if check:
+        change = engines.check(root, asked)
+        show({"would_change": change}, as_json, "would start" if change else "is up already")
+        return
+    state = engines.up(root, asked, wait=wait, on_progress=say)
     show({**state.document(), "changed": state.changed}, as_json, _line(state))
 
 

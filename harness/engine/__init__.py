@@ -4,7 +4,7 @@
 """
 
 from harness.engine.config import EngineConfig, parse_config
-from harness.engine.control import down, names, observe, status, up
+from harness.engine.control import check, down, names, observe, status, up
 from harness.engine.state import EngineState
 
-__all__ = ["EngineConfig", "EngineState", "down", "names", "observe", "parse_config", "status", "up"]
+__all__ = ["EngineConfig", "EngineState", "check", "down", "names", "observe", "parse_config", "status", "up"]

@@ -1,5 +1,6 @@
 """What an engine is asked to be: one validated record, and the options that may not be passed behind its back."""
 
+import hashlib
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -138,6 +139,11 @@ class EngineConfig(BaseModel):
         More would only take from dispatch the choice of the engine that is free first.
         """
         return self.max_num_seqs + max(4, self.max_num_seqs // 8)
+
+    def public(self) -> dict[str, Any]:
+        """The settings as they are stored and shown: values of `env` may be secrets, so only their hashes."""
+        hashed = {name: f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:12]}" for name, value in self.env.items()}
+        return {**self.model_dump(mode="json"), "env": hashed}
 
     def asked(self) -> dict[str, Any]:
         """The settings that are compared with, or written down beside, what the running server shows."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from harness.engine import launch, preflight, processes, state, verify
 from harness.engine.config import EngineConfig
-from harness.engine.processes import ENGINE_MARK, SUPERVISOR_MARK
+from harness.engine.processes import ENGINE_MARK, ENGINE_VARIABLES, SUPERVISOR_MARK
 from harness.engine.state import EngineState
 from harness.errors import BadInput, NotReady, RunFailed
 from harness.files import differences
@@ -67,6 +68,24 @@ def up(
                 down(root, config.name)
             raise
     return dataclasses.replace(current, changed=changed)
+
+
+def check(root: Path, config: EngineConfig) -> bool:
+    """Whether `up` would start or attach something; finds what would keep it from that, and touches nothing.
+
+    Raises:
+        BadInput: a wrong setting, an incomplete model, or another configuration under a running name.
+        NotReady: vLLM, the port or the disk is not there.
+    """
+    directory = _directory(root, config.name)
+    current = state.actual(directory)
+    if current is not None and current.running:
+        _refuse_other(current, config)
+        return False
+    if config.kind == "vllm":
+        there = next(folder for folder in (directory, *directory.parents) if folder.exists())
+        preflight.check(there, config, launch.installed())
+    return True
 
 
 def status(root: Path, name: str) -> EngineState:
@@ -166,9 +185,12 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _refuse_other(current: EngineState, config: EngineConfig) -> None:
-    wrong = differences(current.config, config.model_dump(mode="json"))
+    wrong = differences(current.config, config.public())
     if wrong:
-        told = "; ".join(f"{key} is {old!r}, asked for {new!r}" for key, (old, new) in wrong.items())
+        told = "; ".join(
+            f"{key} differs" if key.startswith("env") else f"{key} is {old!r}, asked for {new!r}"
+            for key, (old, new) in wrong.items()
+        )
         raise BadInput(
             f"engine {config.name} is {current.state} with other settings: {told}; stop it or choose another name"
         )
@@ -218,7 +240,7 @@ def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> Engi
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            env={**os.environ, SUPERVISOR_MARK: str(directory)},
+            env={**os.environ, SUPERVISOR_MARK: str(directory), ENGINE_VARIABLES: json.dumps(config.env)},
             start_new_session=True,
         )
     _children.append(supervisor)

@@ -100,8 +100,8 @@ def command(config: EngineConfig, build: Build) -> list[str]:
 
 
 def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str, str]:
-    """The variables that are set for the server beside the caller's own."""
-    variables = {**SET_VARIABLES, **config.env, ENGINE_MARK: str(directory)}
+    """The variables that are set for the server beside the caller's own and `config.env`."""
+    variables = {**SET_VARIABLES, ENGINE_MARK: str(directory)}
     if build.platform == "cpu":
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib or DEFAULT_KV_CACHE_GIB)
         if config.cpu_cores is not None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 
 ENGINE_MARK = "HARNESS_ENGINE_DIR"
+# Carries the values of EngineConfig.env to the supervisor as JSON: they may be secrets, so no file holds them.
+ENGINE_VARIABLES = "HARNESS_ENGINE_VARIABLES"
 SUPERVISOR_MARK = "HARNESS_SUPERVISOR_OF"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -70,7 +70,7 @@ def first_state(config: EngineConfig, **more: Any) -> EngineState:
         state="starting",
         url=config.base_url,
         model=str(config.model),
-        config=config.model_dump(mode="json"),
+        config=config.public(),
         asked=config.asked(),
         max_in_flight=config.max_in_flight,
         started_unix=time.time(),

@@ -6,6 +6,7 @@ whatever the supervisor leaves. The server itself is told by the kernel when its
 """
 
 import dataclasses
+import json
 import os
 import select
 import signal
@@ -100,7 +101,7 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 cwd=self._directory,
-                env=_inherited() | self._state.environment,
+                env=_inherited() | _given() | self._state.environment,
                 start_new_session=True,
                 # SIGTERM lets vLLM end its own children even if supervisor and guard die at once.
                 preexec_fn=lambda: processes.signal_on_parent_death(signal.SIGTERM),
@@ -217,7 +218,13 @@ class Supervisor:
 
 
 def _inherited() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != processes.SUPERVISOR_MARK}
+    ours = (processes.SUPERVISOR_MARK, processes.ENGINE_VARIABLES)
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def _given() -> dict[str, str]:
+    given: dict[str, str] = json.loads(os.environ.get(processes.ENGINE_VARIABLES, "{}"))
+    return given
 
 
 def _guard(directory: Path, supervisor: int) -> None:

@@ -48,7 +48,8 @@ author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: full
-    description: Starts and stops nothing, and says whether it would.
+    description:
+      - Starts and stops nothing, and says whether it would. Settings, model, port and disk are judged as a start would.
   diff_mode:
     support: full
     description: Shows state and settings before and after.
@@ -94,6 +95,8 @@ file:
   type: str
 """
 
+import hashlib
+import os
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
@@ -107,7 +110,29 @@ UP = ("starting", "ready")
 def differing(config: Dict[str, Any], current: Record) -> Dict[str, Any]:
     """The settings asked for that the running engine was not given."""
     given = current.get("config") or {}
-    return {key: given.get(key) for key, value in config.items() if given.get(key) != value}
+    asked = public(config)
+    return {key: given.get(key) for key, value in asked.items() if given.get(key) != value}
+
+
+def public(config: Dict[str, Any]) -> Dict[str, Any]:
+    """The settings as engine.json has them: of the values of env, which may be secrets, only hashes."""
+    if not isinstance(config.get("env"), dict):
+        return config
+    hashed = {
+        key: f"sha256:{hashlib.sha256(str(value).encode()).hexdigest()[:12]}" for key, value in config["env"].items()
+    }
+    return {**config, "env": hashed}
+
+
+def checkable(params: Dict[str, Any]) -> bool:
+    """Whether the host is prepared so far that the command can judge a server that shall be started."""
+    config = params["config"]
+    return (
+        params["state"] == "up"
+        and config.get("kind", "vllm") == "vllm"
+        and os.access(params["command"][0], os.X_OK)
+        and os.path.isdir(str(config.get("model")))
+    )
 
 
 def change(params: Dict[str, Any], current: Record) -> bool:
@@ -116,8 +141,9 @@ def change(params: Dict[str, Any], current: Record) -> bool:
     if params["state"] == "down":
         return running
     other = differing(params["config"], current) if running else {}
+    asked = public(params["config"])
     if other:
-        values = "; ".join(f"{key}: it has {old!r}, you ask {params['config'][key]!r}" for key, old in other.items())
+        values = "; ".join(f"{key}: it has {old!r}, you ask {asked[key]!r}" for key, old in other.items())
         raise ValueError(f"engine {params['name']} runs with other settings ({values}); take it down first")
     return not running
 
@@ -158,6 +184,10 @@ def main() -> None:
         elif changed:
             after = call(module, ["engine", "down", params["name"]])
             changed = bool(after.pop("changed"))
+    elif changed and checkable(params):
+        changed = bool(
+            call(module, ["engine", "up", "--check"], {**params["config"], "name": params["name"]})["would_change"]
+        )
     diff = {
         "before": {"state": before.get("state", "absent")},
         "after": {"state": params["state"] if changed else before.get("state", "absent")},

@@ -94,6 +94,27 @@ def test_other_settings_under_a_running_name_are_refused_with_both_values(bench:
     assert engine.status(bench.root, "e1").state == "ready"
 
 
+def test_values_of_env_reach_the_server_and_no_file(bench: Bench) -> None:
+    state = bench.up(env={"HF_TOKEN": "hf_secret"})
+    assert b"HF_TOKEN=hf_secret" in Path(f"/proc/{state.engine_pid}/environ").read_bytes().split(b"\0")
+    files = [path for path in bench.root.rglob("*") if path.is_file()]
+    assert not any(b"hf_secret" in path.read_bytes() for path in files)
+    assert bench.stored()["config"]["env"]["HF_TOKEN"].startswith("sha256:")
+    assert bench.up(env={"HF_TOKEN": "hf_secret"}).changed is False
+    with pytest.raises(BadInput, match=r"env\.HF_TOKEN differs") as refused:
+        bench.up(env={"HF_TOKEN": "hf_other"})
+    assert "hf_" not in str(refused.value)
+
+
+def test_check_starts_nothing_and_finds_what_would_keep_it_from_starting(bench: Bench) -> None:
+    assert engine.check(bench.root, bench.config()) is True
+    assert not bench.root.exists()
+    with pytest.raises(BadInput, match="remove gpus"):
+        engine.check(bench.root, bench.config(gpus="0"))
+    bench.up()
+    assert engine.check(bench.root, bench.config()) is False
+
+
 def test_concurrent_ups_start_one_engine(bench: Bench) -> None:
     bench.fake = {"start_s": 0.5}
     states: list[engine.EngineState] = []

