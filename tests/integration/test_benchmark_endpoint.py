@@ -237,3 +237,14 @@ def test_unreadable_inventory_is_an_error(fakes: Fakes) -> None:
     broken.write_text("gpu_nodes: [\n")
     assert fakes.site.play("benchmark.yml", "-i", str(broken)) != 0
     assert "broken.yml" in fakes.site.output()
+
+
+def test_check_mode_works_where_nothing_is_installed(fakes: Fakes) -> None:
+    site = fakes.site
+    empty = site.folder / "empty"
+    given = {"harness_install": True, "harness_env": str(empty / "env"), "harness_sandbox": str(empty / "sandbox")}
+    for playbook in ("site.yml", "benchmark.yml"):
+        assert site.play(playbook, "--check", **given) == 0, site.output()
+        assert site.changed() > 0
+    assert not empty.exists()
+    assert site.untouched()
