@@ -1,5 +1,6 @@
 """harness run, start, status and stop."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,9 +54,15 @@ def run(
     try:
         folder = execute(spec, root, own_engine=own, on_status=_printer(), on_line=say)
     except HarnessError:
-        say(reports.summary(reports.report(runs.run_directory(root, spec.run_id))))
+        with contextlib.suppress(ModuleNotFoundError):
+            say(reports.summary(reports.report(runs.run_directory(root, spec.run_id))))
         raise
-    result = reports.report(folder)
+    try:
+        result = reports.report(folder)
+    except ModuleNotFoundError as missing:
+        said = f"finished, but no report: {missing.name} is not installed here; run `harness report` on the controller"
+        show({"run_dir": str(folder), "report": None, "reason": said}, as_json, f"{said} with a copy of {folder}")
+        return 0
     show(result.model_dump(mode="json"), as_json, reports.summary(result))
     return FINISHED_BUT_INVALID if result.verdict.level == "INVALID" else 0
 
