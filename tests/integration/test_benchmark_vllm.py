@@ -19,7 +19,7 @@ from tests.integration.conftest import SAMPLES, Site, until
 def vllm(site: Site, free_ports: list[int]) -> Site:
     """inventory/local itself, but for its ports: those may be taken on a machine that runs tests."""
     port = "{{ [" + ", ".join(map(str, free_ports)) + "][local_node] }}"
-    cores = "{{ (local_first if local_first == local_last else local_first ~ '-' ~ local_last) | string }}"
+    cores = "{{ local_cores[local_first | int : local_end | int] | join(',') }}"
     site.variables = {"harness_engines": [{"name": "{{ inventory_hostname }}", "port": port, "cpu_cores": cores}]}
     return site
 
