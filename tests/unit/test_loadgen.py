@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -84,7 +85,9 @@ def test_a_share_is_issued_once_by_each_mode_and_answered_with_its_own_answers(t
         part = [line for line in lines if line["mode"] == mode]
         assert {line["qsl_idx"]: line["token_ids"] for line in part} == expected and len(part) == 60
         assert {line["engine"] for line in part} == {"engine0", "engine1"}
-        assert all(0 <= x["issued_s"] <= x["sent_s"] < x["first_s"] < x["last_s"] for x in part)
+        # A busy machine may read a whole answer at once: its first and last token then have one time.
+        assert all(0 <= x["issued_s"] <= x["sent_s"] < x["first_s"] <= x["last_s"] for x in part)
+        assert median(x["last_s"] - x["first_s"] for x in part) > 0.01
         assert not errors(run_dir / mode)
         assert values(run_dir / mode)["sut_name"] == "mlperf-distributed (engine0, engine1)"
         assert (run_dir / mode / "mlperf_log_trace.json").stat().st_size == 0
