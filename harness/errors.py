@@ -25,4 +25,8 @@ class RunFailed(HarnessError):
     exit_code = 4
 
 
+class Stopped(HarnessError):
+    """Somebody asked it to end, by a signal."""
+
+
 FINISHED_BUT_INVALID = 5

@@ -4,31 +4,26 @@ preparing ─► [starting engine] ─► [calibrating] ─► warming up ─►
 """
 
 import contextlib
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from harness import dataset, engine
-from harness.errors import HarnessError, RunFailed
+from harness.errors import HarnessError, RunFailed, Stopped
 from harness.files import read_json, write_json
+from harness.linux import stoppable
 from harness.load.calibrate import calibrate
 from harness.load.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
 from harness.load.progress import Progress
-from harness.node.manifest import manifest
+from harness.manifest import manifest
 from harness.node.telemetry import Sampler
 from harness.run import run_directory, validate
 from harness.scoring import accuracy, punkt
 from harness.spec import Mode, Spec, parse_spec
 from harness.status import Heartbeat
-
-
-class Stopped(HarnessError):
-    """Somebody asked the run to end."""
 
 
 def execute(
@@ -52,7 +47,7 @@ def execute(
     execution = _Execution(spec, root, own_engine, on_status, on_line)
     state, reason = "failed", None
     try:
-        with _stoppable():
+        with stoppable():
             execution.phases()
         state = "finished"
     except Stopped:
@@ -182,19 +177,6 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    def stop_now(number: int, frame: FrameType | None) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, stop_now) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import read_json, write_json
+from harness.linux import boot_id, process
 from harness.load.progress import Progress
 
 STALE_AFTER_S = 30.0
 TERMINAL = frozenset({"finished", "failed", "stopped"})
 _RESERVE_BYTES = 64 * 1024
 _NOTHING_YET = Progress(0, None, 0, 0, None, None, None, None, None, None, 0.0)
-
-
-def boot_id() -> str:
-    """The kernel's identity of this boot; with a pid it names one process for good."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class Heartbeat:
@@ -44,7 +40,7 @@ class Heartbeat:
             "reason": None,
             "log": str(log),
             "pid": os.getpid(),
-            "pid_born": born(os.getpid()),
+            "pid_born": _born(os.getpid()),
             "boot_id": boot_id(),
             "started_unix": time.time(),
             "phases": [],
@@ -116,18 +112,14 @@ def _shown(progress: Progress) -> dict[str, Any]:
     return {**shown, "eta_s": left / rate if left is not None and rate else None}
 
 
-def born(pid: int) -> int | None:
-    """When a process of this boot was started, in clock ticks; None when it is gone (a zombie is)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in ("Z", "X") else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return None
-
-
 def alive(status: dict[str, Any]) -> bool:
     """Whether the very process that wrote this status still runs: a pid alone may be another's by now."""
-    return bool(status["boot_id"] == boot_id() and born(status["pid"]) == status["pid_born"])
+    return bool(status["boot_id"] == boot_id() and _born(status["pid"]) == status["pid_born"])
+
+
+def _born(pid: int) -> int | None:
+    found = process(pid)
+    return found.born if found else None
 
 
 def look(run_dir: Path) -> dict[str, Any]:

@@ -1,37 +1,19 @@
-"""Finding and ending an engine's processes, whatever became of those who started them. Linux only: /proc and prctl."""
+"""Finding and ending an engine's processes, whatever became of those who started them."""
 
-import ctypes
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+
+from harness import linux
 
 ENGINE_MARK = "HARNESS_ENGINE_DIR"
 # Carries the values of EngineConfig.env to the supervisor as JSON: they may be secrets, so no file holds them.
 ENGINE_VARIABLES = "HARNESS_ENGINE_VARIABLES"
 SUPERVISOR_MARK = "HARNESS_SUPERVISOR_OF"
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def adopt_orphans() -> None:
-    """Make this process the new parent of every descendant whose own parent dies."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def signal_on_parent_death(number: signal.Signals) -> None:
-    """Have the kernel send `number` to this process when its parent dies; kept over exec, not over fork."""
-    _prctl(_PR_SET_PDEATHSIG, number)
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
 
 
 def reap() -> list[tuple[int, int]]:
@@ -62,33 +44,9 @@ def catch_signals(handler: Callable[[int, FrameType | None], None]) -> socket.so
     ours.setblocking(False)
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in linux.STOPPING:
         signal.signal(number, handler)
     return ours
-
-
-def boot_id() -> str:
-    """Changes with every boot, so that process ids from before one are recognised as stale."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    state: str
-    parent: int
-    session: int
-
-
-def _table() -> dict[int, _Entry]:
-    table = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                fields = Path(entry.path, "stat").read_bytes().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            table[int(entry.name)] = _Entry(fields[0].decode(), int(fields[1]), int(fields[3]))
-    return table
 
 
 def carries(pid: int, mark: str, directory: Path) -> bool:
@@ -102,8 +60,7 @@ def carries(pid: int, mark: str, directory: Path) -> bool:
 
 def marked(mark: str, directory: Path) -> set[int]:
     """The live processes that carry `mark` for this directory."""
-    pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
-    return {pid for pid in pids if carries(pid, mark, directory)} - {os.getpid()}
+    return {pid for pid in linux.pids() if carries(pid, mark, directory)} - {os.getpid()}
 
 
 def of_engine(directory: Path, *, session: int | None, below: int) -> set[int]:
@@ -112,7 +69,7 @@ def of_engine(directory: Path, *, session: int | None, below: int) -> set[int]:
     Beside the processes that carry its mark these are all in its `session` and all descendants `below` a process, which
     also finds those that dropped their environment.
     """
-    table = {pid: entry for pid, entry in _table().items() if entry.state not in "ZX"}
+    table = {pid: entry for pid in linux.pids() if (entry := linux.process(pid)) is not None}
     found = {pid for pid, entry in table.items() if entry.session == session} if session is not None else set()
     family = {below}
     while grown := {pid for pid, entry in table.items() if entry.parent in family} - family:

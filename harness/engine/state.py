@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.engine.config import EngineConfig
-from harness.engine.processes import SUPERVISOR_MARK, boot_id, carries
+from harness.engine.processes import SUPERVISOR_MARK, carries
 from harness.files import read_json, write_json
+from harness.linux import boot_id
 
 SCHEMA = 1
 # Between the request to start a supervisor and its first sign of life.

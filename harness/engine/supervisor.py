@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from harness import linux
 from harness.engine import preflight, processes, state, verify
 from harness.engine.config import EngineConfig
 from harness.engine.logs import StartLog, core_settings, root_cause
@@ -104,7 +105,7 @@ class Supervisor:
                 env=_inherited() | _given() | self._state.environment,
                 start_new_session=True,
                 # SIGTERM lets vLLM end its own children even if supervisor and guard die at once.
-                preexec_fn=lambda: processes.signal_on_parent_death(signal.SIGTERM),
+                preexec_fn=lambda: linux.signal_on_parent_death(signal.SIGTERM),
             )
         self._write(engine_pid=engine.pid)
 
@@ -229,10 +230,10 @@ def _given() -> dict[str, str]:
 
 def _guard(directory: Path, supervisor: int) -> None:
     """Wait for the supervisor; if it did not tidy up itself, do it and say so in engine.json."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in linux.STOPPING:
         signal.signal(number, lambda received, _frame: os.kill(supervisor, received))
     os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in linux.STOPPING:
         signal.signal(number, signal.SIG_IGN)
     last = state.stored(directory)
     ended = dict(processes.reap()).get(supervisor, 0)
@@ -251,7 +252,7 @@ def _guard(directory: Path, supervisor: int) -> None:
 def main(arguments: list[str]) -> None:
     """Split into guard and supervisor; returns when both are done."""
     directory = Path(arguments[0])
-    processes.adopt_orphans()
+    linux.adopt_orphans()
     guard = os.getpid()
     supervisor = os.fork()
     if supervisor:
@@ -259,8 +260,8 @@ def main(arguments: list[str]) -> None:
         return
     # A session of its own: a signal to a whole process group hits only one of the two.
     os.setsid()
-    processes.adopt_orphans()
-    processes.signal_on_parent_death(signal.SIGTERM)
+    linux.adopt_orphans()
+    linux.signal_on_parent_death(signal.SIGTERM)
     if os.getppid() == guard:
         Supervisor(directory, int(arguments[1]) if len(arguments) > 1 else None).run()
 

@@ -4,7 +4,6 @@ The parent calls `run_job`; the child is `python -m harness.load.worker JOB PIPE
 standard input and writes one JSON object a line to the pipe: `progress`, `failed`, then `result` or `error`.
 """
 
-import ctypes
 import dataclasses
 import importlib
 import json
@@ -24,13 +23,13 @@ from typing import Any
 import harness
 from harness.errors import BadInput, HarnessError, NotReady, RunFailed
 from harness.files import tail
+from harness.linux import die_with_parent
 from harness.load.progress import Progress
 
 MAX_FAILURES = 10
 _GATHER_S = 2.0
 _INTERVAL_S = 1.0  # between two looks of a worker
 _START_S = 60.0  # more than it takes to read the data set
-_PR_SET_PDEATHSIG = 1
 _JOBS = {  # imported only by the process that does one
     "loadgen": ("harness.load.loadgen_worker", "run"),
     "calibrate": ("harness.load.calibrate_worker", "calibrate"),
@@ -209,9 +208,7 @@ def _job(name: str) -> Callable[[dict[str, Any], Report], dict[str, Any]]:
 
 def _main(job: str, pipe: int, parent: int) -> None:
     """The child: run the job and say how it ended."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        return
+    die_with_parent(parent)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection per request in flight
     lock = threading.Lock()

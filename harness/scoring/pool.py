@@ -1,6 +1,5 @@
 """Work spread over processes that cannot outlive the one that asked."""
 
-import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +9,8 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from harness.errors import RunFailed
+from harness.linux import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _task: Callable[[Any], Any]
@@ -53,9 +52,7 @@ def spread(make: Callable[[], Callable[[_T], _R]], chunks: Sequence[_T], workers
 def _begin(make: Callable[[], Callable[[Any], Any]], parent: int) -> None:
     global _task
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the asker ends its workers
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with_parent(parent)
     _task = make()
 
 

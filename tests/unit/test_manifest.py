@@ -14,10 +14,10 @@ import pytest
 from harness.engine import parse_config, up
 from harness.errors import BadInput, NotReady
 from harness.files import sha256_file
+from harness.manifest import manifest
 from harness.node import machine as machines
 from harness.node.gpu import Gpus
 from harness.node.machine import environment_sha256, machine, weights_sha256
-from harness.node.manifest import manifest
 from harness.node.model import model_files
 from harness.spec import parse_spec
 from tests.engines import FAKE, free_port, until, write_model

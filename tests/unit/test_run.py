@@ -14,8 +14,9 @@ import pytest
 
 from harness import run
 from harness.errors import BadInput, NotReady
+from harness.linux import process
 from harness.spec import Spec, parse_spec
-from harness.status import Heartbeat, born, look
+from harness.status import Heartbeat, look
 from tests.conftest import REPOSITORY
 from tests.engines import write_model
 from tests.fake_server import FakeServer
@@ -101,7 +102,7 @@ def test_stop_ends_a_run_with_its_worker_and_a_killed_one_is_seen(tmp_path: Path
         status = ended(tmp_path, "second")
         assert status["state"] == "failed" and "harness died" in status["reason"]
         children = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout.split()
-        assert not [child for child in children if born(int(child))]
+        assert not [child for child in children if process(int(child))]
 
 
 def test_stop_spares_another_process_under_the_same_pid(tmp_path: Path) -> None:
