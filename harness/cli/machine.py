@@ -33,7 +33,7 @@ def doctor(
     root: Path, model: Path | None, dataset: Path | None, punkt: Path | None, ports: tuple[int, ...], as_json: bool
 ) -> int:
     """Check this machine and say what to do about what is wrong; changes nothing."""
-    from harness.node import doctor as doctors
+    from harness import doctor as doctors
 
     findings = doctors.check(root, model=model, dataset_path=dataset, punkt_path=punkt, ports=ports)
     show({"findings": [asdict(finding) for finding in findings]}, as_json, doctors.render_table(findings))

@@ -1,1 +1,1 @@
-"""The machine a run is on: what it is, whether it is ready, and what it does while the run goes on."""
+"""The machine a run is on: what it is, what it holds, and what it and its servers do while the run goes on."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from harness import doctor
+from harness.doctor import Finding
 from harness.engine import launch
 from harness.errors import NotReady
-from harness.node import doctor
-from harness.node.doctor import Finding
 from harness.node.gpu import Gpus
 from tests.engines import free_port, write_model
 from tests.unit.fake_nvml import GIB, FakeNvml
