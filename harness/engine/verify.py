@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 from harness.engine.config import EngineConfig
-from harness.errors import BadInput, NotReady
 from harness.node import probe
 
 # vLLM registers its speculation counters, at zero, exactly when speculation is configured, from this version on.
@@ -21,7 +20,7 @@ def shown_by(base_url: str) -> dict[str, Any]:
         NotReady: nothing answers.
         BadInput: what answers is no OpenAI-compatible server.
     """
-    card = _model_card(base_url)
+    card = probe.model_card(base_url)
     page = _metrics(base_url)
     version = _version(base_url)
     cache = probe.labels(page, "vllm:cache_config_info")
@@ -62,26 +61,6 @@ def unverified(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
     """Settings the rules demand that the server does not show; an endpoint's weights are never seen."""
     keys = ("max_model_len", "enable_prefix_caching", "speculative_decoding", "model")
     return [key for key in keys if shown[key] is None] + (["weights"] if config.kind == "endpoint" else [])
-
-
-def _model_card(base_url: str) -> dict[str, Any]:
-    try:
-        reply = probe.get(base_url, "/v1/models")
-    except OSError as error:
-        cause = getattr(error, "reason", error)
-        raise NotReady(f"nothing answers at {base_url}: {cause}; start the server or correct the url") from None
-    except ValueError as error:
-        raise BadInput(f"{base_url} does not speak HTTP: {error}; correct the url") from None
-    what = f"{base_url}/v1/models answered {reply.status} {reply.content_type or 'without a content type'}"
-    help_ = "this is no OpenAI-compatible server; correct the url"
-    if "json" not in reply.content_type:
-        raise BadInput(f"{what} instead of JSON (it begins {reply.body[:60]!r}); {help_}")
-    try:
-        cards = json.loads(reply.body)["data"]
-        card = cards[0]
-        return {key: card.get(key) for key in ("id", "root", "max_model_len")}
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise BadInput(f"{what} without a list of models (it begins {reply.body[:60]!r}); {help_}") from None
 
 
 def _metrics(base_url: str) -> str:

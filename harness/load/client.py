@@ -5,7 +5,6 @@ runs is `_Connection.data_received`; ids are parsed once, and only the first tok
 """
 
 import asyncio
-import http.client
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -15,12 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
-import orjson
 
-from harness.errors import NotReady
 from harness.load.stream import answered_ids, excerpt, first_ids
 
-_LOOK_TIMEOUT_S = 20.0
 _SETTLED_PER_TURN = 4
 
 
@@ -51,33 +47,6 @@ class Request:
     resent: bool = False
     deadline: asyncio.TimerHandle | None = None
     carrier: "_Connection | asyncio.Task[None] | None" = None
-
-
-def served_model(url: str) -> str:
-    """The name the engine at `url` serves its model under, from /v1/models. Blocks.
-
-    Raises:
-        NotReady: the engine cannot be reached or does not answer as an OpenAI server does.
-    """
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=_LOOK_TIMEOUT_S)
-    try:
-        connection.request("GET", "/v1/models")
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise NotReady(f"engine {url} cannot be asked for its model: {_said(error)}; is it up?") from None
-    finally:
-        connection.close()
-    try:
-        name = orjson.loads(body)["data"][0]["id"]
-    except (ValueError, LookupError, TypeError):
-        name = None
-    if response.status != 200 or not isinstance(name, str):
-        shown = f"HTTP {response.status}, {response.getheader('content-type')}: {excerpt(body)!r}"
-        raise NotReady(f"engine {url}: /v1/models answered {shown}; give the address of an OpenAI server")
-    return name
 
 
 class Client:

@@ -11,8 +11,9 @@ from typing import Any, Protocol, Self
 
 import uvloop
 
-from harness.load.client import Answer, Client, Request, served_model
+from harness.load.client import Answer, Client, Request
 from harness.load.stream import request_body
+from harness.node import probe
 from harness.spec import EngineRef
 
 _OPENED = 256  # connections made to each engine before the first sample; more are made when needed
@@ -57,7 +58,8 @@ class Dispatcher:
         timeout_s: longest time an engine may take for one request.
 
     Raises:
-        NotReady: an engine cannot be reached or is no OpenAI server (on making it).
+        NotReady: an engine cannot be reached (on making it).
+        BadInput: an engine is no OpenAI server (on making it).
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Dispatcher:
         self._inbox: deque[Sequence[tuple[Hashable, int]]] = deque()
         self._woken = False
         self._turn = 0
-        self._names = {engine: served_model(engine.url) for engine in engines}
+        self._names = {engine: probe.model_card(engine.url)["id"] for engine in engines}
         # Built once and shared by engines that serve under the same name: nothing is encoded while the clock runs.
         self._bodies = {
             name: [request_body(name, prompt, seed) for prompt in prompts] for name in set(self._names.values())

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from harness.errors import NotReady
-from harness.load.client import Answer, Client, Request, served_model
+from harness.load.client import Answer, Client, Request
 from harness.load.stream import request_body
 from tests.fake_server import FakeServer, Settings, answer
 from tests.unit.load import VOCABULARY, prompts
@@ -231,10 +230,3 @@ def test_a_server_that_is_gone_is_said_at_once() -> None:
     (result,) = run(job)
     assert result.reason and result.reason.startswith(f"cannot connect to {url}: ")
     assert time.monotonic() - started < 5
-    with pytest.raises(NotReady, match="cannot be asked for its model"):
-        served_model(url)
-
-
-def test_the_models_name_is_the_servers(server: FakeServer) -> None:
-    server.set(model="some/model")
-    assert served_model(server.url) == "some/model"

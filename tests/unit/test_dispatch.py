@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import NotReady
+from harness.errors import BadInput, NotReady
 from harness.load.client import Answer
 from harness.load.dispatch import Dispatcher
 from harness.spec import EngineRef
@@ -179,7 +179,7 @@ def test_a_defect_in_a_listener_is_told_and_not_swallowed(tmp_path: Path) -> Non
 def test_an_address_that_is_no_openai_server_is_refused() -> None:
     with FakeServer(website=True) as server:
         engine = EngineRef(name="a", url=server.url)
-        with pytest.raises(NotReady, match=r"/v1/models answered HTTP 200, text/html: '<html>"):
+        with pytest.raises(BadInput, match=r"/v1/models answered 200 text/html instead of JSON .*'<html>"):
             Dispatcher([engine], [[1]], Ear(), vocab_size=9, seed=1, timeout_s=1)
-    with pytest.raises(NotReady, match="is it up"):
+    with pytest.raises(NotReady, match=r"nothing answers at .*start the server"):
         Dispatcher([engine], [[1]], Ear(), vocab_size=9, seed=1, timeout_s=1)

@@ -147,6 +147,7 @@ def test_observing_stores_and_refuses_nothing(tmp_path: Path) -> None:
         ({}, 200, "answered 404 text/plain instead of JSON"),
         ({"/v1/models": ("application/json", "{nope")}, 200, "without a list of models"),
         ({"/v1/models": ("application/json", '{"data": []}')}, 200, "without a list of models"),
+        ({"/v1/models": ("application/json", '{"data": [{"id": null}]}')}, 200, "without a list of models"),
         ({"/v1/models": ("application/json", '["a"]')}, 200, "without a list of models"),
     ],
 )
