@@ -182,12 +182,12 @@ class Supervisor:
             told = ", ".join(map(str, sorted(strangers)))
             return f"port {self._config.port} is served by somebody else too (pid {told}); choose another port"
         try:
+            settings = core_settings(self._log)
             shown = verify.shown_by(self._state.url)
+            shown |= {key: settings[key] for key in ("dtype", "quantization") if key in settings}
+            wrong = verify.conflicts(self._config, shown)
         except Exception as error:
             return f"the running server could not be verified: {error}"
-        settings = core_settings(self._log)
-        shown |= {key: settings.get(key) for key in ("dtype", "quantization") if key in settings}
-        wrong = verify.conflicts(self._config, shown)
         self._write(verified=shown, machine=self._machine, unverified=verify.unverified(self._config, shown))
         if wrong:
             return "; ".join(wrong)

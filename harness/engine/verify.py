@@ -5,6 +5,7 @@ from typing import Any
 
 from harness.engine.config import EngineConfig
 from harness.node import probe
+from harness.node.model import model_files
 
 # vLLM registers its speculation counters, at zero, exactly when speculation is configured, from this version on.
 _COUNTERS_TELL_SINCE = (0, 11)
@@ -37,7 +38,10 @@ def shown_by(base_url: str) -> dict[str, Any]:
 
 
 def conflicts(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
-    """A sentence for each setting that the server shows to differ from what was asked."""
+    """A sentence for each setting that the server shows to differ from what was asked.
+
+    `shown` is what `shown_by` returns, with dtype and quantization where the server's log says them.
+    """
     found = []
     length, asked = shown["max_model_len"], config.max_model_len
     # Somebody else's server may take longer sequences than it will be sent.
@@ -50,7 +54,25 @@ def conflicts(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
     served = [name for name in (shown["model"], shown["root"]) if name]
     if served and not any(name.rstrip("/").rsplit("/", 1)[-1] == config.model.name for name in served):
         found.append(_differs("model", served[0], str(config.model), "serve that one"))
+    if shown.get("dtype") not in (None, config.dtype) and config.dtype != "auto":
+        found.append(_differs("dtype", shown["dtype"], config.dtype, "choose a dtype that this machine can compute in"))
+    if "quantization" in shown and not _quantized_as_asked(config, shown["quantization"]):
+        found.append(
+            _differs("quantization", shown["quantization"], config.quantization, "choose weights of that format")
+        )
     return found
+
+
+def _quantized_as_asked(config: EngineConfig, seen: str | None) -> bool:
+    """Whether a vLLM engine uses the method asked for, or with none asked for the one its weights are stored in."""
+    if config.quantization is None:
+        return (seen is not None) == model_files(config.model).quantized
+    return seen is not None and _method(seen) == _method(config.quantization)
+
+
+def _method(name: str) -> str:
+    """A quantization method without the kernel that vLLM chose for it: auto_gptq and gptq_marlin are gptq."""
+    return name.removeprefix("auto_").removesuffix("_marlin")
 
 
 def _differs(key: str, seen: object, asked: object, remedy: str) -> str:
@@ -58,9 +80,16 @@ def _differs(key: str, seen: object, asked: object, remedy: str) -> str:
 
 
 def unverified(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
-    """Settings the rules demand that the server does not show; an endpoint's weights are never seen."""
+    """What the rules demand or was asked for and the server does not show; an endpoint's weights are never seen."""
     keys = ("max_model_len", "enable_prefix_caching", "speculative_decoding", "model")
-    return [key for key in keys if shown[key] is None] + (["weights"] if config.kind == "endpoint" else [])
+    hidden = [key for key in keys if shown[key] is None]
+    if config.dtype != "auto" and shown.get("dtype") is None:
+        hidden.append("dtype")
+    if config.kind == "endpoint":
+        hidden.append("weights")
+    elif "quantization" not in shown:
+        hidden.append("quantization")
+    return hidden
 
 
 def _metrics(base_url: str) -> str:

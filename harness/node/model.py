@@ -13,12 +13,16 @@ _MAX_HEADER_BYTES = 100 << 20
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A complete model directory: weight files in order, their bytes together, the tokenizer, config.json's content."""
+    """A complete model directory: weight files in order, their bytes together, the tokenizer, config.json's content.
+
+    `quantized` is whether the weights are stored in a quantized format.
+    """
 
     weights: tuple[Path, ...]
     weights_bytes: int
     tokenizer: Path
     config: dict[str, Any]
+    quantized: bool
 
 
 def model_files(model: Path) -> ModelFiles:
@@ -36,7 +40,10 @@ def model_files(model: Path) -> ModelFiles:
     _object(model / "tokenizer_config.json")
     weights = _weight_files(model)
     sizes = [_check_safetensors(path) for path in weights]
-    return ModelFiles(weights, sum(sizes), tokenizer, config)
+    # ModelOpt says it in a file of its own; older compressed-tensors under another key.
+    said = [config.get(key) for key in ("quantization_config", "compression_config")]
+    quantized = any(said) or (model / "hf_quant_config.json").is_file()
+    return ModelFiles(weights, sum(sizes), tokenizer, config, quantized)
 
 
 def _weight_files(model: Path) -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 `fake_vllm.py PORT JSON` with the keys: start_s, log (lines printed while starting), exit_after_s and exit_code, crash
 (lines printed before that), children (how many), ignore_term (server and children), hide_child (a descendant in a
 session of its own without the environment), dead_after_s (from then on /health is 503), silent (never listens), and
-what the pages show: model, max_model_len, prefix, speculative.
+what the pages show: model, max_model_len, prefix, speculative, and what the log says: dtype, quantization.
 """
 
 import json
@@ -20,7 +20,7 @@ PORT = int(sys.argv[1])
 FAKE = {
     "start_s": 0.0, "log": [], "exit_after_s": None, "exit_code": 1, "crash": [], "children": 2, "ignore_term": False,
     "hide_child": False, "dead_after_s": None, "silent": False, "model": "model", "max_model_len": 2668,
-    "prefix": False, "speculative": False,
+    "prefix": False, "speculative": False, "dtype": "float32", "quantization": None,
 }  # fmt: skip
 unknown = set(json.loads(sys.argv[2])) - set(FAKE)
 assert not unknown, unknown
@@ -66,6 +66,8 @@ for _ in range(FAKE["children"]):
     subprocess.Popen([sys.executable, "-S", "-c", SLEEPER])
 if FAKE["hide_child"]:
     subprocess.Popen([sys.executable, "-S", "-c", SLEEPER], env={"HIDDEN": str(Path.cwd())}, start_new_session=True)
+settings = f"dtype=torch.{FAKE['dtype']}, max_seq_len={FAKE['max_model_len']}, quantization={FAKE['quantization']}"
+print(f"(EngineCore pid=1) INFO Initializing a V1 LLM engine (v0.32.0) with config: {settings}", flush=True)
 for line in FAKE["log"]:
     print(line, flush=True)
 if FAKE["exit_after_s"] is not None:

@@ -68,6 +68,7 @@ def test_up_reports_what_the_running_server_shows(bench: Bench) -> None:
     assert state.verified["speculative_decoding"] is False
     assert state.verified["max_model_len"] == 2668
     assert state.verified["model"] == str(bench.model)
+    assert (state.verified["dtype"], state.verified["quantization"]) == ("float32", None)
     assert state.unverified == []
     assert state.asked["max_num_seqs"] == 64
     assert 64 < state.max_in_flight < 80
@@ -320,12 +321,14 @@ def test_ctrl_c_while_waiting_leaves_nothing(bench: Bench) -> None:
         ({"speculative": True}, r"speculative_decoding is True on the running server, asked for False"),
         ({"max_model_len": 4096}, r"max_model_len is 4096 on the running server, asked for 2668"),
         ({"model": "/elsewhere/other"}, r"model is '/elsewhere/other' on the running server, asked for '.*/model'"),
+        ({"dtype": "bfloat16"}, r"dtype is 'bfloat16' on the running server, asked for 'float32'"),
+        ({"quantization": "fp8"}, r"quantization is 'fp8' on the running server, asked for None"),
     ],
 )
 def test_a_server_that_differs_from_what_was_asked_fails(bench: Bench, fake: dict[str, Any], message: str) -> None:
     bench.fake = fake
     with pytest.raises(RunFailed, match=message):
-        bench.up()
+        bench.up(dtype="float32")
     assert until(lambda: bench.alive() == set(), 10)
 
 

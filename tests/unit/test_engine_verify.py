@@ -15,6 +15,7 @@ from harness import engine
 from harness.engine import logs, verify
 from harness.errors import BadInput, NotReady
 from harness.node import probe
+from tests.engines import write_model
 
 LOG = Path(__file__).resolve().parents[1] / "fixtures" / "vllm" / "worker_died.txt"
 GAUGE = 'vllm:num_requests_running{engine="0",model_name="m"} 0.0\n'
@@ -131,6 +132,73 @@ def test_an_endpoint_that_breaks_a_rule_is_refused(shown: dict[str, Any], messag
 def test_an_endpoint_may_take_longer_sequences_and_show_only_its_root(tmp_path: Path) -> None:
     with serving(pages(max_model_len=8192, id="served-under-another-name")) as url:
         assert engine.up(tmp_path, endpoint(url)).verified["max_model_len"] == 8192
+
+
+def vllm(model: Path, **values: Any) -> engine.EngineConfig:
+    return engine.parse_config({"name": "e", "port": 8000, "model": str(model)} | values)
+
+
+SHOWN = {
+    "model": "m",
+    "root": "m",
+    "max_model_len": 2668,
+    "enable_prefix_caching": False,
+    "speculative_decoding": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen", "right"),
+    [
+        ("auto", "bfloat16", True),
+        ("float32", "float32", True),
+        ("float32", "bfloat16", False),
+        ("float16", "float32", False),
+    ],
+)
+def test_the_dtype_asked_for_is_the_one_computed_in(asked: str, seen: str, right: bool, tmp_path: Path) -> None:
+    config = vllm(write_model(tmp_path / "m"), dtype=asked)
+    found = verify.conflicts(config, SHOWN | {"dtype": seen, "quantization": None})
+    assert [text.split(";")[0] for text in found] == (
+        [] if right else [f"dtype is {seen!r} on the running server, asked for {asked!r}"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "seen", "right"),
+    [
+        (None, None, None, True),
+        (None, None, "fp8", False),
+        (None, "fp8", "fp8", True),
+        (None, "fp8", None, False),
+        (None, "fp8", "int8_per_channel_weight_only", False),
+        ("gptq", None, "auto_gptq", True),
+        ("gptq", None, None, False),
+        ("gptq", "gptq", "gptq_marlin", True),
+        ("gptq", "gptq", "awq", False),
+        ("modelopt", None, "modelopt_fp4", True),
+    ],
+)
+def test_the_quantization_is_the_one_asked_for_or_that_of_the_weights(
+    stored: str | None, asked: str | None, seen: str | None, right: bool, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "m")
+    if stored == "modelopt":
+        (model / "hf_quant_config.json").write_text("{}")
+    elif stored:
+        plain = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(plain | {"quantization_config": {"quant_method": stored}}))
+    found = verify.conflicts(vllm(model, quantization=asked), SHOWN | {"dtype": "float32", "quantization": seen})
+    assert [text.split(";")[0] for text in found] == (
+        [] if right else [f"quantization is {seen!r} on the running server, asked for {asked!r}"]
+    )
+
+
+def test_what_the_log_does_not_say_is_unverified(tmp_path: Path) -> None:
+    assert verify.unverified(vllm(tmp_path, dtype="float32"), SHOWN) == ["dtype", "quantization"]
+    assert verify.unverified(vllm(tmp_path), SHOWN | {"quantization": None}) == []
+    with serving(pages()) as url:
+        assert verify.unverified(endpoint(url, dtype="bfloat16"), verify.shown_by(url)) == ["dtype", "weights"]
 
 
 def test_observing_stores_and_refuses_nothing(tmp_path: Path) -> None:
