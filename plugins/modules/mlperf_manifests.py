@@ -1,0 +1,187 @@
+#!/usr/bin/python
+# Copyright: the MLPerf distributed authors
+# SPDX-License-Identifier: Apache-2.0
+"""Applies objects to a Kubernetes cluster, or removes them."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlperf_manifests
+short_description: Apply objects to a Kubernetes cluster, or remove them
+description:
+  - Runs where C(kubectl) and a kubeconfig are, usually on the control plane.
+  - Applies on the server's side and owns only the fields that it gives. Nothing is written when the cluster says that
+    nothing would change.
+options:
+  manifests:
+    description: The objects. Give these or O(src).
+    type: list
+    elements: dict
+    default: []
+  src:
+    description: A YAML file on the host.
+    type: path
+  state:
+    description: Whether the objects are to be there.
+    type: str
+    choices: [present, absent]
+    default: present
+  field_manager:
+    description: Name under which the fields are owned.
+    type: str
+    default: mlperf
+  timeout_s:
+    description: How long to wait for kinds that are being made, or for objects that are being removed.
+    type: int
+    default: 120
+  kubectl:
+    description: The command.
+    type: str
+    default: kubectl
+  kubeconfig:
+    description: Credentials for the cluster.
+    type: path
+    default: /etc/kubernetes/admin.conf
+author: The MLPerf distributed authors
+attributes:
+  check_mode:
+    support: full
+    description:
+      - Asks the cluster what would change.
+      - Where there is no cluster yet, or not yet the namespace or the kind, says that the objects would be applied.
+  diff_mode:
+    support: full
+    description: Shows what C(kubectl diff) prints. Values of secrets are masked.
+"""
+
+EXAMPLES = r"""
+- name: Make the namespace
+  mlperf_manifests:
+    manifests:
+      - apiVersion: v1
+        kind: Namespace
+        metadata:
+          name: mlperf
+
+- name: Remove what a file describes
+  mlperf_manifests:
+    src: /var/lib/mlperf/manifests/cni.yaml
+    state: absent
+"""
+
+RETURN = r"""
+reason:
+  description: Why the cluster could not be asked; empty when it could.
+  returned: success
+  type: str
+names:
+  description: Names of the objects that were removed, or would be.
+  returned: when O(state=absent)
+  type: list
+  elements: str
+"""
+
+import json
+import re
+import time
+from typing import Any, List, Optional, Tuple
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_kubectl import ARGUMENTS, NO_ANSWER, NOT_YET, call, missing, sentence
+
+
+def source(module: Any) -> Tuple[List[str], Optional[str]]:
+    """(arguments that tell kubectl where the objects are, what it reads from its standard input)."""
+    manifests, src = module.params["manifests"], module.params["src"]
+    if bool(manifests) == bool(src):
+        module.fail_json(msg="give either manifests (a list with at least one object) or src (a YAML file on the host)")
+    if src:
+        return ["--filename", src], None
+    return ["--filename", "-"], json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
+
+
+def readable(diff: str) -> str:
+    """A diff without the names of kubectl's temporary files."""
+    kept = [line for line in diff.splitlines() if not line.startswith("diff -")]
+    return "\n".join(re.sub(r"^(---|\+\+\+) \S*/(LIVE|MERGED)-[^/]*/(\S+).*", r"\1 \3", line) for line in kept) + "\n"
+
+
+def apply(module: Any, rights: List[str], where: List[str], data: Optional[str]) -> None:
+    """Apply; kinds whose definitions are part of the same objects take a moment to be known."""
+    until = time.monotonic() + module.params["timeout_s"]
+    while True:
+        code, _out, err = call(module, ["apply", *rights, *where], data)
+        if code == 0:
+            return
+        if not NOT_YET.search(err) or time.monotonic() > until:
+            module.fail_json(msg=f"the objects cannot be applied: {sentence(err)}")
+        time.sleep(2)
+
+
+def present(module: Any, where: List[str], data: Optional[str]) -> None:
+    """Make the objects as they are given."""
+    rights = ["--server-side", "--force-conflicts", f"--field-manager={module.params['field_manager']}"]
+    code, out, err = call(module, ["diff", *rights, *where], data)
+    if code == 0:
+        module.exit_json(changed=False, reason="", diff={"prepared": ""})
+    # 1 says that there are differences; beyond it, that they could not be worked out.
+    reason = "" if code == 1 and out else sentence(err)
+    if reason and not NOT_YET.search(err):
+        if module.check_mode and NO_ANSWER.search(err):
+            would_apply(module, reason)
+        module.fail_json(msg=f"the cluster cannot say what would change: {reason}")
+    if not module.check_mode:
+        apply(module, rights, where, data)
+    module.exit_json(changed=True, reason=reason, diff={"prepared": readable(out) if out else f"+ {reason}\n"})
+
+
+def would_apply(module: Any, reason: str) -> None:
+    """End in check mode where there is no cluster yet."""
+    count = len(module.params["manifests"])
+    what = f"{count} objects" if count else module.params["src"]
+    module.exit_json(changed=True, reason=reason, msg=f"would apply {what} ({reason})", diff={"prepared": ""})
+
+
+def absent(module: Any, where: List[str], data: Optional[str]) -> None:
+    """Remove the objects that are there."""
+    code, out, err = call(module, ["get", "--ignore-not-found", "--output=name", *where], data)
+    if code != 0 and not NOT_YET.search(err):
+        module.fail_json(msg=f"the cluster cannot say what is there: {sentence(err)}")
+    names = out.split()
+    if names and not module.check_mode:
+        limit = f"--timeout={module.params['timeout_s']}s"
+        code, _out, err = call(module, ["delete", "--ignore-not-found", limit, *where], data)
+        if code != 0 and not NOT_YET.search(err):
+            module.fail_json(msg=f"the objects cannot be removed: {sentence(err)}")
+    before = "".join(f"{name}\n" for name in names)
+    module.exit_json(changed=bool(names), reason="", names=names, diff={"before": before, "after": ""})
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **ARGUMENTS,
+            "manifests": {"type": "list", "elements": "dict", "default": []},
+            "src": {"type": "path"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "field_manager": {"type": "str", "default": "mlperf"},
+            "timeout_s": {"type": "int", "default": 120},
+        },
+        supports_check_mode=True,
+    )
+    where, data = source(module)
+    reason = missing(module)
+    if reason and module.params["state"] == "absent":
+        module.exit_json(changed=False, reason=reason, names=[], diff={"before": "", "after": ""})
+    if reason and module.check_mode:
+        would_apply(module, reason)
+    if reason:
+        module.fail_json(msg=f"{reason}; run site.yml with the roles before this one first")
+    if module.params["state"] == "present":
+        present(module, where, data)
+    absent(module, where, data)
+
+
+if __name__ == "__main__":
+    main()
