@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.common import json_option, read_values, root_option, say, show
+from harness.linux import stoppable
 
 if TYPE_CHECKING:
     from harness.engine import EngineState
@@ -33,7 +34,8 @@ def up(root: Path, config: str, wait: bool, check: bool, as_json: bool) -> None:
         change = engines.check(root, asked)
         show({"would_change": change}, as_json, "would start" if change else "is up already")
         return
-    state = engines.up(root, asked, wait=wait, on_progress=say)
+    with stoppable():
+        state = engines.up(root, asked, wait=wait, on_progress=say)
     show({**state.document(), "changed": state.changed}, as_json, _line(state))
 
 

@@ -16,7 +16,7 @@ from harness.engine import launch, preflight, processes, state, verify
 from harness.engine.config import EngineConfig
 from harness.engine.processes import ENGINE_MARK, ENGINE_VARIABLES, SUPERVISOR_MARK
 from harness.engine.state import EngineState
-from harness.errors import BadInput, NotReady, RunFailed
+from harness.errors import BadInput, NotReady, RunFailed, Stopped
 from harness.files import differences
 from harness.node import probe
 
@@ -42,7 +42,8 @@ def up(
     """Have the engine `config` running under `root`; `changed` is false when it already was.
 
     With `wait` it returns a ready engine, and `on_progress` is given a line at every step and every 10 s. With
-    `die_with_parent` a newly started engine ends when the calling process does.
+    `die_with_parent` a newly started engine ends when the calling process does. One that this call started is taken
+    down again when the call is interrupted (Ctrl-C, or a signal under `linux.stoppable`).
 
     Raises:
         BadInput: a wrong setting, an incomplete model, or another configuration under a running name.
@@ -50,23 +51,25 @@ def up(
         RunFailed: the engine did not become ready, or is not what was asked for.
     """
     directory = _directory(root, config.name)
-    with _locked(directory):
-        current = state.actual(directory)
-        if current is not None and current.running:
-            _refuse_other(current, config)
-            changed = False
-        else:
-            current = (
-                _attach(directory, config) if config.kind == "endpoint" else _start(directory, config, die_with_parent)
-            )
-            changed = True
-    if wait and current.kind == "vllm":
-        try:
+    changed = False
+    try:
+        with _locked(directory):
+            current = state.actual(directory)
+            if current is not None and current.running:
+                _refuse_other(current, config)
+            else:
+                changed = True
+                current = (
+                    _attach(directory, config)
+                    if config.kind == "endpoint"
+                    else _start(directory, config, die_with_parent)
+                )
+        if wait and current.kind == "vllm":
             current = _await_ready(directory, config, on_progress)
-        except KeyboardInterrupt:
-            if changed:
-                down(root, config.name)
-            raise
+    except (KeyboardInterrupt, Stopped):
+        if changed:
+            down(root, config.name)
+        raise
     return dataclasses.replace(current, changed=changed)
 
 

