@@ -23,7 +23,8 @@ class EngineState:
     `state` is starting, ready, failed (then `reason` says why) or stopped. `asked` are the settings asked for,
     `verified` what the running server showed of them, `unverified` the rule-relevant ones it does not show. `pid` is
     the supervisor, `engine_pid` the server and its session. `machine` is what it runs on and the weights it serves, as
-    in manifest.json; None for an endpoint.
+    in manifest.json; None for an endpoint. `telemetry_cost` is what sampling took while the engine was up (CPU seconds
+    `cpu_s`, `samples`, `wall_s`), known at its end.
     """
 
     name: str
@@ -49,6 +50,7 @@ class EngineState:
     verified: dict[str, Any] = field(default_factory=dict)
     unverified: list[str] = field(default_factory=list)
     machine: dict[str, Any] | None = None
+    telemetry_cost: dict[str, Any] | None = None
     changed: bool = False
 
     @property

@@ -77,17 +77,23 @@ class Supervisor:
         except OSError as error:
             ending = _Ending("failed", f"the engine could not be started or watched: {error}")
         finally:
-            self._finish(ending)
-            sampler.stop()
+            self._finish(ending, sampler)
 
-    def _finish(self, ending: _Ending) -> None:
+    def _finish(self, ending: _Ending, sampler: Sampler) -> None:
         if ending.state == "failed":
             self._write(state="failed", progress="failed", reason=self._reason(ending))
         grace_s = FAIL_GRACE_S if ending.state == "failed" else STOP_GRACE_S
         left = processes.end(self._alive, grace_s, self._reap)
         # Once more: what the processes said last is in the log by now.
         reason = self._reason(ending) + (f"; processes that cannot be ended: {sorted(left)}" if left else "")
-        self._write(state=ending.state, progress=ending.state, reason=reason, stopped_unix=time.time())
+        cost = sampler.stop()
+        self._write(
+            state=ending.state,
+            progress=ending.state,
+            reason=reason,
+            stopped_unix=time.time(),
+            telemetry_cost=dataclasses.asdict(cost) if cost.samples else None,
+        )
 
     def _reason(self, ending: _Ending) -> str:
         cause = root_cause(self._log) if ending.log_tells else ""

@@ -131,6 +131,7 @@ class EngineFile(File):
     unverified: tuple[str, ...] = ()
     version: dict[str, str | None] = {}
     machine: ManifestFile | None = None
+    telemetry_cost: Cost | None = None
 
 
 class PlanFile(File):

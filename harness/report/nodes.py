@@ -74,9 +74,10 @@ def _telemetry(name: str, sources: Sources, issuer: Issuer | None, mode: figures
     span = figures.window(sources.issuers, mode)
     names = {engine.file.name for engine in sources.engines if engine.node == name}
     paths = telemetry_files(name, sources)
-    cost = issuer.outcome.telemetry_cost if issuer else None
-    percent = 100 * cost.cpu_s / cost.wall_s if cost and cost.wall_s > 0 else None
-    return figures.use(paths, names or None, span, percent)
+    costs = [engine.file.telemetry_cost for engine in sources.engines if engine.node == name]
+    costs += [issuer.outcome.telemetry_cost] if issuer else []
+    percents = [100 * cost.cpu_s / cost.wall_s for cost in costs if cost and cost.wall_s > 0]
+    return figures.use(paths, names or None, span, sum(percents) if percents else None)
 
 
 def telemetry_files(name: str, sources: Sources) -> list[Path]:

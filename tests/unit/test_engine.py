@@ -413,6 +413,11 @@ def test_the_supervisor_samples_its_engine(bench: Bench) -> None:
     bench.up()
     telemetry = bench.root / "engines/e1/telemetry.csv"
     assert until(lambda: telemetry.exists() and "e1,3,2,25.0" in telemetry.read_text(), 5)
+    assert bench.stored()["telemetry_cost"] is None
+    engine.down(bench.root, "e1")
+    cost = bench.stored()["telemetry_cost"]
+    assert 0 < cost["cpu_s"] < cost["wall_s"]
+    assert cost["samples"] == len(telemetry.read_text().splitlines()) - 1
 
 
 def test_a_reboot_makes_a_running_engine_failed(bench: Bench) -> None:

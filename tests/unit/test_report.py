@@ -158,6 +158,12 @@ def test_telemetry_is_cut_to_the_performance_run(tmp_path: Path) -> None:
     assert seen.running and seen.waiting and (seen.running.mean, seen.waiting.mean) == (2, 1)
     assert seen.gpu_util_percent is None
     assert seen.own_cost_cpu_percent == pytest.approx(0.25)
+    beta = folder / "nodes/beta/engines/beta-0/engine.json"
+    assert record(folder).nodes[1].telemetry.own_cost_cpu_percent is None
+    for engine in (beta, folder / "nodes/alpha/engines/alpha-0/engine.json"):
+        edit(engine, lambda e: e.update(telemetry_cost={"cpu_s": 0.4, "samples": 40, "wall_s": 40.0}))
+    costs = [node.telemetry.own_cost_cpu_percent for node in record(folder).nodes]
+    assert costs == [pytest.approx(1.25), pytest.approx(1.0)]
 
 
 def test_failed_node_costs_only_its_own_figures(tmp_path: Path) -> None:
