@@ -17,6 +17,14 @@ MAX_MODEL_LEN = 2_668
 MAX_NEW_TOKENS = 128
 SAMPLING_SEED = 42
 RULE_MIN_DURATION_S = 600.0
+LOADGEN_VERSION = "6.0.17"
+LOADGEN_SEEDS = (2085463073848966840, 2747215439041700203, 16159082839903944936)
+"""Seeds of QSL, sample index and schedule that this LoadGen carries, those of round v6.1; another version, or a second
+run in one process, would have others."""
+OFFLINE_SLACK = 1.1
+"""LoadGen's own: an Offline query holds 1.1 x duration x expected rate samples."""
+OFFLINE_MARGIN = 1.05
+"""What calibration expects of an Offline run, over what it measured: too small a rate would end the run early."""
 RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 

@@ -15,12 +15,10 @@ from harness.report.machines import Telemetry, Used
 from harness.report.record import Figures, Latency, Pair, Rouge
 from harness.report.sources import Issuer
 from harness.scoring.scores import METRICS, Score
-from harness.spec import FULL_SAMPLES, RULE_MIN_DURATION_S
+from harness.spec import FULL_SAMPLES, OFFLINE_MARGIN, OFFLINE_SLACK, RULE_MIN_DURATION_S
 
 Measured = Literal["performance", "accuracy"]
 MODES: tuple[Measured, Measured] = ("performance", "accuracy")
-# LoadGen's own allowance in Offline, and how much more than it measured calibration asks for there.
-OFFLINE_SLACK, OFFLINE_MARGIN = 1.1, 1.05
 NO_THROTTLE = {"", "none", "0", "idle", "gpu_idle", "not active"}
 
 

@@ -1,15 +1,14 @@
 """LoadGen's own logs as one frozen record: what it was told, what it did, what it concluded."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness import mllog
 from harness.errors import BadInput
 
-PREFIX = ":::MLLOG "
 PERCENTILES = ("50", "90", "99")
 
 
@@ -78,7 +77,7 @@ def read(directory: Path) -> LoadGenLog:
         BadInput: a file is missing, cut short or contradicts the other.
     """
     detail = directory / "mlperf_log_detail.txt"
-    values, errors = _entries(detail)
+    values, errors = mllog.read(detail)
     accuracy = values.get("effective_test_mode") == "AccuracyOnly"
     closing = "power_end" if accuracy else "num_errors"
     if closing not in values:
@@ -88,38 +87,7 @@ def read(directory: Path) -> LoadGenLog:
     return log
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist; LoadGen did not run there or its files were not fetched") from None
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _entries(path: Path) -> tuple[dict[str, Any], tuple[tuple[str, int], ...]]:
-    values: dict[str, Any] = {}
-    errors: Counter[str] = Counter()
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.startswith(PREFIX):
-            continue
-        try:
-            entry = json.loads(line.removeprefix(PREFIX))
-            key, value, is_error = entry["key"], entry["value"], entry["metadata"]["is_error"]
-        except (ValueError, KeyError, TypeError):
-            raise BadInput(f"{path} line {number} is cut short or damaged; fetch the file again or run again") from None
-        if is_error:
-            errors[str(value)] += 1
-        else:
-            values[key] = value
-    if not values:
-        raise BadInput(f"{path} holds no LoadGen entries; LoadGen did not finish; run again")
-    return values, tuple(errors.most_common())
-
-
-def _record(
-    values: dict[str, Any], errors: tuple[tuple[str, int], ...], mode: Literal["performance", "accuracy"]
-) -> LoadGenLog:
+def _record(values: dict[str, Any], errors: Counter[str], mode: Literal["performance", "accuracy"]) -> LoadGenLog:
     get = values.get
     return LoadGenLog(
         mode=mode,
@@ -153,8 +121,8 @@ def _record(
         ttft=_percentiles(values, "result_first_token_{}.00_percentile_latency_ns"),
         tpot=_percentiles(values, "result_time_per_output_token_{}.00_percentile_ns"),
         end_to_end=_percentiles(values, "result_{}.00_percentile_latency_ns"),
-        num_errors=get("num_errors", sum(count for _, count in errors)),
-        errors=errors,
+        num_errors=get("num_errors", errors.total()),
+        errors=tuple(errors.most_common()),
         power_begin=get("power_begin"),
         power_end=get("power_end"),
     )
@@ -187,7 +155,7 @@ def _percentiles(values: dict[str, Any], key: str) -> Percentiles | None:
 
 def _check_summary(path: Path, log: LoadGenLog) -> None:
     """The verdict rests on the summary's line; the record on the detail log. They must say the same."""
-    text = _text(path)
+    text = mllog.text(path)
     if log.mode == "accuracy":
         return  # an accuracy run's summary has no result
     said = re.search(r"^Result is : (\w+)", text, re.MULTILINE)

@@ -10,7 +10,7 @@ from harness.report.gates import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
 from harness.report.machines import Used
 from harness.report.record import Figures, Latency, Level, Node, Result
 from harness.report.rules import Rule
-from harness.spec import FULL_SAMPLES, RULE_MIN_DURATION_S, Scenario
+from harness.spec import FULL_SAMPLES, OFFLINE_MARGIN, OFFLINE_SLACK, RULE_MIN_DURATION_S, Scenario
 
 NONE = "–"
 
@@ -179,6 +179,8 @@ def page(result: Result, form: str) -> str:
         tiny=any(reason.code == Rule.TINY_MODEL.name for reason in result.verdict.reasons),
         full=FULL_SAMPLES,
         rule_s=RULE_MIN_DURATION_S,
+        slack=OFFLINE_SLACK,
+        margin=OFFLINE_MARGIN,
         gate=GATE,
         reference=REFERENCE_ROUGE,
         reference_characters=REFERENCE_CHARACTERS,

@@ -14,10 +14,17 @@ from harness.report.record import Level, Reason, Verdict
 from harness.report.rules import Rule
 from harness.report.sources import Engine, Issuer, Sources
 from harness.scoring.scores import Score
-from harness.spec import FULL_SAMPLES, MAX_MODEL_LEN, RULE_MIN_DURATION_S, SAMPLING_SEED, Mode, Spec
+from harness.spec import (
+    FULL_SAMPLES,
+    LOADGEN_SEEDS,
+    LOADGEN_VERSION,
+    MAX_MODEL_LEN,
+    RULE_MIN_DURATION_S,
+    SAMPLING_SEED,
+    Mode,
+    Spec,
+)
 
-LOADGEN_VERSION = "6.0.17"
-LOADGEN_SEEDS = (2085463073848966840, 2747215439041700203, 16159082839903944936)
 ORDER = {Level.INVALID: 0, Level.UNOFFICIAL: 1, Level.VALID: 2}
 
 
