@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import dataset
 from harness.load.loadgen import Outcome, run_loadgen
 from harness.spec import Spec, parse_spec
 
@@ -72,7 +73,9 @@ def offline(spec: dict[str, Any]) -> Iterator[tuple[Outcome, Path, Spec]]:
     """One Offline performance run of a spec given without run_id; yields its outcome and directory."""
     with tempfile.TemporaryDirectory() as folder:
         asked = parse_spec({"run_id": "bench", "scenario": "offline", **spec})
-        yield run_loadgen(asked, "performance", Path(folder), 1.0, lambda progress: None), Path(folder), asked
+        samples = dataset.load(asked.dataset, limit=asked.samples)
+        outcome = run_loadgen(asked, samples, "performance", Path(folder), 1.0, lambda progress: None)
+        yield outcome, Path(folder), asked
 
 
 def samples_per_s(run_dir: Path) -> float:

@@ -80,7 +80,7 @@ def prepare(folder: Path, pairs: int) -> tuple[Path, Dataset, list[list[int]]]:
         for index, ids in enumerate(answers)
     ]
     (folder / "log.json").write_text(json.dumps(entries))
-    return model, Dataset(folder / "cnn_eval.json", [[0]] * pairs, targets, ""), answers
+    return model, Dataset(folder / "cnn_eval.json", [[0]] * pairs, targets, "", ""), answers
 
 
 def plain(model: Path, sentences: Path, targets: list[str], answers: list[list[int]]) -> list[tuple[float, ...]]:

@@ -21,6 +21,8 @@ class Dataset:
         inputs: per sample, 1 to 2,540 token ids, BOS included as the file has it.
         targets: per sample, the reference summary as text.
         sha256: hex hash of the whole file, whatever part of it is kept here.
+        samples_sha256: hex hash of prompts and targets of the samples that were asked for, whichever share of them is
+            kept here and however many more the file has.
         start: position in the file of the first sample kept here; local index i is global index start + i.
     """
 
@@ -28,10 +30,15 @@ class Dataset:
     inputs: list[list[int]]
     targets: list[str]
     sha256: str
+    samples_sha256: str
     start: int = 0
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def facts(self) -> dict[str, str]:
+        """What manifest.json says of the data."""
+        return {"path": str(self.path), "sha256": self.sha256, "samples_sha256": self.samples_sha256}
 
     def share(self, start: int, stop: int) -> "Dataset":
         """Samples [start, stop) of this one.
@@ -78,11 +85,13 @@ def load(
     if limit is not None and limit > len(records):
         raise BadInput(f"{limit} samples asked but data set {path} has {len(records)}; ask for {len(records)} or fewer")
     kept = records[:limit]
+    inputs, targets = [record["tok_input"] for record in kept], [record["output"] for record in kept]
     return Dataset(
         path=path,
-        inputs=[record["tok_input"] for record in kept],
-        targets=[record["output"] for record in kept],
+        inputs=inputs,
+        targets=targets,
         sha256=hashlib.sha256(content).hexdigest(),
+        samples_sha256=hashlib.sha256(orjson.dumps([inputs, targets])).hexdigest(),
     )
 
 

@@ -97,16 +97,17 @@ class _Execution:
             if self._own_engine:
                 self._enter("starting engine")
                 self._bring_up(self._own_engine, cleanup)
-            write_json(self.run_dir / "manifest.json", manifest(self._spec, self._root))
+            document = {**manifest(self._spec, self._root), "dataset": samples.facts()}
+            write_json(self.run_dir / "manifest.json", document)
             sampler = Sampler(self.run_dir / "telemetry.csv", {ref.name: ref.url for ref in self._spec.engines})
             sampler.start()
             cleanup.callback(lambda: self._outcome.update(telemetry_cost=asdict(sampler.stop())))
-            target_qps = self._target_qps()
+            target_qps = self._target_qps(samples)
             if self._spec.calibrate_only:
                 return
             self._enter("warming up")
-            warm_up(self._spec, self.run_dir)
-            self._measure(target_qps)
+            warm_up(self._spec, samples, self.run_dir)
+            self._measure(samples, target_qps)
         if self._spec.mode in (Mode.ACCURACY, Mode.BOTH):
             self._score(samples)
 
@@ -131,24 +132,25 @@ class _Execution:
             cleanup.callback(engine.down, self._root, config.name)
         engine.up(self._root, config, wait=True, on_progress=self._on_line)
 
-    def _target_qps(self) -> float:
+    def _target_qps(self, samples: dataset.Dataset) -> float:
         asked = self._spec.target_qps
         if self._spec.calibrate_only or asked == "auto":
             self._enter("calibrating")
-            found = calibrate(self._spec, self.run_dir, self._tell)
+            found = calibrate(self._spec, samples, self.run_dir, self._tell)
             self._outcome["calibration"] = asdict(found)
             asked = found.target_qps
         self._outcome["target_qps"] = asked
         return asked
 
-    def _measure(self, target_qps: float) -> None:
+    def _measure(self, samples: dataset.Dataset, target_qps: float) -> None:
         modes: tuple[RunMode, ...] = ("performance", "accuracy")
         for mode in modes:
             if self._spec.mode not in (mode, Mode.BOTH):
                 continue
             self._enter(mode)
             try:
-                self._outcome[mode] = asdict(run_loadgen(self._spec, mode, self.run_dir, target_qps, self._tell))
+                outcome = run_loadgen(self._spec, samples, mode, self.run_dir, target_qps, self._tell)
+                self._outcome[mode] = asdict(outcome)
             except SamplesFailed as error:
                 self._outcome["failures"] = [{"mode": mode, **asdict(failure)} for failure in error.failures]
                 raise

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.dataset import Dataset
 from harness.files import write_json
 from harness.load.progress import Progress
 from harness.load.worker import run_job
@@ -33,16 +34,16 @@ class Calibration:
     samples: int
 
 
-def calibrate(spec: Spec, run_dir: Path, on_progress: Callable[[Progress], None]) -> Calibration:
-    """Measure the engines of a spec with samples of its share; writes `<run_dir>/calibration.json`.
+def calibrate(spec: Spec, samples: Dataset, run_dir: Path, on_progress: Callable[[Progress], None]) -> Calibration:
+    """Measure the engines of a spec with the samples of its share; writes `<run_dir>/calibration.json`.
 
     Takes about twice `limits.calibration_s`, longer where the engines are so slow that this is too few samples.
 
     Raises:
         SamplesFailed, RunFailed: samples failed, or too few finished to tell a rate.
-        BadInput, NotReady: data set, model or an engine is not as it should be.
+        BadInput, NotReady: model or an engine is not as it should be.
     """
-    payload = {"spec": spec.model_dump(mode="json")}
+    payload = {"spec": spec.model_dump(mode="json"), "prompts": samples.inputs}
     result = run_job("calibrate", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
     found = Calibration(**{**result, "tried": tuple(result["tried"])})
     write_json(run_dir / "calibration.json", {"schema": 1, **dataclasses.asdict(found)})

@@ -9,20 +9,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from harness import dataset
+from harness.dataset import vocab_size
 from harness.errors import RunFailed
 from harness.load.client import Answer
 from harness.load.dispatch import Dispatcher
 from harness.load.progress import Tally
 from harness.load.worker import Report
-from harness.spec import Scenario, Spec, parse_spec
+from harness.spec import OFFLINE_MARGIN, Scenario, Spec, parse_spec
 
 WARM_UP_PER_ENGINE = 4
 _RAMP = 0.25  # of calibration_s, in which load is added, so that answers do not come in waves
 _SETTLE_MOST = 4  # times calibration_s: the longest wait for the first answers before counting begins
 _LEAST_PER_ENGINE = 10
 _LONGEST = 12  # times calibration_s
-_OFFLINE_MARGIN = 1.05
 _MARGINS = (0.8, 0.7, 0.6, 0.5, 0.35)  # of the closed-loop rate, tried in turn
 _PROBE = 0.5  # length of a probe, of calibration_s
 _LEAST_PER_PROBE = 20
@@ -31,7 +30,7 @@ _LEAST_PER_PROBE = 20
 def warm_up(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     """Send a few samples to every engine at once and wait for the answers."""
     spec = parse_spec(payload["spec"])
-    load = _Load(spec, report)
+    load = _Load(spec, payload["prompts"], report)
     with load.dispatcher:
         load.issue(WARM_UP_PER_ENGINE * len(spec.engines))
         load.drain()
@@ -42,12 +41,12 @@ def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     """Measure the closed-loop rate, then choose the rate to ask for; returns the Calibration's values."""
     spec = parse_spec(payload["spec"])
     started = time.perf_counter()
-    load = _Load(spec, report)
+    load = _Load(spec, payload["prompts"], report)
     with load.dispatcher:
         rates = _closed_loop(spec, load)
         total = sum(rates.values())
         load.drain()
-        target, tried = total * _OFFLINE_MARGIN, list[dict[str, Any]]()
+        target, tried = total * OFFLINE_MARGIN, list[dict[str, Any]]()
         if spec.scenario is not Scenario.OFFLINE:
             target, tried = choose(total, lambda rate: _probe(spec, load, rate))
     return {
@@ -79,12 +78,8 @@ class _Done:
 class _Load:
     """Issues samples of the share in a shuffled cycle and keeps every answer. A Listener; keys are times of issue."""
 
-    def __init__(self, spec: Spec, report: Report) -> None:
-        window = spec.window
-        vocab_size = dataset.vocab_size(spec.model)
-        samples = dataset.load(spec.dataset, vocab_size=vocab_size, limit=spec.samples)
-        prompts = samples.share(window.start, window.stop).inputs
-        self._first_index, self._report = window.start, report
+    def __init__(self, spec: Spec, prompts: list[list[int]], report: Report) -> None:
+        self._first_index, self._report = spec.window.start, report
         self._order: Iterator[int] = itertools.cycle(
             np.random.default_rng(spec.seed).permutation(len(prompts)).tolist()
         )
@@ -99,7 +94,7 @@ class _Load:
             spec.engines,
             prompts,
             self,
-            vocab_size=vocab_size,
+            vocab_size=vocab_size(spec.model),
             seed=spec.seed,
             timeout_s=spec.limits.request_timeout_s,
         )

@@ -1,29 +1,23 @@
 """One LoadGen run: what is asked of it, the process it runs in, and whether it did what was asked."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from harness import mllog
+from harness.dataset import Dataset
 from harness.errors import BadInput, RunFailed
 from harness.load.progress import Progress
 from harness.load.worker import Failure, SamplesFailed, run_job
-from harness.spec import Scenario, Spec
+from harness.spec import LOADGEN_SEEDS, OFFLINE_SLACK, Scenario, Spec
 
 __all__ = ["Failure", "Outcome", "Progress", "SamplesFailed", "Settings", "run_loadgen", "warm_up"]
 
 RunMode = Literal["performance", "accuracy"]
 
-# Seeds that mlcommons-loadgen 6.0.17 carries, those of round v6.1. Another version, or a second run in one process,
-# would have others.
-_ROUND_SEEDS = {
-    "qsl_rng_seed": 2085463073848966840,
-    "sample_index_rng_seed": 2747215439041700203,
-    "schedule_rng_seed": 16159082839903944936,
-}
-_OFFLINE_SLACK = 1.1  # LoadGen's own: an Offline query holds 1.1 x duration x expected rate samples
+_SEED_NAMES = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +80,7 @@ class Settings:
         """How many samples LoadGen will issue: whole passes, as many as the duration needs at this rate."""
         if self.mode == "accuracy":
             return self.samples
-        slack = _OFFLINE_SLACK if self.scenario is Scenario.OFFLINE else 1.0
+        slack = OFFLINE_SLACK if self.scenario is Scenario.OFFLINE else 1.0
         needed = slack * self.target_qps * self.min_duration_ms / 1000
         return max(1, math.ceil(needed / self.samples)) * self.samples
 
@@ -94,7 +88,7 @@ class Settings:
     def effective(self) -> dict[str, Any]:
         """Keys of mlperf_log_detail.txt with the values they must have."""
         asked: dict[str, Any] = {"requested_use_token_latencies": True}  # off when the model's rules were not found
-        asked |= {f"effective_{name}": seed for name, seed in _ROUND_SEEDS.items()}
+        asked |= {f"effective_{name}": seed for name, seed in zip(_SEED_NAMES, LOADGEN_SEEDS, strict=True)}
         asked |= {
             "effective_scenario": self.scenario_name,
             "effective_test_mode": "AccuracyOnly" if self.mode == "accuracy" else "PerformanceOnly",
@@ -114,12 +108,13 @@ class Settings:
 
 def run_loadgen(
     spec: Spec,
+    samples: Dataset,
     mode: RunMode,
     run_dir: Path,
     target_qps: float | None,
     on_progress: Callable[[Progress], None],
 ) -> Outcome:
-    """Run LoadGen once, in a process of its own, over the spec's share and engines.
+    """Run LoadGen once, in a process of its own, over the spec's engines and the samples of its share.
 
     Writes `<run_dir>/<mode>/` (LoadGen's files and user.conf), appends to journal.jsonl and harness.log. `target_qps`
     in samples/s: Server's rate, Offline's expected rate; None only where LoadGen needs none. `on_progress` is called
@@ -128,30 +123,38 @@ def run_loadgen(
     Raises:
         SamplesFailed: samples failed; within 5 s of the first.
         RunFailed: nothing finished for `limits.stall_timeout_s`, the process died, LoadGen did not do as asked.
-        BadInput, NotReady: data set, model or an engine is not as it should be.
+        BadInput, NotReady: model or an engine is not as it should be.
     """
     settings = Settings.of(spec, mode, target_qps)
-    payload = {"spec": spec.model_dump(mode="json"), "settings": dataclasses.asdict(settings), "run_dir": str(run_dir)}
+    payload = {
+        "spec": spec.model_dump(mode="json"),
+        "prompts": samples.inputs,
+        "settings": dataclasses.asdict(settings),
+        "run_dir": str(run_dir),
+    }
     result = run_job("loadgen", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
     outcome = Outcome(**{**result, "one_token_answers": tuple(result["one_token_answers"])})
     _check(run_dir / mode, settings, outcome)
     return outcome
 
 
-def warm_up(spec: Spec, run_dir: Path) -> None:
+def warm_up(spec: Spec, samples: Dataset, run_dir: Path) -> None:
     """Send each engine a few samples before the clock of a performance run starts; no part of LoadGen's run.
 
     Raises:
         SamplesFailed, RunFailed, BadInput, NotReady: as `run_loadgen`.
     """
-    payload = {"spec": spec.model_dump(mode="json")}
+    payload = {"spec": spec.model_dump(mode="json"), "prompts": samples.inputs}
     run_job("warm_up", payload, run_dir / "harness.log", lambda progress: None, spec.limits.stall_timeout_s)
 
 
 def _check(directory: Path, settings: Settings, outcome: Outcome) -> None:
     """LoadGen reports little: compare what it logged with what was asked and what was answered."""
     log = directory / "mlperf_log_detail.txt"
-    said = _detail(log)
+    try:
+        said, _ = mllog.read(log)
+    except BadInput as error:
+        raise RunFailed(str(error)) from None
     for key, asked in settings.effective.items():
         got = said.get(key)
         if not _same(got, asked):
@@ -173,17 +176,3 @@ def _same(got: Any, asked: Any) -> bool:
     if isinstance(asked, float) and isinstance(got, int | float):
         return math.isclose(got, asked, rel_tol=1e-4)
     return bool(got == asked)
-
-
-def _detail(log: Path) -> dict[str, Any]:
-    """Last value of each key in a detail log."""
-    found: dict[str, Any] = {}
-    for line in log.read_text(errors="replace").splitlines():
-        prefix, _, content = line.partition(" ")
-        if prefix == ":::MLLOG":
-            try:
-                entry = json.loads(content)
-            except ValueError:
-                raise RunFailed(f"{log} is cut short or damaged; look whether the disk is full and run again") from None
-            found[entry["key"]] = entry["value"]
-    return found

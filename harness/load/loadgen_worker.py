@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import mlperf_loadgen as lg
 
-from harness import dataset
+from harness.dataset import vocab_size
 from harness.errors import RunFailed
 from harness.load.client import Answer
 from harness.load.dispatch import Dispatcher
@@ -41,17 +41,14 @@ def run(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     _started = True
     spec = parse_spec(payload["spec"])
     settings = Settings(**{**payload["settings"], "scenario": Scenario(payload["settings"]["scenario"])})
-    samples = dataset.load(spec.dataset, vocab_size=dataset.vocab_size(spec.model), limit=spec.samples)
-    return _Run(
-        spec, settings, samples.share(spec.window.start, spec.window.stop), Path(payload["run_dir"]), report
-    ).go()
+    return _Run(spec, settings, payload["prompts"], Path(payload["run_dir"]), report).go()
 
 
 class _Run:
     """Between LoadGen and the dispatcher; a Listener whose keys are (LoadGen's response id, time issued)."""
 
-    def __init__(self, spec: Spec, settings: Settings, samples: dataset.Dataset, run_dir: Path, report: Report) -> None:
-        self._spec, self._settings, self._samples, self._report = spec, settings, samples, report
+    def __init__(self, spec: Spec, settings: Settings, prompts: list[list[int]], run_dir: Path, report: Report) -> None:
+        self._spec, self._settings, self._report = spec, settings, report
         self._directory = run_dir / settings.mode
         self._directory.mkdir(parents=True, exist_ok=True)
         self._start_s, self._start_unix = time.perf_counter(), time.time()
@@ -64,9 +61,9 @@ class _Run:
         self._streams = settings.scenario is not Scenario.OFFLINE
         self._dispatcher = Dispatcher(
             spec.engines,
-            samples.inputs,
+            prompts,
             self,
-            vocab_size=dataset.vocab_size(spec.model),
+            vocab_size=vocab_size(spec.model),
             seed=spec.seed,
             timeout_s=spec.limits.request_timeout_s,
         )
@@ -108,7 +105,7 @@ class _Run:
         names = ", ".join(engine.name for engine in self._spec.engines)
         # ConstructSUT calls every system "PySUT"; this one takes a name.
         system = lg.ConstructQDL(self._issue, lambda: None, lambda: f"mlperf-distributed ({names})")
-        count = len(self._samples)
+        count = self._settings.samples
         library = lg.ConstructQSL(count, count, lambda indices: None, lambda indices: None)
         # Left to itself LoadGen takes an audit.config that happens to lie in the working directory.
         lg.StartTestWithLogSettings(system, library, test_settings, log, str(self._directory / "no-audit.config"))

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 import harness
 from harness.errors import BadInput, HarnessError, NotReady, RunFailed
 from harness.files import tail
@@ -29,7 +31,7 @@ from harness.load.progress import Progress
 MAX_FAILURES = 10
 _GATHER_S = 2.0
 _INTERVAL_S = 1.0  # between two looks of a worker
-_START_S = 60.0  # more than it takes to read the data set
+_START_S = 60.0  # more than it takes to import and to read the prompts
 _JOBS = {  # imported only by the process that does one
     "loadgen": ("harness.load.loadgen_worker", "run"),
     "calibrate": ("harness.load.calibrate_worker", "calibrate"),
@@ -74,11 +76,18 @@ def run_job(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
-    with log.open("ab") as output, os.fdopen(reading, "rb", buffering=0) as pipe:
+    # A file in memory, not a pipe: the payload holds all prompts, and a worker that never reads must not hang us.
+    with (
+        log.open("ab") as output,
+        os.fdopen(reading, "rb", buffering=0) as pipe,
+        os.fdopen(os.memfd_create("payload"), "w+b") as given,
+    ):
+        given.write(orjson.dumps(payload))
+        given.seek(0)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "harness.load.worker", job, str(writing), str(os.getpid())],
-                stdin=subprocess.PIPE,
+                stdin=given,
                 stdout=output,
                 stderr=output,
                 pass_fds=[writing],
@@ -88,12 +97,7 @@ def run_job(
         finally:
             os.close(writing)
         try:
-            assert process.stdin
-            process.stdin.write(json.dumps(payload).encode())
-            process.stdin.close()
             return _Watch(process, pipe.fileno(), log, on_progress, stall_timeout_s).result()
-        except BrokenPipeError:
-            raise RunFailed(f"the {job} process died at its start; {_last_lines(log)}") from None
         finally:
             _end(process)
 
@@ -218,7 +222,7 @@ def _main(job: str, pipe: int, parent: int) -> None:
             os.write(pipe, json.dumps(message).encode() + b"\n")
 
     try:
-        report({"result": _job(job)(json.load(sys.stdin), report)})
+        report({"result": _job(job)(orjson.loads(sys.stdin.buffer.read()), report)})
     except HarnessError as error:
         report({"error": str(error), "kind": type(error).__name__})
     except Exception as error:

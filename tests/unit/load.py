@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from harness import dataset
+from harness.dataset import Dataset
 from harness.spec import Spec, parse_spec
 from tests.fake_server import FakeServer
 
@@ -34,6 +36,11 @@ def spec(folder: Path, *servers: FakeServer, max_in_flight: int = 32, **values: 
     ]
     common = {"run_id": "test", "model": model, "dataset": data, "samples": SAMPLES, "engines": engines}
     return parse_spec({**common, **values})
+
+
+def samples(asked: Spec) -> Dataset:
+    """The samples of a spec's share."""
+    return dataset.load(asked.dataset, limit=asked.samples).share(asked.window.start, asked.window.stop)
 
 
 @pytest.fixture

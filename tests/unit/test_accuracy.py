@@ -38,7 +38,7 @@ def tokenizer(model: Path) -> Any:
 
 
 def dataset(targets: Sequence[str], start: int = 0) -> Dataset:
-    return Dataset(Path("cnn_eval.json"), [[BEGIN, 1]] * len(targets), list(targets), "0" * 64, start)
+    return Dataset(Path("cnn_eval.json"), [[BEGIN, 1]] * len(targets), list(targets), "0" * 64, "0" * 64, start)
 
 
 def entry(index: int, ids: Sequence[int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from harness.load.calibrate import calibrate
 from harness.load.calibrate_worker import choose
 from harness.load.loadgen import Progress, SamplesFailed
 from tests.fake_server import FakeServer
-from tests.unit.load import spec, worker_path
+from tests.unit.load import samples, spec, worker_path
 
 pytestmark = pytest.mark.usefixtures(worker_path.__name__)
 
@@ -32,7 +32,7 @@ def test_rates_are_those_of_the_engines_and_the_server_rate_lies_below(
 ) -> None:
     seen: list[Progress] = []
     asked = spec(tmp_path, *pair, limits={"calibration_s": 4.0}, share={"start": 0, "stop": 7})
-    found = calibrate(asked, tmp_path, seen.append)
+    found = calibrate(asked, samples(asked), tmp_path, seen.append)
     assert abs(found.by_engine["engine0"] / 80 - 1) < 0.15
     assert abs(found.by_engine["engine1"] / 40 - 1) < 0.15
     assert found.samples_per_s == pytest.approx(sum(found.by_engine.values()))
@@ -46,13 +46,13 @@ def test_rates_are_those_of_the_engines_and_the_server_rate_lies_below(
 def test_an_engine_slow_at_its_first_answers_gets_the_rate_it_holds_after_them(tmp_path: Path) -> None:
     with FakeServer(ms_per_token=10, tokens=20, slots=16, speed=0.1) as server:  # 2 s for each of the first
         asked = spec(tmp_path, server, max_in_flight=16, limits={"calibration_s": 2.0}, scenario="offline")
-        found = calibrate(asked, tmp_path, lambda progress: server.set(speed=1.0))
+        found = calibrate(asked, samples(asked), tmp_path, lambda progress: server.set(speed=1.0))
     assert abs(found.samples_per_s / 80 - 1) < 0.15
 
 
 def test_offline_expects_a_little_more_than_was_measured(tmp_path: Path, pair: tuple[FakeServer, FakeServer]) -> None:
     asked = spec(tmp_path, *pair, limits={"calibration_s": 2.0}, scenario="offline")
-    found = calibrate(asked, tmp_path, lambda progress: None)
+    found = calibrate(asked, samples(asked), tmp_path, lambda progress: None)
     assert found.tried == ()
     assert found.target_qps == pytest.approx(1.05 * found.samples_per_s, rel=1e-3)
 
@@ -60,7 +60,7 @@ def test_offline_expects_a_little_more_than_was_measured(tmp_path: Path, pair: t
 def test_a_latency_limit_that_no_rate_holds_leaves_the_lowest_and_says_so(tmp_path: Path) -> None:
     with FakeServer(ms_per_token=40, tokens=3) as server:  # Interactive allows 30 ms
         asked = spec(tmp_path, server, limits={"calibration_s": 1.0}, scenario="interactive")
-        found = calibrate(asked, tmp_path, lambda progress: None)
+        found = calibrate(asked, samples(asked), tmp_path, lambda progress: None)
     assert [probe["held"] for probe in found.tried] == [False] * 5
     assert all(38 < probe["tpot_ms_p99"] < 60 for probe in found.tried)
     assert found.target_qps == pytest.approx(found.tried[-1]["target_qps"], rel=1e-3)
@@ -76,12 +76,13 @@ def test_the_rate_steps_down_until_the_limits_hold() -> None:
 
 def test_failed_samples_end_it(tmp_path: Path) -> None:
     with FakeServer(ms_per_token=1, faults={"http500": 30}) as server:
+        asked = spec(tmp_path, server)
         with pytest.raises(SamplesFailed, match="on engine0: HTTP 500"):
-            calibrate(spec(tmp_path, server), tmp_path, lambda progress: None)
+            calibrate(asked, samples(asked), tmp_path, lambda progress: None)
 
 
 def test_an_engine_too_slow_for_a_rate_is_said(tmp_path: Path) -> None:
     with FakeServer(ms_per_token=10, tokens=100, slots=1) as slow, FakeServer(tokens=2) as quick:
         asked = spec(tmp_path, slow, quick, max_in_flight=1, limits={"calibration_s": 0.3})
         with pytest.raises(RunFailed, match=r"engine0 finished \d samples in 3 s, too few for a rate"):
-            calibrate(asked, tmp_path, lambda progress: None)
+            calibrate(asked, samples(asked), tmp_path, lambda progress: None)

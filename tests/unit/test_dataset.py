@@ -27,6 +27,7 @@ def test_loads_every_field_in_order(tmp_path: Path) -> None:
     assert data.targets == [f"summary {n}" for n in range(5)]
     assert data.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert len(data) == 5 and data.start == 0
+    assert data.facts() == {"path": str(path), "sha256": data.sha256, "samples_sha256": data.samples_sha256}
 
 
 def test_share_maps_local_to_global(tmp_path: Path) -> None:
@@ -34,10 +35,20 @@ def test_share_maps_local_to_global(tmp_path: Path) -> None:
     part = data.share(1, 4).share(1, 3)
     assert (part.start, len(part)) == (2, 2)
     assert part.inputs == [[1, 7, 7], [1, 8, 7]] and part.targets == ["summary 2", "summary 3"]
-    assert part.sha256 == data.sha256
+    assert (part.sha256, part.samples_sha256) == (data.sha256, data.samples_sha256)
     for start, stop in ((0, 5), (2, 2), (-1, 2)):
         with pytest.raises(BadInput, match=rf"\[{start}, {stop}\) does not fit the 4 samples"):
             data.share(start, stop)
+
+
+def test_hash_of_the_samples_is_of_those_asked_for(tmp_path: Path) -> None:
+    asked = load(write(tmp_path / "d.json", RECORDS), limit=3)
+    grown = load(write(tmp_path / "grown.json", RECORDS * 2), limit=3)
+    assert grown.samples_sha256 == asked.samples_sha256 and grown.sha256 != asked.sha256
+    assert load(tmp_path / "d.json", limit=4).samples_sha256 != asked.samples_sha256
+    for field, value in (("tok_input", [1, 5, 8]), ("output", "another")):
+        other = [*RECORDS[:2], {**RECORDS[2], field: value}]
+        assert load(write(tmp_path / "other.json", other)).samples_sha256 != asked.samples_sha256
 
 
 def without(field: str) -> Any:

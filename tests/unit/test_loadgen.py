@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from harness.errors import BadInput, NotReady, RunFailed
+from harness.errors import BadInput, RunFailed
 from harness.load import loadgen
-from harness.load.loadgen import Outcome, Progress, SamplesFailed, Settings, run_loadgen, warm_up
+from harness.load.loadgen import Outcome, Progress, RunMode, SamplesFailed, Settings, warm_up
 from harness.spec import Spec
 from tests.fake_server import FakeServer, answer
-from tests.unit.load import SAMPLES, prompts, spec, worker_path
+from tests.unit.load import SAMPLES, prompts, samples, spec, worker_path
 
 pytestmark = pytest.mark.usefixtures(worker_path.__name__)
 
@@ -29,6 +29,12 @@ __all__ = ["worker_path"]
 
 def quiet(progress: Progress) -> None:
     """Watch nothing."""
+
+
+def run_loadgen(
+    asked: Spec, mode: RunMode, run_dir: Path, target_qps: float | None, watch: Callable[[Progress], None]
+) -> Outcome:
+    return loadgen.run_loadgen(asked, samples(asked), mode, run_dir, target_qps, watch)
 
 
 def detail(folder: Path) -> list[dict[str, Any]]:
@@ -245,8 +251,10 @@ def test_a_killed_caller_takes_its_worker_along(tmp_path: Path) -> None:
         from pathlib import Path
         from harness.load.loadgen import run_loadgen
         from harness.spec import parse_spec
+        from tests.unit.load import samples
         import json
-        run_loadgen(parse_spec(json.loads(sys.argv[1])), "performance", Path(sys.argv[2]), 20.0, print)
+        asked = parse_spec(json.loads(sys.argv[1]))
+        run_loadgen(asked, samples(asked), "performance", Path(sys.argv[2]), 20.0, print)
     """
     with FakeServer(ms_per_token=1) as server:
         asked = spec(tmp_path, server).model_dump_json()
@@ -275,9 +283,11 @@ def test_a_second_run_in_one_process_is_refused(tmp_path: Path) -> None:
         from harness.load import loadgen_worker
         from harness.load.loadgen import Settings
         from harness.spec import parse_spec
+        from tests.unit.load import prompts
         spec = parse_spec(json.loads(sys.argv[1]))
         settings = dataclasses.asdict(Settings.of(spec, "performance", 300.0))
         payload = {"spec": json.loads(sys.argv[1]), "settings": settings, "run_dir": sys.argv[2]}
+        payload["prompts"] = prompts(20)
         assert loadgen_worker.run(payload, lambda message: None)["samples"] == 20
         loadgen_worker.run(payload, lambda message: None)
     """
@@ -293,20 +303,18 @@ def test_a_second_run_in_one_process_is_refused(tmp_path: Path) -> None:
 
 def test_warming_up_sends_a_few_samples_to_every_engine(tmp_path: Path) -> None:
     with FakeServer(tokens=4) as one, FakeServer(tokens=4) as two:
-        warm_up(spec(tmp_path, one, two), tmp_path)
+        asked = spec(tmp_path, one, two)
+        warm_up(asked, samples(asked), tmp_path)
         assert len(one.records()) == len(two.records()) == 4
 
 
 def test_what_is_wrong_is_said_before_loadgen_starts(tmp_path: Path) -> None:
     with FakeServer(website=True) as server:
         asked = spec(tmp_path, server)
-        with pytest.raises(NotReady, match="text/html"):
+        with pytest.raises(BadInput, match="text/html"):
             run_loadgen(asked, "performance", tmp_path, 1.0, quiet)
     with pytest.raises(BadInput, match="target_qps is missing for server performance"):
         run_loadgen(asked, "performance", tmp_path, None, quiet)
-    (tmp_path / "data.json").write_text("[]")
-    with pytest.raises(BadInput, match="is an empty list"):
-        run_loadgen(asked, "performance", tmp_path, 1.0, quiet)
 
 
 def test_a_configuration_that_loadgen_refuses_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

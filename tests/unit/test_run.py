@@ -72,6 +72,8 @@ def test_start_runs_once_and_refuses_another_spec_under_the_same_id(tmp_path: Pa
     assert status["state"] == "finished", status["reason"]
     outcome = json.loads((tmp_path / "runs" / asked.run_id / "outcome.json").read_text())
     assert outcome["performance"]["samples"] == asked.samples
+    manifest = json.loads((tmp_path / "runs" / asked.run_id / "manifest.json").read_text())
+    assert manifest["dataset"] == load.samples(asked).facts()
     again = started(tmp_path, asked)
     assert (again["changed"], again["state"]) == (False, "finished")
     other = harness(
@@ -127,6 +129,14 @@ def test_a_silent_run_hangs(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running", "updated_unix": time.time() - 60}))
     assert "no heartbeat for 60 s" in look(tmp_path)["reason"]
+
+
+def test_a_broken_data_set_is_said_before_anything_is_made(tmp_path: Path, server: FakeServer) -> None:
+    asked = spec(tmp_path, server)
+    asked.dataset.write_text("[]")
+    with pytest.raises(BadInput, match="is an empty list"):
+        run.start(asked, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
 
 
 def test_too_small_a_disk_is_said_before_anything_is_made(
