@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import shlex
 import time
@@ -29,14 +30,21 @@ lines = _shared("mlperf_lines")
 display = Display()
 
 ENDED = {"finished", "failed", "stopped"}
+GOOD = {"finished", "ready"}
 ABSENT_LOOKS = 3
 ENGINE_KEYS = ("name", "kind", "state", "reason", "progress", "url", "log", "started_unix", "ready_unix")
-# One small shell call a look: a Python module would cost fifty times as much CPU on a node that is being measured.
-LOOK = """f={file}; date +%s; cat /proc/sys/kernel/random/boot_id
+# One small shell call a look: a Python module would cost fifty times as much CPU on a node that is being measured. The
+# call itself waits there, up to {waits} pauses, until one of the files has come to its end: no end is noticed late.
+LOOK = """set -- {files}; left={waits}
+going() {{ grep -ls '"state": *"\\(starting\\|running\\)"' "$@" | wc -l; }}
+n=$(going "$@")
+while [ "$left" -gt 0 ] && [ "$n" -gt 0 ] && [ "$(going "$@")" -eq "$n" ]; do sleep {pause}; left=$((left - 1)); done
+date +%s; cat /proc/sys/kernel/random/boot_id
+for f; do printf '\\036\\n'
 p=$(sed -n 's/.*"pid": *\\([0-9][0-9]*\\).*/\\1/p' "$f" 2>/dev/null | head -n 1)
 echo "$(sed 's/.*) //' "/proc/${{p:-none}}/stat" 2>/dev/null | cut -c 1)"
 t="${{f%/*}}/telemetry.csv"; echo "$(head -n 1 "$t" 2>/dev/null)"; echo "$(tail -n 1 "$t" 2>/dev/null)"
-cat "$f" 2>/dev/null || true"""
+cat "$f" 2>/dev/null || true; done"""
 
 
 class Lost(Exception):
@@ -54,7 +62,7 @@ class ActionModule(ActionBase):
         _, self._args = self.validate_argument_spec(
             {
                 "kind": {"type": "str", "required": True, "choices": ["step", "engine", "calibration", "run"]},
-                "file": {"type": "path", "required": True},
+                "files": {"type": "list", "elements": "path", "required": True},
                 "interval_s": {"type": "float", "default": 10.0},
                 "lost_after_s": {"type": "float", "default": 120.0},
                 "progress": {"type": "path", "default": ""},
@@ -74,7 +82,7 @@ class ActionModule(ActionBase):
             self._show(str(lost))
             self._note(None, lost=str(lost))
             found = {"state": "lost", "reason": str(lost)}
-        good = found["state"] in ("finished", "ready")
+        good = found["state"] in GOOD
         return {
             **result,
             "changed": False,
@@ -86,27 +94,31 @@ class ActionModule(ActionBase):
         }
 
     def _watch(self):
-        absent = 0
+        absent, patience = 0, 0.0
         self._begun = time.time()
         while True:
-            now, record = self._look()
-            if record is None:
-                absent += 1
-                if absent >= ABSENT_LOOKS:
-                    return {"state": "absent", "reason": f"{self._args['file']} does not exist on {self._host}"}
-            else:
+            now, records = self._look(patience)
+            missing = [file for file, record in zip(self._args["files"], records) if record is None]
+            for record in filter(None, records):
                 self._show(lines.line(self._args["kind"], record, now))
                 self._note(record)
-                if self._done(record):
-                    return record
-            self._wait(min(self._args["interval_s"], 1.0) if record is None else self._args["interval_s"])
+            absent = absent + 1 if missing else 0
+            if absent >= ABSENT_LOOKS:
+                return {"state": "absent", "reason": f"{missing[0]} does not exist on {self._host}"}
+            if not missing and (last := self._last(records)):
+                return last
+            patience = 0.0 if missing or self._args["until"] else self._args["interval_s"]
+            if not patience:
+                self._wait(min(self._args["interval_s"], 1.0) if missing else self._args["interval_s"])
 
-    def _done(self, record):
-        if record["state"] in ENDED:
-            return True
-        if record["state"] != "ready":
-            return False
-        return not self._args["until"] or self._has_ended(self._args["until"])
+    def _last(self, records):
+        """The record that ends the watching: the first bad one, or any when all are where they should be; else None."""
+        bad = [record for record in records if record["state"] in ENDED - {"finished"}]
+        if bad:
+            return bad[0]
+        if any(record["state"] not in GOOD for record in records):
+            return None
+        return records[0] if not self._args["until"] or self._has_ended(self._args["until"]) else None
 
     def _wait(self, seconds):
         """Sleep, but no longer than until the run that decides over this watching has ended."""
@@ -126,11 +138,15 @@ class ActionModule(ActionBase):
             return True
         return time.time() - max(seen, self._begun) > self._args["lost_after_s"] + 60
 
-    def _look(self):
-        """(unix seconds there, the judged state file or None); retries until the node counts as lost."""
-        command = LOOK.format(file=shlex.quote(self._args["file"]))
-        begun, pause = time.monotonic(), 1.0
+    def _look(self, patience):
+        """(unix seconds there, each judged state file or None), after at most `patience` s of waiting for an end there.
+
+        Retries until the node counts as lost.
+        """
+        begun, pause = time.monotonic() + patience, 1.0
         while True:
+            command = _command(self._args["files"], patience)
+            patience = 0.0
             try:
                 answer = self._low_level_execute_command(command)
                 if answer["rc"] == 0:
@@ -153,14 +169,21 @@ class ActionModule(ActionBase):
             display.vv(f"{self._host}: resetting the connection: {error}")
 
     def _judged(self, output):
-        now, boot, process, header, row, content = output.replace("\r\n", "\n").split("\n", 5)
+        clock, *files = output.replace("\r\n", "\n").split("\x1e\n")
+        now, boot = clock.split()
+        if len(files) != len(self._args["files"]):
+            raise ValueError(f"half an answer: {output[-200:]!r}")
+        return float(now), [self._judged_file(text, float(now), boot) for text in files]
+
+    def _judged_file(self, text, now, boot):
+        process, header, row, content = text.split("\n", 3)
         if not content.strip():
-            return float(now), None
-        record = state.judge(json.loads(content), now=float(now), boot=boot.strip(), pid_alive=process in set("RSDTIt"))
+            return None
+        record = state.judge(json.loads(content), now=now, boot=boot, pid_alive=process in set("RSDTIt"))
         if self._args["kind"] == "engine":
             kept = {key: record.get(key) for key in ENGINE_KEYS}
             record = {**kept, "telemetry": lines.last_row(header, row)}
-        return float(now), record
+        return record
 
     def _show(self, text):
         display.display(f"{self._host:<{self._width}}  {text}")
@@ -177,6 +200,11 @@ class ActionModule(ActionBase):
             os.write(handle, data)
         finally:
             os.close(handle)
+
+
+def _command(files, patience):
+    pause = min(1.0, patience) or 1.0
+    return LOOK.format(files=shlex.join(files), waits=math.ceil(patience / pause), pause=pause)
 
 
 def _last_look(path, host, tail_bytes=1 << 17):

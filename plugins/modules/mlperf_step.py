@@ -76,7 +76,7 @@ EXAMPLES = r"""
 - name: Watch it
   mlperf_watch:
     kind: step
-    file: "{{ installing.file }}"
+    files: ["{{ installing.file }}"]
 """
 
 RETURN = r"""

@@ -9,8 +9,9 @@ DOCUMENTATION = r"""
 module: mlperf_watch
 short_description: Show live how far a node is, until it is done
 description:
-  - Reads a state file of the node (C(job.json), C(engine.json) or C(status.json)) every few seconds and shows one line
-    for it while it goes on.
+  - Reads state files of the node (C(job.json), C(engine.json) or C(status.json)) every few seconds and shows one line
+    for each while it goes on. The end of one is noticed within a second.
+  - Is done when all have ended as they should, or the first has not.
   - Never fails for what it sees. Failure, death, silence and a lost connection are returned as data.
   - A connection that is lost or reset is tried again for a bounded time.
   - Watching can be interrupted and begun again at any time; what is watched goes on.
@@ -20,9 +21,10 @@ options:
     type: str
     choices: [step, engine, calibration, run]
     required: true
-  file:
-    description: Path of the state file on the node.
-    type: path
+  files:
+    description: Paths of the state files on the node.
+    type: list
+    elements: path
     required: true
   interval_s:
     description: Seconds between two looks.
@@ -41,7 +43,7 @@ options:
     type: str
     default: ""
   until:
-    description: Watch an engine that is ready on, until the run on this other host has ended (by O(progress)).
+    description: Watch engines that are ready on, until the run on this other host has ended (by O(progress)).
     type: str
     default: ""
 author: The MLPerf distributed authors
@@ -58,7 +60,8 @@ EXAMPLES = r"""
 - name: Watch the run
   mlperf_watch:
     kind: run
-    file: /srv/mlperf/runs/20261123-181500-server-600/status.json
+    files:
+      - /srv/mlperf/runs/20261123-181500-server-600/status.json
     progress: "{{ playbook_dir }}/results/20261123-181500-server-600/progress.jsonl"
   register: watched
 """
@@ -69,7 +72,8 @@ good:
   returned: always
   type: bool
 state:
-  description: The last state seen, V(lost) for a lost node, V(absent) when there is no state file.
+  description: The last state seen (of several files, that of the one which ended the watching), V(lost) for a lost node,
+    V(absent) when there is no state file.
   returned: always
   type: str
   sample: finished
@@ -82,7 +86,7 @@ log:
   returned: always
   type: str
 status:
-  description: The state file's last content, empty when there is none.
+  description: The last content of that state file, empty when there is none.
   returned: always
   type: dict
 """

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,9 @@ def test_state_is_judged_by_process_boot_and_heartbeat(changes: dict[str, Any], 
     assert verdict != "failed" or judged["reason"]
 
 
+READY = ("ready", "ready")
+
+
 class Node:
     """Answers the plugin's shell calls with this machine's shell, or as told."""
 
@@ -114,9 +118,10 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(
-    node: Node, file: Path, *, host: str = "jw2", kind: str = "run", check: bool = False, **more: Any
+    node: Node, *files: Path, host: str = "jw2", kind: str = "run", check: bool = False, **more: Any
 ) -> dict[str, Any]:
-    task = MagicMock(check_mode=check, args={"kind": kind, "file": str(file), "interval_s": 0.05, **more}, async_val=0)
+    args = {"kind": kind, "files": list(map(str, files)), "interval_s": 0.05, **more}
+    task = MagicMock(check_mode=check, args=args, async_val=0)
     plugin = watch.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
     plugin._low_level_execute_command = node.execute
     result: dict[str, Any] = plugin.run(
@@ -239,6 +244,51 @@ def test_ready_engine_is_watched_on_until_the_run_elsewhere_has_ended(tmp_path: 
     result = run(node, file, kind="engine", until="jw1", progress=str(progress))
     assert result["good"] is True
     assert len(shown) == 4
+
+
+@pytest.mark.parametrize("dies", ["one", "two"])
+def test_death_of_any_engine_of_a_node_ends_the_watching(tmp_path: Path, shown: list[str], dies: str) -> None:
+    files = {name: tmp_path / name / "engine.json" for name in ("one", "two")}
+
+    def write(name: str, **changes: Any) -> None:
+        engine = {"name": name, "kind": "vllm", "state": "ready", "pid": os.getpid(), "boot_id": BOOT}
+        files[name].write_text(json.dumps(engine | {"started_unix": 1.0, "log": f"/{name}.log"} | changes))
+
+    for name in files:
+        files[name].parent.mkdir()
+        write(name)
+    progress, node = tmp_path / "progress.jsonl", Node()
+    node.before = [lambda: None, lambda: write(dies, state="failed", reason=f"{dies} was killed")]
+    result = run(node, *files.values(), kind="engine", until="jw1", progress=str(progress))
+    assert (result["good"], result["reason"], result["log"]) == (False, f"{dies} was killed", f"/{dies}.log")
+    looks = [json.loads(line)["status"] for line in progress.read_text().splitlines()]
+    assert [look["name"] for look in looks] == ["one", "two"] * 2
+    assert shown[:2] == ["jw2     engine one ready", "jw2     engine two ready"]
+
+
+def test_engines_that_start_are_waited_for_until_all_are_ready(tmp_path: Path, shown: list[str]) -> None:
+    files = [tmp_path / name for name in ("one", "two")]
+
+    def write(*states: str) -> None:
+        for file, value in zip(files, states, strict=True):
+            engine = {"name": file.name, "kind": "vllm", "state": value, "pid": os.getpid(), "boot_id": BOOT}
+            file.write_text(json.dumps(engine | {"started_unix": time.time()}))
+
+    node = Node()
+    node.before = [lambda: write("starting", "starting"), lambda: write("ready", "starting"), lambda: write(*READY)]
+    assert run(node, *files, kind="engine")["good"] is True
+    assert shown[-2:] == ["jw2     engine one ready", "jw2     engine two ready"]
+    assert len(shown) == 6
+
+
+def test_end_is_noticed_long_before_the_next_look(tmp_path: Path, shown: list[str]) -> None:
+    file = tmp_path / "status.json"
+    status(file)
+    ending = threading.Timer(0.5, lambda: status(file, state="finished"))
+    ending.start()
+    # The node's shell is given 10 s for a call: it would have to wait for the whole interval otherwise.
+    assert run(Node(), file, interval_s=1000)["good"] is True
+    assert len(shown) == 2
 
 
 def test_engine_that_dies_meanwhile_ends_the_watching(tmp_path: Path, shown: list[str]) -> None:
