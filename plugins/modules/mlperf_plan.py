@@ -11,7 +11,8 @@ short_description: Decide which node runs what, and write it down
 description:
   - Runs on the controller. Sizes each node's share by its measured speed and works out how long the benchmark takes.
   - A plan that was written for this run before is kept as it is.
-  - Without speeds (in check mode) those of the last run with the same engines and scenario are taken, and named.
+  - Without speeds (in check mode) those of the last run are taken, and named, that measured the same engines with the
+    same settings, samples and scenario in the same topology.
 options:
   request:
     description: What M(mlperf_request) returned.
@@ -19,6 +20,10 @@ options:
     required: true
   nodes:
     description: Engines (name, url, node, max_in_flight) of each node that takes part, by host.
+    type: dict
+    required: true
+  settings:
+    description: A hash of the settings that the speed of each node's engines depends on, by host.
     type: dict
     required: true
   calibration:
@@ -49,6 +54,8 @@ EXAMPLES = r"""
     request: "{{ asked }}"
     nodes:
       node1: [{name: node1, url: "http://127.0.0.1:8101"}]
+    settings:
+      node1: "{{ engine_settings | to_json(sort_keys=true) | hash('sha256') }}"
     calibration:
       node1: {samples_per_s: 30.1, by_engine: {node1: 30.1}, target_qps: 21.0}
     loadgen_host: node1
@@ -78,18 +85,13 @@ from ansible.module_utils.mlperf_planning import NoPlan, plan, printed, speeds_o
 from ansible.module_utils.mlperf_state import Record, read
 
 
-def comparable(results: str, request: Record, nodes: Dict[str, Any]) -> Record:
-    """The newest plan of an earlier run that calibrated the same engines under the same scenario; empty when none."""
+def comparable(results: str, measured: Record) -> Record:
+    """The newest plan of an earlier run that calibrated what would be measured now; empty when there is none."""
     newest: Record = {}
     for name in os.listdir(results) if os.path.isdir(results) else []:
         try:
             earlier = read(os.path.join(results, name, "plan.json")) or {}
-            same = (
-                earlier.get("calibration")
-                and addresses({host: row["engines"] for host, row in earlier["nodes"].items()}) == addresses(nodes)
-                and earlier["asked"]["scenario"] == request["asked"]["scenario"]
-                and earlier["topology"] == request["topology"]
-            )
+            same = earlier.get("calibration") and earlier["measured"] == measured
             if same and earlier["created_unix"] > newest.get("created_unix", 0.0):
                 newest = earlier
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -97,21 +99,33 @@ def comparable(results: str, request: Record, nodes: Dict[str, Any]) -> Record:
     return newest
 
 
-def addresses(nodes: Dict[str, Any]) -> Any:
-    """Which engines stand on which nodes."""
-    return {host: [(engine["name"], engine["url"]) for engine in engines] for host, engines in nodes.items() if engines}
+def measured(params: Dict[str, Any]) -> Record:
+    """All that rates depend on; those of a plan hold for another one with the same."""
+    asked, nodes = params["request"]["asked"], params["nodes"]
+    return {
+        "topology": params["request"]["topology"],
+        "scenario": asked["scenario"],
+        "samples": asked["samples"],
+        "engines": {host: [[one["name"], one["url"]] for one in nodes[host]] for host in nodes},
+        "settings": params["settings"],
+    }
 
 
 def make(params: Dict[str, Any]) -> Record:
     """A new plan from calibration, or from an earlier one when there is none."""
     request, calibration, rates = params["request"], params["calibration"], ""
     if not calibration:
-        earlier = comparable(os.path.dirname(request["directory"]), request, params["nodes"])
+        earlier = comparable(os.path.dirname(request["directory"]), measured(params))
         calibration = earlier.get("calibration", {})
         rates = f"speeds taken from run {earlier['run_id']}" if earlier else "no comparable earlier run"
     speeds = speeds_of(params["nodes"], calibration)
     made = plan(request, params["nodes"], speeds, params["loadgen_host"])
-    made.update(created_unix=time.time(), shared_machine=params["shared_machine"], calibration=calibration)
+    made.update(
+        created_unix=time.time(),
+        shared_machine=params["shared_machine"],
+        measured=measured(params),
+        calibration=calibration,
+    )
     return {**made, "rates": rates} if rates else made
 
 
@@ -121,6 +135,7 @@ def main() -> None:
         argument_spec={
             "request": {"type": "dict", "required": True},
             "nodes": {"type": "dict", "required": True},
+            "settings": {"type": "dict", "required": True},
             "calibration": {"type": "dict", "default": {}},
             "loadgen_host": {"type": "str", "required": True},
             "shared_machine": {"type": "bool", "default": False},

@@ -72,8 +72,8 @@ good:
   returned: always
   type: bool
 state:
-  description: The last state seen (of several files, that of the one which ended the watching), V(lost) for a lost node,
-    V(absent) when there is no state file.
+  description: The last state seen (of several files, that of the one which ended the watching), V(lost) for a lost
+    node, V(absent) when there is no state file.
   returned: always
   type: str
   sample: finished

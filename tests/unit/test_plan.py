@@ -73,15 +73,19 @@ def plan(
     tmp_path: Path, topology: str, nodes: dict[str, Any], calibration: dict[str, Any], **more: Any
 ) -> dict[str, Any]:
     loadgen_host, check = more.pop("loadgen_host", next(iter(nodes), "")), more.pop("check", False)
+    settings = dict.fromkeys(nodes, "settings") | more.pop("settings", {})
     request = {
         "run_id": more.pop("run_id", "r1"), "topology": topology,
         "directory": str(tmp_path / more.pop("folder", "r1")), "asked": {**asked(**more), "topology": topology},
     }  # fmt: skip
     return call(
         "mlperf_plan",
-        {"request": request, "nodes": nodes, "calibration": calibration, "loadgen_host": loadgen_host},
+        {
+            "request": request, "nodes": nodes, "settings": settings, "calibration": calibration,
+            "loadgen_host": loadgen_host,
+        },
         check=check,
-    )
+    )  # fmt: skip
 
 
 def found(rate: float, target: float, **by_engine: float) -> dict[str, Any]:
@@ -154,12 +158,30 @@ def test_check_mode_takes_speeds_of_the_last_comparable_run_and_names_it(tmp_pat
     nodes = engines("jw2", "jw3")
     plan(tmp_path, "fleet", nodes, {"jw2": found(9, 7.0, jw2=5.0, jw3=4.0)}, run_id="old", folder="old")
     plan(tmp_path, "fleet", nodes, {"jw2": found(16, 12.0, jw2=10.0, jw3=6.0)}, run_id="new", folder="new")
-    plan(tmp_path, "fleet", engines("jw2", "x"), {"jw2": found(1, 1.0, jw2=1.0, x=1.0)}, run_id="a", folder="a")
-    plan(tmp_path, "fleet", nodes, {"jw2": found(1, 1.0, jw2=1.0, jw3=1.0)}, folder="b", run_id="b", scenario="offline")
-    result = plan(tmp_path, "fleet", nodes, {}, check=True)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "plan.json").write_text('{"calibration": {"jw2": {}}}')
+    result = plan(tmp_path, "fleet", nodes, {}, check=True, mode="performance", target_qps=3.0)
     assert "speeds taken from run new" in result["text"]
-    assert result["plan"]["nodes"]["jw2"]["target_qps"] == 12.0
+    assert result["plan"]["nodes"]["jw2"]["samples_per_s"] == 10.0
     assert not (tmp_path / "r1").exists()
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [
+        {"scenario": "offline"}, {"samples": 601}, {"topology": "per_node"}, {"settings": {"jw3": "other"}},
+        {"nodes": engines("jw2", "x")}, {"nodes": engines("jw2")},
+        {"nodes": {**engines("jw2"), "jw3": [{"name": "jw3", "url": "http://jw3:8102"}]}},
+    ],
+    ids=lambda differs: "-".join(differs),
+)  # fmt: skip
+def test_speeds_measured_under_other_conditions_are_not_taken(tmp_path: Path, differs: dict[str, Any]) -> None:
+    same = {"topology": "fleet", "nodes": engines("jw2", "jw3")}
+    calibration = {"jw2": found(16, 12.0, jw2=10.0, jw3=6.0, x=6.0)}
+    plan(tmp_path, calibration=calibration, run_id="old", folder="old", **{**same, **differs})
+    result = plan(tmp_path, calibration={}, check=True, **same)
+    assert "no comparable earlier run" in result["text"]
+    assert all(row["samples_per_s"] is None for row in result["plan"]["nodes"].values())
 
 
 def test_check_mode_says_when_nothing_is_known(tmp_path: Path) -> None:
