@@ -52,9 +52,10 @@ def check(
     model: Path | None = None,
     dataset_path: Path | None = None,
     punkt_path: Path | None = None,
+    host: str = "127.0.0.1",
     ports: Sequence[int] = (),
 ) -> list[Finding]:
-    """Look at this machine; `model`, `dataset_path` and `ports` are looked at when given."""
+    """Look at this machine; `model`, `dataset_path` and `ports` (where an engine would listen on `host`) when given."""
     looks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
@@ -64,7 +65,7 @@ def check(
         _clock,
         _vllm,
         _gpus,
-        lambda: _ports(ports),
+        lambda: _ports(host, ports),
         lambda: _model(model),
         lambda: _dataset(dataset_path, model),
         lambda: _punkt(punkt_path, root),
@@ -191,12 +192,12 @@ def _name(pid: int) -> str:
         return "another user's or container's"
 
 
-def _ports(ports: Sequence[int]) -> Iterator[Finding]:
+def _ports(host: str, ports: Sequence[int]) -> Iterator[Finding]:
     for port in ports:
 
         def look(port: int = port) -> str:
-            preflight.check_port("127.0.0.1", port)
-            return "free"
+            preflight.check_port(host, port)
+            return f"free on {host}"
 
         yield _judged(f"port {port}", look)
 

@@ -27,14 +27,21 @@ def sandbox(folder: Path, samples: int, seed: int, as_json: bool) -> None:
 @click.option("--model", type=PATH, help="Model directory to check.")
 @click.option("--dataset", type=PATH, help="Data set to check.")
 @click.option("--punkt", type=PATH, help="Folder of Punkt's English data.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address an engine will listen on.")
 @click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="A port an engine will need.")
 @json_option
 def doctor(
-    root: Path, model: Path | None, dataset: Path | None, punkt: Path | None, ports: tuple[int, ...], as_json: bool
+    root: Path,
+    model: Path | None,
+    dataset: Path | None,
+    punkt: Path | None,
+    host: str,
+    ports: tuple[int, ...],
+    as_json: bool,
 ) -> int:
     """Check this machine and say what to do about what is wrong; changes nothing."""
     from harness import doctor as doctors
 
-    findings = doctors.check(root, model=model, dataset_path=dataset, punkt_path=punkt, ports=ports)
+    findings = doctors.check(root, model=model, dataset_path=dataset, punkt_path=punkt, host=host, ports=ports)
     show({"findings": [asdict(finding) for finding in findings]}, as_json, doctors.render_table(findings))
     return 3 if any(finding.level == "fail" for finding in findings) else 0

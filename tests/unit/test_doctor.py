@@ -81,6 +81,15 @@ def test_a_taken_port(tmp_path: Path) -> None:
     assert finding.advice == "stop that or choose another port"
 
 
+def test_a_port_is_tried_at_the_address_the_engine_will_have(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert found(tmp_path, f"port {port}", host="127.0.0.2", ports=[port]).level == "fail"
+        assert found(tmp_path, f"port {port}", ports=[port]).level == "ok"
+
+
 def test_vllm_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> launch.Build:
         raise NotReady("vLLM is not installed; install it")
