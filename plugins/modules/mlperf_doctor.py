@@ -31,6 +31,10 @@ options:
     description: Folder of Punkt's data, empty to look in the usual places.
     type: str
     default: ""
+  host:
+    description: Address that engines are going to listen on.
+    type: str
+    default: 127.0.0.1
   ports:
     description: Ports that engines are going to need.
     type: list
@@ -85,13 +89,14 @@ def main() -> None:
             "model": {"type": "str", "default": ""},
             "dataset": {"type": "str", "default": ""},
             "punkt": {"type": "str", "default": ""},
+            "host": {"type": "str", "default": "127.0.0.1"},
             "ports": {"type": "list", "elements": "int", "default": []},
         },
         supports_check_mode=True,
     )
     params = module.params
     arguments = ["doctor"]
-    for option in ("model", "dataset", "punkt"):
+    for option in ("model", "dataset", "punkt", "host"):
         arguments += [f"--{option}", params[option]] if params[option] else []
     for port in params["ports"]:
         arguments += ["--port", str(port)]

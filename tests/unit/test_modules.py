@@ -266,10 +266,12 @@ def test_engine_info_lists_engines_and_names_a_damaged_file(tmp_path: Path) -> N
 def test_doctor_fails_with_what_to_do_and_passes_warnings(harness: Path) -> None:
     warning = {"check": "clock", "level": "warn", "seen": "off", "advice": "run chrony"}
     answer(harness, {"findings": [warning]})
-    arguments = {"command": [str(harness)], "root": "/r", "model": "/m", "ports": [8101, 8102]}
+    arguments = {"command": [str(harness)], "root": "/r", "model": "/m", "host": "10.0.0.2", "ports": [8101, 8102]}
     assert call("mlperf_doctor", arguments)["findings"] == [warning]
     ((argv, _given),) = calls(harness)
-    assert argv == ["doctor", "--model", "/m", "--port", "8101", "--port", "8102", "--root", "/r", "--json"]
+    assert argv == [
+        "doctor", "--model", "/m", "--host", "10.0.0.2", "--port", "8101", "--port", "8102", "--root", "/r", "--json",
+    ]  # fmt: skip
     answer(
         harness,
         {"findings": [warning, {"check": "port 8101", "level": "fail", "seen": "taken", "advice": "free it"}]},
