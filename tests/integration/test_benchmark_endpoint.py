@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import SAMPLES, Fakes, until
+from tests.conftest import NODE_ENVIRONMENT
+from tests.integration.conftest import SAMPLES, Fakes, Site, until
 
 
 def verified(folder: Path) -> bool:
@@ -248,3 +251,47 @@ def test_check_mode_works_where_nothing_is_installed(fakes: Fakes) -> None:
         assert site.changed() > 0
     assert not empty.exists()
     assert site.untouched()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """A process that does nothing."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process.pid
+        process.kill()
+
+
+def busy(site: Site, node: str, kind: str, pid: int) -> None:
+    """A run or an engine of the node as it is while it lives; some process stands for it."""
+    alive = {"pid": pid, "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}
+    if kind == "run":
+        folder = site.folder / node / "runs" / "long"
+        record = {"run_id": "long", "state": "running", "started_unix": time.time(), "updated_unix": time.time() + 300}
+    else:
+        folder = site.folder / node / "engines" / "own"
+        record = {"name": "own", "kind": "vllm", "state": "ready", "started_unix": 1.0}
+        record["log"] = str(folder / "engine.log")
+    folder.mkdir(parents=True)
+    (folder / ("status.json" if kind == "run" else "engine.json")).write_text(json.dumps({**record, **alive}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("run", "run long: wait for its end, or end it with `ansible-playbook playbooks/stop.yml -e run_id=long`"),
+     ("engine", "engine own: take it down with `{env}/bin/python -m harness engine down own --root {root}`")],
+)  # fmt: skip
+def test_what_is_in_use_is_not_changed(fakes: Fakes, sleeper: int, kind: str, says: str) -> None:
+    site, empty = fakes.site, fakes.site.folder / "empty"
+    busy(site, "node2", kind, sleeper)
+    changed = {"env": {"harness_install": True, "harness_env": str(empty / "env")}}
+    changed["sandbox"] = {"harness_sandbox": str(empty / "sandbox")}
+    for name, given in changed.items():
+        # The nodes share what would change, so not even the one alone that is not busy may change it.
+        assert site.play("site.yml", "--limit", "node1", **given) == 2
+        said = " ".join(site.output().split())
+        env = given.get("harness_env", NODE_ENVIRONMENT)
+        assert f"{empty / name} would change under {says.format(env=env, root=site.folder / 'node2')}" in said
+        assert not empty.exists()
+        assert list(site.folder.glob("empty*")) == []
+    assert site.play("site.yml") == 0, site.output()
+    assert site.changed() == 0
