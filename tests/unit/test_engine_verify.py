@@ -339,3 +339,10 @@ def test_settings_the_engine_core_printed() -> None:
     assert settings["max_seq_len"] == "2668"
     assert settings["speculative_config"] is None
     assert settings["model"] == "/srv/model"
+
+
+def test_a_method_of_quantization_is_not_its_configuration(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    begins = "Initializing a V1 LLM engine (v0.32.0) with config: model='/srv/model', dtype=torch.bfloat16, "
+    log.write_text(begins + "quantization=fp8, quantization_config=None, enforce_eager=True, x=Y(quantized=False)\n")
+    assert [logs.core_settings(log)[key] for key in ("dtype", "quantization")] == ["bfloat16", "fp8"]
