@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness import spec, status
+from harness import errors, spec, status
 from tests.unit.ansible_modules import Failed, call, load
 
 ASKED = {
@@ -146,6 +146,11 @@ def test_what_modules_know_of_the_harness_agrees_with_it() -> None:
         load("mlperf_state", "module_utils"),
     )
     assert request.FULL_SAMPLES == planning.FULL_SAMPLES == spec.FULL_SAMPLES
+    assert planning.RULE_DURATION_S == spec.RULE_MIN_DURATION_S
+    assert (planning.OFFLINE_SLACK, planning.OFFLINE_MARGIN) == (spec.OFFLINE_SLACK, spec.OFFLINE_MARGIN)
+    assert load("mlperf_report").FINISHED_BUT_INVALID == errors.FINISHED_BUT_INVALID
+    assert errors.NotReady.exit_code == load("mlperf_doctor").NOT_READY
+    assert {load(f"mlperf_{name}").BAD_INPUT for name in ("request", "run", "engine")} == {errors.BadInput.exit_code}
     assert set(request.CHOICES["scenario"]) == {*spec.Scenario}
     assert set(request.CHOICES["mode"]) == {*spec.Mode}
     assert state.STALE_AFTER_S == status.STALE_AFTER_S
