@@ -9,6 +9,7 @@ from harness.report.record import Result, schema
 __all__ = ["Result", "output_directory", "report", "schema", "summary"]
 
 FORMATS = ("md", "html", "json")
+BASELINES = "baselines.json"
 
 
 def output_directory(results: Path) -> Path:
@@ -31,12 +32,17 @@ def report(results: Path, form: str | None = None) -> Result:
     """
     if form not in (None, *FORMATS):
         raise BadInput(f"format {form!r} is unknown; choose {', '.join(FORMATS)}")
-    from harness.report import charts, render  # a second for pandas and matplotlib, which reading a result needs not
+    from harness.report import (
+        charts,
+        history,
+        render,
+    )  # a second for pandas and matplotlib, which reading a result needs not
     from harness.report.build import build
 
-    result, journal, sources = build(results)
     out = output_directory(results)
-    result = result.model_copy(update={"charts": charts.draw(result, journal, sources, out / "charts")})
+    built = build(results)
+    drawn = charts.draw(built.result, built.journal, built.sources, out / "charts")
+    result = built.result.model_copy(update={"charts": drawn})
     for page_form in FORMATS if form is None else (form,):
         if page_form == "json":
             write_json(out / "result.json", result.model_dump(mode="json"))
@@ -44,6 +50,7 @@ def report(results: Path, form: str | None = None) -> Result:
             write_atomic(out / f"report.{page_form}", render.page(result, page_form))
     if form is None:
         write_atomic(out / "junit.xml", render.junit(result))
+        history.keep(out / BASELINES, built.past, result)
     return result
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from harness.errors import BadInput
-from harness.report import figures, findings, history, nodes, series, verdict
-from harness.report.gates import is_real
+from harness.report import BASELINES, figures, findings, history, nodes, output_directory, series, verdict
 from harness.report.record import (
     SCHEMA_VERSION,
     Asked,
@@ -22,6 +21,7 @@ from harness.report.record import (
     Result,
     Rouge,
 )
+from harness.report.rules import Rule
 from harness.report.sources import Issuer, Sources, read
 from harness.scoring.scores import Score, merge
 
@@ -33,11 +33,20 @@ PUBLISHED = (
 )
 
 
-def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
-    """Read `path` and judge it; returns the record (no charts yet), the journal and the files it was made from.
+class Built(NamedTuple):
+    """A benchmark's record (no charts yet), and what it was made from."""
+
+    result: Result
+    journal: pd.DataFrame
+    sources: Sources
+    past: list[history.Baseline]
+
+
+def build(path: Path) -> Built:
+    """Read `path` and judge it.
 
     Raises:
-        BadInput: `path` is neither a result directory nor a run directory.
+        BadInput: `path` is neither a result directory nor a run directory, or its baselines.json is broken.
     """
     sources = read(path)
     journal = series.journal(sources.issuers)
@@ -46,7 +55,7 @@ def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
     score, trouble = _merged_score(sources.issuers)
     sources = replace(sources, troubles=(*sources.troubles, *trouble))
     asked = _asked(sources)
-    past = history.earlier(_candidates(sources), _created(sources))
+    past = history.earlier(_candidates(sources), output_directory(path) / BASELINES, _created(sources))
     parts = tuple(nodes.node(name, sources, journal, mode, asked, past) for name in sources.nodes)
     pair = figures.pair(sources.issuers, rows, mode)
     together = _together(sources, rows, mode, figures.merged(score), asked)
@@ -77,11 +86,11 @@ def build(path: Path) -> tuple[Result, pd.DataFrame, Sources]:
         findings=findings.find(asked, together, parts, pair, phases, shared),
         failures=_failures(sources),
         accuracy_reference=_compared(score),
-        published=PUBLISHED if _all_real(sources) else (),
+        published=() if Rule.TINY_MODEL.broken(judged) or not sources.issuers else PUBLISHED,
         history=(*history.past_runs(past, parts, asked.topology), *([now] if now else [])),
         charts=(),
     )
-    return result, journal, sources
+    return Built(result, journal, sources, past)
 
 
 def _merged_score(issuers: Sequence[Issuer]) -> tuple[Score | None, tuple[str, ...]]:
@@ -149,7 +158,7 @@ def _together(
     offline = asked.scenario == "offline"
     if len(sources.issuers) == 1 and not _missing_loadgens(sources):
         return figures.of(rows, nodes.log_of(sources.issuers[0], mode), rouge, offline=offline)
-    span = None if _missing_loadgens(sources) else figures.all_running(sources.issuers, mode)
+    span = None if _missing_loadgens(sources) else figures.all_running(sources.issuers, rows, mode)
     return figures.of(rows if span else rows.iloc[:0], None, rouge, span, offline=offline)
 
 
@@ -197,8 +206,3 @@ def _failures(sources: Sources) -> tuple[Failure, ...]:
                 Failure(node=issuer.host, phase=status.phase, reason=status.reason or status.state, log=status.log)
             )
     return tuple(told)
-
-
-def _all_real(sources: Sources) -> bool:
-    models = [issuer.manifest.model for issuer in sources.issuers]
-    return bool(models) and all(is_real(model) for model in models)

@@ -76,10 +76,10 @@ class ModelFacts(File):
 
 
 class DatasetFacts(File):
-    """The data set a node read."""
+    """The data set a node read: the whole file, and prompts and targets of the samples asked for."""
 
     sha256: str | None = None
-    samples: int | None = None
+    samples_sha256: str | None = None
 
 
 class Gpu(File):

@@ -50,28 +50,33 @@ def window(issuers: Sequence[Issuer], mode: Measured) -> tuple[float, float] | N
     return (min(p.started_unix for p in parts), max(p.finished_unix for p in parts)) if parts else None
 
 
-def all_running(issuers: Sequence[Issuer], mode: Measured) -> tuple[float, float] | None:
-    """Unix seconds in which every LoadGen was running; None when one is missing or they never overlapped."""
-    parts = [part_of(issuer, mode) for issuer in issuers]
-    known = [part for part in parts if part]
-    if not known or len(known) < len(parts):
+def _spans(issuers: Sequence[Issuer], rows: pd.DataFrame, mode: Measured) -> pd.DataFrame | None:
+    """`start` and `stop` of each LoadGen in unix seconds: first issue and last answer in its journal; None when one of
+    them did not finish. Its own account of its end would count the time in which LoadGen writes its logs."""
+    spans = rows.groupby("issuer").agg(start=("issued_unix", "min"), stop=("done_unix", "max"))
+    whole = all(part_of(issuer, mode) and issuer.host in spans.index for issuer in issuers)
+    return spans if whole and len(spans) else None
+
+
+def all_running(issuers: Sequence[Issuer], rows: pd.DataFrame, mode: Measured) -> tuple[float, float] | None:
+    """Unix seconds in which every LoadGen was running; None when one did not finish or they never overlapped."""
+    spans = _spans(issuers, rows, mode)
+    if spans is None or spans["stop"].min() <= spans["start"].max():
         return None
-    span = max(p.started_unix for p in known), min(p.finished_unix for p in known)
-    return span if span[1] > span[0] else None
+    return float(spans["start"].max()), float(spans["stop"].min())
 
 
 def pair(issuers: Sequence[Issuer], rows: pd.DataFrame, mode: Measured) -> Pair | None:
-    """How several LoadGens ran side by side; None for one LoadGen or when one of them left no end."""
-    together, whole = all_running(issuers, mode), window(issuers, mode)
-    if len(issuers) < 2 or together is None or whole is None:
+    """How several LoadGens ran side by side; None for one LoadGen or when one of them did not finish."""
+    spans, together = _spans(issuers, rows, mode), all_running(issuers, rows, mode)
+    if len(issuers) < 2 or spans is None or together is None:
         return None
-    ends = [part.finished_unix for issuer in issuers if (part := part_of(issuer, mode))]
-    makespan = whole[1] - whole[0]
+    makespan = float(spans["stop"].max() - spans["start"].min())
     return Pair(
         all_running_s=together[1] - together[0],
         makespan_s=makespan,
         makespan_samples_per_s=len(rows) / makespan,
-        finished_apart_s=max(ends) - min(ends),
+        finished_apart_s=float(spans["stop"].max() - spans["stop"].min()),
     )
 
 

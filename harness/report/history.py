@@ -1,24 +1,24 @@
-"""Earlier results beside this one: which are comparable, and what they measured."""
+"""Earlier results: which are comparable, what they measured, and what is kept of them."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import BadInput
-from harness.files import read_json, sha256_json
-from harness.report.machines import EngineSettings, Machine
+from harness.files import read_json, sha256_json, write_json
+from harness.report.machines import EngineSettings, Machine, Record
 from harness.report.record import SCHEMA_VERSION, Asked, Level, Node, PastRun, Result
+from harness.spec import explain
 
 
 def comparable(asked: Asked, machine: Machine, engines: Sequence[EngineSettings]) -> str | None:
     """Fingerprint of what makes two speeds of one node comparable; None when something needed is unknown.
 
-    Same scenario, number of samples, way of choosing the rate, weights, data set, environment, engine settings, CPU,
-    GPUs and driver; and the speed taken from the same mode. A rate that the asker chose is part of it, since the rate
-    then bounds the speed.
+    Same scenario, samples, way of choosing the rate, weights, environment, engine settings, CPU, GPUs and driver; and
+    the speed taken from the same mode. A rate that the asker chose is part of it, since the rate then bounds the speed.
     """
-    known = (machine.model_sha256, machine.dataset_sha256, machine.environment_sha256)
+    known = (machine.model_sha256, machine.samples_sha256, machine.environment_sha256)
     if None in known or not engines:
         return None
     settings = [(engine.kind, engine.settings_sha256, engine.version) for engine in engines]
@@ -27,66 +27,95 @@ def comparable(asked: Asked, machine: Machine, engines: Sequence[EngineSettings]
     return sha256_json([asked.scenario, asked.mode == "accuracy", asked.samples, rate, known, settings, hardware])
 
 
-def earlier(candidates: Iterable[Path], created_unix: float | None) -> list[Result]:
-    """Results of this schema among `candidates` (result.json files) made before `created_unix`, oldest first.
+class Baseline(Record):
+    """What later runs compare themselves with: an earlier run's speed, and of each of its nodes the fingerprint."""
 
-    INVALID ones are left out, and so is what cannot be read: history is beside the point of a report.
+    run: PastRun
+    topology: str | None
+    comparable: dict[str, str | None]
+
+
+_KEPT = TypeAdapter(tuple[Baseline, ...])
+
+
+def earlier(candidates: Iterable[Path], kept: Path, created_unix: float | None) -> list[Baseline]:
+    """Runs made before `created_unix`, oldest first, out of other results and of what a former report kept of them.
+
+    Args:
+        candidates: result.json files. They outrank what was kept. An INVALID one is left out, and so is what cannot be
+            read: history is beside the point of a report.
+        kept: the baselines.json of a former report, for results that are no longer there.
+        created_unix: when the run in question was made; None leaves no run before it.
+
+    Raises:
+        BadInput: `kept` is there and broken.
     """
-    found = []
+    found = {baseline.run.run_id: baseline for baseline in _kept(kept)}
     for path in candidates:
         try:
             content = read_json(path, "result")
-            if content.get("schema_version") == SCHEMA_VERSION:
-                found.append(Result.model_validate(content))
+            if content.get("schema_version") != SCHEMA_VERSION:
+                continue
+            result = Result.model_validate(content)
         except (BadInput, ValidationError, AttributeError):
             continue
-    limit = created_unix if created_unix is not None else 0.0
-    past = [
-        r for r in found if r.created_unix is not None and r.created_unix < limit and r.verdict.level != Level.INVALID
-    ]
-    return sorted(past, key=lambda result: (result.created_unix or 0.0, result.run_id))
+        found.pop(result.run_id, None)
+        run = point(
+            result.run_id, result.created_unix, result.nodes, result.together.samples_per_s, result.together.seconds
+        )
+        if run and result.verdict.level != Level.INVALID:
+            comparables = {node.name: node.comparable for node in result.nodes}
+            found[run.run_id] = Baseline(run=run, topology=result.asked.topology, comparable=comparables)
+    past = [baseline for baseline in found.values() if baseline.run.created_unix < (created_unix or 0.0)]
+    return sorted(past, key=lambda baseline: (baseline.run.created_unix, baseline.run.run_id))
 
 
-def alone(past: Sequence[Result], fingerprint: str | None, name: str) -> tuple[float, str] | None:
-    """(samples/s, run id) of the latest comparable run that had this node alone; None when there is none."""
-    for result in reversed(past):
-        only = result.nodes[0] if len(result.nodes) == 1 else None
-        speed = only.figures.samples_per_s if only else None
-        if only and speed and fingerprint and only.name == name and only.comparable == fingerprint:
-            return speed, result.run_id
-    return None
+def _kept(path: Path) -> tuple[Baseline, ...]:
+    if not path.exists():
+        return ()
+    try:
+        return _KEPT.validate_python(read_json(path, "baselines"))
+    except ValidationError as error:
+        raise BadInput(f"baselines {path}: {explain(error)}; delete it to report without them") from None
+
+
+def keep(path: Path, past: Sequence[Baseline], result: Result) -> None:
+    """Write those of `past` that `result` compares itself with, for when it is reported again without their results."""
+    named = {run.run_id for run in result.history} | {node.alone_run_id for node in result.nodes}
+    write_json(path, [baseline.model_dump(mode="json") for baseline in past if baseline.run.run_id in named])
+
+
+def alone(past: Sequence[Baseline], fingerprint: str | None, name: str) -> PastRun | None:
+    """The latest comparable run that had this node alone; None when there is none."""
+    same = (baseline.run for baseline in reversed(past) if baseline.comparable == {name: fingerprint})
+    return next(same, None) if fingerprint else None
+
+
+def summed(nodes: Sequence[Node]) -> float | None:
+    """The nodes' speeds alone added up; None while one of them was not measured."""
+    speeds = [node.alone_samples_per_s for node in nodes if node.alone_samples_per_s is not None]
+    return sum(speeds) if speeds and len(speeds) == len(nodes) else None
 
 
 def efficiency(together: float | None, nodes: Sequence[Node]) -> tuple[float | None, str | None]:
     """Speed together over the sum of the nodes' speeds alone, or the reason why there is none."""
     if len(nodes) < 2:
         return None, "one node has no pair to be compared with"
-    unmeasured = [node.name for node in nodes if node.alone_samples_per_s is None]
-    if unmeasured:
-        return (
-            None,
-            f"no comparable earlier run of {', '.join(unmeasured)} alone; run the benchmark with --limit for each",
-        )
+    total = summed(nodes)
+    if total is None:
+        unmeasured = ", ".join(node.name for node in nodes if node.alone_samples_per_s is None)
+        return None, f"no comparable earlier run of {unmeasured} alone; run the benchmark with --limit for each"
     if together is None:
         return None, "no speed together was measured"
-    return together / sum(node.alone_samples_per_s or 0.0 for node in nodes), None
+    return together / total, None
 
 
-def past_runs(past: Sequence[Result], nodes: Sequence[Node], topology: str | None) -> list[PastRun]:
+def past_runs(past: Sequence[Baseline], nodes: Sequence[Node], topology: str | None) -> list[PastRun]:
     """Earlier runs of the same nodes, topology and settings, oldest first."""
     fingerprints = {node.name: node.comparable for node in nodes}
     if None in fingerprints.values():
         return []
-    return [
-        run
-        for result in past
-        if {node.name: node.comparable for node in result.nodes} == fingerprints and result.asked.topology == topology
-        if (
-            run := point(
-                result.run_id, result.created_unix, result.nodes, result.together.samples_per_s, result.together.seconds
-            )
-        )
-    ]
+    return [b.run for b in past if b.comparable == fingerprints and b.topology == topology]
 
 
 def point(

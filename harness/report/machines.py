@@ -40,7 +40,10 @@ class EngineSettings(Record):
 
 
 class Machine(Record):
-    """What one node is made of, with the hashes that say whether two nodes ran the same."""
+    """What one node is made of, with the hashes that say whether two nodes ran the same.
+
+    `samples_sha256` is of the samples asked for, `dataset_sha256` of the whole file they came from.
+    """
 
     os: str | None
     kernel: str | None
@@ -58,6 +61,7 @@ class Machine(Record):
     model_sha256: str | None
     model_dtype: str | None
     dataset_sha256: str | None
+    samples_sha256: str | None
 
 
 class Used(Record):

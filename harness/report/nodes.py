@@ -11,7 +11,7 @@ from harness.report import figures, history, series
 from harness.report.documents import ManifestFile
 from harness.report.logs import LoadGenLog
 from harness.report.machines import EngineSettings, Gpu, Machine, Telemetry
-from harness.report.record import Asked, Node, Result, Share
+from harness.report.record import Asked, Node, Share
 from harness.report.sources import Issuer, Sources
 
 ADDRESS = ("name", "model", "host", "port", "url")
@@ -29,7 +29,7 @@ def node(
     journal: pd.DataFrame,
     mode: figures.Measured,
     asked: Asked,
-    past: Sequence[Result],
+    past: Sequence[history.Baseline],
 ) -> Node:
     """One node's record, from the samples that its engines answered.
 
@@ -38,8 +38,8 @@ def node(
         sources: all files.
         journal: all samples of both modes.
         mode: the one that speed and latency are taken from.
-        asked: what was asked, to tell which of the `past` results are comparable.
-        past: earlier results.
+        asked: what was asked, to tell which of the `past` runs are comparable.
+        past: earlier runs.
     """
     issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
     own = journal[(journal["mode"] == mode) & (journal["node"] == name)]
@@ -61,8 +61,8 @@ def node(
         why=planned.get("why"),
         figures=figures.of(own, log, rouge, offline=asked.scenario == "offline"),
         client_queue_p99_ms=series.percentile(own["queue_ms"], 99),
-        alone_samples_per_s=single[0] if single else None,
-        alone_run_id=single[1] if single else None,
+        alone_samples_per_s=single.samples_per_s if single else None,
+        alone_run_id=single.run_id if single else None,
         comparable=fingerprint,
         machine=machine,
         engines=settings,
@@ -92,7 +92,8 @@ def _machine(name: str, sources: Sources) -> Machine:
     )
     issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
     file = described or (issuer.manifest if issuer else ManifestFile())
-    data = [issuer.manifest.dataset.sha256 for issuer in sources.issuers if issuer.manifest.dataset.sha256]
+    read = [issuer.manifest.dataset for issuer in sources.issuers if issuer.manifest.dataset.sha256]
+    data = file.dataset if file.dataset.sha256 or not read else read[0]
     return Machine(
         **{
             key: getattr(file, key)
@@ -114,7 +115,8 @@ def _machine(name: str, sources: Sources) -> Machine:
         model_name=file.model.name,
         model_sha256=file.model.sha256,
         model_dtype=file.model.dtype,
-        dataset_sha256=file.dataset.sha256 or (data[0] if data else None),
+        dataset_sha256=data.sha256,
+        samples_sha256=data.samples_sha256,
     )
 
 

@@ -119,8 +119,11 @@ class Node(Record):
 
 
 class Pair(Record):
-    """Several LoadGens side by side. `all_running_s`: how long all of them were issuing at once; only samples finished
-    then count for the speed together. `makespan_s`: from the first start to the last end, with the speed over it."""
+    """Several LoadGens side by side, each from its first issue to its last answer.
+
+    `all_running_s`: how long all of them ran at once; only samples finished then count for the speed together.
+    `makespan_s`: from the first start to the last end, with the speed over it.
+    """
 
     all_running_s: float
     makespan_s: float

@@ -1,13 +1,15 @@
 """Pages from the record. Deterministic: same record, same bytes."""
 
 import xml.etree.ElementTree as Xml
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from harness.report.gates import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
-from harness.report.machines import Used
+from harness.report.history import summed
+from harness.report.machines import EngineSettings, Gpu, Used
 from harness.report.record import Figures, Latency, Level, Node, Result
 from harness.report.rules import Rule
 from harness.spec import FULL_SAMPLES, OFFLINE_MARGIN, OFFLINE_SLACK, RULE_MIN_DURATION_S, Scenario
@@ -71,10 +73,8 @@ def headline(result: Result) -> list[list[str]]:
     rows = [_row(node.name, node.figures, number(node.alone_samples_per_s), NONE) for node in result.nodes]
     if len(result.nodes) == 1:
         rows = []
-    total = [node.alone_samples_per_s for node in result.nodes]
-    summed = None if None in total or not total else sum(value or 0.0 for value in total)
     name = "together" if len(result.nodes) != 1 else result.nodes[0].name
-    return [*rows, _row(name, result.together, number(summed), percent(result.efficiency))]
+    return [*rows, _row(name, result.together, number(summed(result.nodes)), percent(result.efficiency))]
 
 
 def _row(name: str, figures: Figures, alone: str, efficiency: str) -> list[str]:
@@ -88,72 +88,96 @@ def _row(name: str, figures: Figures, alone: str, efficiency: str) -> list[str]:
     ]  # fmt: skip
 
 
+_Property = tuple[str, Callable[[Node], Sequence[Any]], Callable[..., str]]
+
+
 def infrastructure(result: Result) -> list[list[str]]:
-    """What each node is made of and what it did: first the names, then a row for each property."""
-
-    def machine(*names: str) -> list[str]:
-        return [", ".join(short(getattr(node.machine, name)) for name in names) for node in result.nodes]
-
-    def version(name: str) -> list[str]:
-        return [_version(node, name) for node in result.nodes]
-
-    def telemetry(name: str, digits: int = 0) -> list[str]:
-        return [used(getattr(node.telemetry, name), digits) for node in result.nodes]
-
-    rows = [
-        ["node", *(node.name for node in result.nodes)],
-        ["GPU", *(_gpus(node) for node in result.nodes)],
-        ["driver, CUDA", *machine("driver", "cuda")],
-        ["processor", *(f"{short(n.machine.cpu_model)} ({short(n.machine.cpu_count)} cores)" for n in result.nodes)],
-        ["memory GiB", *(number(node.machine.memory_gib, 1) for node in result.nodes)],
-        ["system", *machine("os", "kernel")],
-        ["model", *machine("model_name", "model_dtype")],
-        ["engines", *(_engines(node) for node in result.nodes)],
-        ["vLLM", *version("vllm")],
-        ["PyTorch", *version("torch")],
-        ["Python", *machine("python")],
-        ["LoadGen", *version("mlcommons-loadgen")],
-        ["harness", *version("harness")],
-        ["weights sha256", *machine("model_sha256")],
-        ["data set sha256", *machine("dataset_sha256")],
-        ["environment sha256", *machine("environment_sha256")],
-        ["image digest", *machine("image_digest")],
-        ["processor %, mean / peak", *telemetry("cpu_percent")],
-        ["memory GiB, mean / peak", *telemetry("memory_used_gib", 1)],
-        ["GPU busy %, mean / peak", *telemetry("gpu_util_percent")],
-        ["GPU power W, mean / peak", *telemetry("gpu_power_w")],
-        ["GPU clock MHz, mean / peak", *telemetry("gpu_sm_clock_mhz")],
-        ["sequences running, mean / peak", *telemetry("running", 1)],
-        ["requests waiting, mean / peak", *telemetry("waiting", 1)],
-        ["KV cache %, mean / peak", *telemetry("kv_cache_percent", 1)],
-        ["telemetry's own cost, % of a core", *(number(n.telemetry.own_cost_cpu_percent, 1) for n in result.nodes)],
-    ]
-    return [row for row in rows if row[0] == "node" or any(set(cell) - set(f"{NONE}, ()/cores") for cell in row[1:])]
+    """What each node is made of and what it did: the names, then a row for each property that any node is known by."""
+    rows = [["node", *(node.name for node in result.nodes)]]
+    for name, values_of, show in _PROPERTIES:
+        values = [values_of(node) for node in result.nodes]
+        if any(value is not None for of_node in values for value in of_node):
+            rows.append([name, *(show(*of_node) for of_node in values)])
+    return rows
 
 
-def _version(node: Node, name: str) -> str:
+def _machine(label: str, *names: str) -> _Property:
+    return label, lambda node: [getattr(node.machine, name) for name in names], _listed
+
+
+def _package(label: str, name: str) -> _Property:
+    return label, lambda node: [_version(node, name)], short
+
+
+def _telemetry(label: str, name: str, digits: int = 0) -> _Property:
+    return f"{label}, mean / peak", lambda node: [getattr(node.telemetry, name)], lambda value: used(value, digits)
+
+
+def _listed(*values: Any) -> str:
+    return ", ".join(map(short, values))
+
+
+def _version(node: Node, name: str) -> str | None:
     from_engine = next((engine.version.get(name) for engine in node.engines if engine.version.get(name)), None)
-    return short(from_engine or node.machine.versions.get(name))
+    return from_engine or node.machine.versions.get(name)
 
 
-def _gpus(node: Node) -> str:
-    gpus = [
+def _gpus(gpus: Sequence[Gpu]) -> str:
+    told = [
         ", ".join(
             part for part in (gpu.name, f"{gpu.memory_gib:.0f} GiB" if gpu.memory_gib else None, gpu.pcie) if part
         )
-        for gpu in node.machine.gpus
+        for gpu in gpus
     ]
-    return "; ".join(gpus) or "none"
+    return "; ".join(told) or "none"
 
 
-def _engines(node: Node) -> str:
+def _engines(engines: Sequence[EngineSettings] | None) -> str:
     told = [
         f"{engine.name} ({engine.kind}, max_num_seqs {short(engine.max_num_seqs)}, "
         f"context {short(engine.max_model_len)}, prefix caching {switched(engine.prefix_caching)}, "
         f"speculative decoding {switched(engine.speculative_decoding)})"
-        for engine in node.engines
+        for engine in engines or ()
     ]
     return "; ".join(told) or NONE
+
+
+_PROPERTIES: tuple[_Property, ...] = (
+    ("GPU", lambda node: [node.machine.gpus], _gpus),
+    _machine("driver, CUDA", "driver", "cuda"),
+    (
+        "processor",
+        lambda node: [node.machine.cpu_model, node.machine.cpu_count],
+        lambda model, count: f"{short(model)} ({short(count)} cores)",
+    ),
+    ("memory GiB", lambda node: [node.machine.memory_gib], lambda value: number(value, 1)),
+    _machine("system", "os", "kernel"),
+    _machine("model", "model_name", "model_dtype"),
+    ("engines", lambda node: [node.engines or None], _engines),
+    _package("vLLM", "vllm"),
+    _package("PyTorch", "torch"),
+    _machine("Python", "python"),
+    _package("LoadGen", "mlcommons-loadgen"),
+    _package("harness", "harness"),
+    _machine("weights sha256", "model_sha256"),
+    _machine("data set sha256", "dataset_sha256"),
+    _machine("samples sha256", "samples_sha256"),
+    _machine("environment sha256", "environment_sha256"),
+    _machine("image digest", "image_digest"),
+    _telemetry("processor %", "cpu_percent"),
+    _telemetry("memory GiB", "memory_used_gib", 1),
+    _telemetry("GPU busy %", "gpu_util_percent"),
+    _telemetry("GPU power W", "gpu_power_w"),
+    _telemetry("GPU clock MHz", "gpu_sm_clock_mhz"),
+    _telemetry("sequences running", "running", 1),
+    _telemetry("requests waiting", "waiting", 1),
+    _telemetry("KV cache %", "kv_cache_percent", 1),
+    (
+        "telemetry's own cost, % of a core",
+        lambda node: [node.telemetry.own_cost_cpu_percent],
+        lambda value: number(value, 1),
+    ),
+)
 
 
 def page(result: Result, form: str) -> str:
@@ -176,7 +200,7 @@ def page(result: Result, form: str) -> str:
         rows=headline(result),
         infrastructure=infrastructure(result),
         scenario=scenario,
-        tiny=any(reason.code == Rule.TINY_MODEL.name for reason in result.verdict.reasons),
+        tiny=Rule.TINY_MODEL.broken(result.verdict),
         full=FULL_SAMPLES,
         rule_s=RULE_MIN_DURATION_S,
         slack=OFFLINE_SLACK,

@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from harness.report.record import Level, Reason
+from harness.report.record import Level, Reason, Verdict
 
 _BROKEN, _APART = Level.INVALID, Level.UNOFFICIAL
 
@@ -137,6 +137,10 @@ class Rule(Enum):
     def checks(self) -> str:
         """What holds when the rule gives no reason."""
         return self.value[1]
+
+    def broken(self, verdict: Verdict) -> bool:
+        """Whether the verdict has a reason of this rule."""
+        return any(reason.code == self.name for reason in verdict.reasons)
 
     def reason(self, **facts: object) -> Reason:
         """The rule's reason with its facts in words; a fact that is None reads as "–"."""

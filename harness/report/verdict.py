@@ -44,6 +44,7 @@ def judge(sources: Sources, score: Score | None, used: Mapping[str, int]) -> Ver
     for engine in sources.engines:
         reasons += _engine(engine)
     reasons += _alike(sources)
+    reasons += _model(sources)
     if sources.spec:
         reasons += _asked(sources, sources.spec)
     unique = sorted(dict.fromkeys(reasons), key=lambda reason: ORDER[reason.level])
@@ -184,7 +185,7 @@ def _engine(engine: Engine) -> Iterator[Reason]:
 
 
 def _alike(sources: Sources) -> Iterator[Reason]:
-    """All nodes that made tokens must have run the same; LoadGens must have read the same data set."""
+    """All nodes that made tokens must have run the same; LoadGens must have read the same samples."""
     machines = {engine.node: engine.file.machine for engine in sources.engines}
     for issuer in sources.issuers:
         if machines.get(issuer.host) is None and issuer.host in machines:
@@ -193,7 +194,7 @@ def _alike(sources: Sources) -> Iterator[Reason]:
         "weights": {node: machine.model.sha256 if machine else None for node, machine in machines.items()},
         "environment": {node: machine.environment_sha256 if machine else None for node, machine in machines.items()},
         "engine versions": {engine.node: _versions(engine.file.version) for engine in sources.engines},
-        "data set": {issuer.host: issuer.manifest.dataset.sha256 for issuer in sources.issuers},
+        "samples": {issuer.host: issuer.manifest.dataset.samples_sha256 for issuer in sources.issuers},
     }
     # An image or a driver that no node has is no difference; one that only some have is.
     optional: dict[str, dict[str, str | None]] = {
@@ -210,12 +211,13 @@ def _alike(sources: Sources) -> Iterator[Reason]:
         yield Rule.NODES_UNVERIFIED.reason(what=" and ".join(unknown))
 
 
+def _model(sources: Sources) -> Iterator[Reason]:
+    others = [issuer.manifest.model for issuer in sources.issuers if not is_real(issuer.manifest.model)]
+    if others:
+        yield Rule.TINY_MODEL.reason(model=_describe(others[0]))
+
+
 def _asked(sources: Sources, spec: Spec) -> Iterator[Reason]:
-    models = [issuer.manifest.model for issuer in sources.issuers]
-    for model in models:
-        if is_real(model) is not True:
-            yield Rule.TINY_MODEL.reason(model=_describe(model))
-            break
     if spec.samples < FULL_SAMPLES:
         yield Rule.SUBSET.reason(count=f"{spec.samples:,}", rule=f"{FULL_SAMPLES:,}")
     if spec.mode is not Mode.BOTH:

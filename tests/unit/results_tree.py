@@ -133,7 +133,7 @@ def machine(node: str, model: Mapping[str, Any]) -> dict[str, Any]:
         "environment_sha256": "e" * 64,
         "image_digest": None,
         "model": dict(model),
-        "dataset": {"path": "/srv/cnn_eval.json", "sha256": "d" * 64, "samples": 13_368},
+        "dataset": {"path": "/srv/cnn_eval.json", "sha256": "d" * 64, "samples_sha256": "c" * 64},
         "tokenizer_sha256": "f" * 64,
         "punkt": "/srv/punkt",
         "gpus": [],

@@ -13,7 +13,7 @@ from tests.unit.results_tree import START, benchmark, edit
 
 
 def drawn(folder: Path) -> tuple[Result, dict[str, Chart]]:
-    result, journal, sources = build(folder)
+    result, journal, sources, _ = build(folder)
     return result, {chart.name: chart for chart in charts.draw(result, journal, sources, folder / "charts")}
 
 
@@ -75,7 +75,7 @@ def test_readings_add_engines_up_and_average_over_time(tmp_path: Path) -> None:
     head, *_ = path.read_text().splitlines()
     rows = [f"{START + second},{40 + 10 * second},4.0,24.0,,,,,,,,alpha-0,{second},0,10.0" for second in range(4)]
     path.write_text("\n".join([head, *rows]) + "\n")
-    _, _, sources = build(folder)
+    sources = build(folder).sources
     seen = charts._readings("alpha", sources, (START, START + 5), 2.0)
     assert list(seen["t_s"]) == [0, 2]
     assert list(seen["cpu_percent"]) == [45, 65]

@@ -7,6 +7,7 @@ import sys
 import xml.etree.ElementTree as Xml
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -71,17 +72,22 @@ def test_fleet_figures_come_from_loadgen_and_nodes_from_the_journal(tmp_path: Pa
 
 def test_per_node_counts_only_what_finished_while_all_were_running(tmp_path: Path) -> None:
     folder = benchmark(tmp_path / "run", topology="per_node", samples=100, speeds={"alpha": 3, "beta": 1})
-    edit(folder / "nodes/beta/outcome.json", lambda o: o["performance"].update(started_unix=START + 0.05))
+    for host in ("alpha", "beta"):  # LoadGen writes its logs for 9 s, which is not running
+        edit(folder / "nodes" / host / "outcome.json", lambda o: o["performance"].update(finished_unix=START + 20))
+    later = folder / "nodes/beta/journal.jsonl"
+    lines = [json.loads(line) for line in later.read_text().splitlines()]
+    lines = [line | {"issued_unix": line["issued_unix"] + 0.05} for line in lines]
+    later.write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = record(folder)
-    # alpha: 75 samples until 7.6 s; beta: 25 samples until 2.6 s; so both ran from 0.05 s to 2.6 s
+    # sample i is answered at 0.1 i + 0.147 s: alpha's 75 by 7.547 s; beta, 0.05 s later, its 25 by 2.597 s
     assert result.pair is not None
-    assert result.pair.all_running_s == pytest.approx(2.55)
-    assert result.pair.makespan_s == pytest.approx(7.6)
-    assert result.pair.finished_apart_s == pytest.approx(5.0)
-    assert result.pair.makespan_samples_per_s == pytest.approx(100 / 7.6)
-    # of each node the samples 0 to 24 were answered by 2.6 s (sample i at 0.1 i + 0.147 s)
+    assert result.pair.all_running_s == pytest.approx(2.547)
+    assert result.pair.makespan_s == pytest.approx(7.547)
+    assert result.pair.finished_apart_s == pytest.approx(4.95)
+    assert result.pair.makespan_samples_per_s == pytest.approx(100 / 7.547)
+    # of each node the samples 0 to 24 were answered by 2.597 s
     assert result.together.samples == 50
-    assert result.together.samples_per_s == pytest.approx(50 / 2.55)
+    assert result.together.samples_per_s == pytest.approx(50 / 2.547)
     assert result.together.source == "journal"
     assert [node.figures.samples_per_s for node in result.nodes] == [36.5708, 36.5708]
     assert finding(result, "FINISHED_APART").sentence.startswith("The nodes finished 5 s apart (66 % of the run)")
@@ -116,6 +122,44 @@ def test_efficiency_is_against_comparable_runs_alone(tmp_path: Path) -> None:
     assert [node.alone_run_id for node in result.nodes] == ["alone-alpha", "alone-beta"]
     assert result.efficiency == pytest.approx(36.5708 / (2 * 36.5708))
     assert render.headline(result)[-1][-2:] == ["73.14", "50 %"]
+
+
+def test_copied_result_keeps_what_it_was_compared_with(tmp_path: Path) -> None:
+    for name, created in (("alpha", -5000), ("beta", -4000)):
+        keep(benchmark(tmp_path / f"here/alone-{name}", nodes=[name], created_unix=START + created))
+    keep(benchmark(tmp_path / "here/older", created_unix=START - 3000))
+    keep(benchmark(tmp_path / "here/other", created_unix=START - 2000, samples=40))
+    before = reports.report(benchmark(tmp_path / "here/run"))
+    assert before.efficiency and [run.run_id for run in before.history] == ["older", "run"]
+    away = shutil.copytree(tmp_path / "here/run", tmp_path / "away/run")
+    assert reports.report(away) == before
+    names = [kept["run"]["run_id"] for kept in json.loads((away / "baselines.json").read_text())]
+    assert names == ["alone-alpha", "alone-beta", "older"]
+    # What is there outranks what was kept of it.
+    keep(benchmark(tmp_path / "here/alone-beta-again", nodes=["beta"], created_unix=START - 1000))
+    edit(tmp_path / "here/alone-alpha/result.json", lambda result: result["verdict"].update(level="INVALID"))
+    after = record(tmp_path / "here/run")
+    assert [node.alone_run_id for node in after.nodes] == [None, "alone-beta-again"]
+    (away / "baselines.json").write_text('[{"run": 1}]')
+    with pytest.raises(BadInput, match=r"baselines .*baselines.json: .*; delete it"):
+        record(away)
+
+
+def test_a_data_set_that_grew_stays_comparable_as_long_as_the_samples_are_the_same(tmp_path: Path) -> None:
+    def data(folder: Path, **values: str) -> None:
+        edit(folder / "nodes/alpha/manifest.json", lambda manifest: manifest["dataset"].update(values))
+        edit(
+            folder / "nodes/alpha/engines/alpha-0/engine.json",
+            lambda engine: engine["machine"]["dataset"].update(values),
+        )
+
+    grown = benchmark(tmp_path / "alone-grown", nodes=["alpha"], created_unix=START - 5000)
+    data(grown, sha256="9" * 64)
+    keep(grown)
+    other = benchmark(tmp_path / "alone-other", nodes=["alpha"], created_unix=START - 4000)
+    data(other, samples_sha256="9" * 64)
+    keep(other)
+    assert record(benchmark(tmp_path / "run")).nodes[0].alone_run_id == "alone-grown"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +208,22 @@ def test_telemetry_is_cut_to_the_performance_run(tmp_path: Path) -> None:
         edit(engine, lambda e: e.update(telemetry_cost={"cpu_s": 0.4, "samples": 40, "wall_s": 40.0}))
     costs = [node.telemetry.own_cost_cpu_percent for node in record(folder).nodes]
     assert costs == [pytest.approx(1.25), pytest.approx(1.0)]
+
+
+def test_infrastructure_leaves_out_what_no_node_is_known_by(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    rows = {name: cells for name, *cells in render.infrastructure(record(folder))}
+    assert rows["GPU"] == ["none", "none"] and rows["processor"] == ["a processor (2 cores)"] * 2
+    assert not {"driver, CUDA", "image digest", "GPU busy %, mean / peak"} & set(rows)
+
+    def rename(engine: dict[str, Any]) -> None:
+        engine["machine"].update(cpu_model="cores", cpu_count=None, os=None, kernel=None, driver="0")
+
+    edit(folder / "nodes/alpha/engines/alpha-0/engine.json", rename)
+    edit(folder / "nodes/beta/engines/beta-0/engine.json", lambda engine: engine["machine"].update(os=None))
+    rows = {name: cells for name, *cells in render.infrastructure(record(folder))}
+    assert rows["processor"] == ["cores (– cores)", "a processor (2 cores)"]
+    assert rows["driver, CUDA"] == ["0, –", "–, –"] and rows["system"] == ["–, –", "–, 6.1.0"]
 
 
 def test_failed_node_costs_only_its_own_figures(tmp_path: Path) -> None:
@@ -222,6 +282,7 @@ def test_report_is_the_same_bytes_again(tmp_path: Path) -> None:
         "report.md",
         "report.html",
         "junit.xml",
+        "baselines.json",
         *(f"charts/{p.name}" for p in folder.glob("charts/*")),
     ]
     before = {name: (folder / name).read_bytes() for name in names}

@@ -209,6 +209,17 @@ CASES: dict[str, tuple[Callable[[Path], object], str | None]] = {
 }
 
 
+def test_loadgens_that_read_other_samples_are_not_alike(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run", topology="per_node", samples=100)
+    path = folder / "nodes/beta/manifest.json"
+    edit(path, lambda manifest: manifest["dataset"].update(sha256="9" * 64))
+    assert not {"NODES_ALIKE", "NODES_UNVERIFIED"} & codes(judge(folder))
+    edit(path, lambda manifest: manifest["dataset"].update(samples_sha256="9" * 64))
+    assert "NODES_ALIKE" in codes(judge(folder))
+    edit(path, lambda manifest: manifest["dataset"].pop("samples_sha256"))
+    assert "NODES_UNVERIFIED" in codes(judge(folder))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_one_change_gives_one_reason(tmp_path: Path, name: str) -> None:
     change, code = CASES[name]
