@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: mlperf_gpu_info
 short_description: Wait until a cluster's GPUs can be used
 description:
-  - Waits until every node offers GPUs and every Job that looks at them has succeeded, and fails with what is in the way.
+  - Waits until every node offers GPUs and every Job that looks at them has succeeded; fails with what is in the way.
   - Runs where C(kubectl) and a kubeconfig are, usually on the control plane. Only looks.
 options:
   nodes:

@@ -29,6 +29,9 @@ options:
     description: File in which the loaded NVIDIA driver tells its version.
     type: path
     default: /proc/driver/nvidia/version
+  reference_unix:
+    description: Time on the controlling machine when this look was asked for, to tell how far the clocks are apart.
+    type: float
   smi:
     description: The C(nvidia-smi) command.
     type: str
@@ -260,10 +263,11 @@ def look_disk(root: str) -> Dict[str, Any]:
     return {"path": root, "total": usage.total, "free": usage.free}
 
 
-def look_clock() -> Dict[str, Any]:
-    """The time, and whether something keeps it."""
+def look_clock(reference_unix: Optional[float]) -> Dict[str, Any]:
+    """The time, how far it is from the asker's, and whether something keeps it."""
     answer = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
-    return {"unix": time.time(), "kept": answer not in (-1, TIME_ERROR)}
+    offset = None if reference_unix is None else round(time.time() - reference_unix, 1)
+    return {"unix": time.time(), "offset_s": offset, "kept": answer not in (-1, TIME_ERROR)}
 
 
 def look_cpu() -> Dict[str, Any]:
@@ -284,6 +288,7 @@ def main() -> None:
             "root": {"type": "path", "default": "/var/lib/mlperf"},
             "pci_root": {"type": "path", "default": "/sys/bus/pci/devices"},
             "driver_file": {"type": "path", "default": "/proc/driver/nvidia/version"},
+            "reference_unix": {"type": "float"},
             "smi": {"type": "str", "default": "nvidia-smi"},
         },
         supports_check_mode=True,
@@ -297,7 +302,7 @@ def main() -> None:
         "cpu": look_cpu(),
         "memory": look_memory(),
         "disk": look_disk(params["root"]),
-        "clock": look_clock(),
+        "clock": look_clock(params["reference_unix"]),
         "secure_boot": secure_boot(),
         "reboot_required": os.path.exists("/run/reboot-required"),
         "pci_gpus": look_pci(params["pci_root"]),
