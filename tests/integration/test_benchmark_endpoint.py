@@ -1,12 +1,13 @@
 """benchmark.yml over fake servers: topologies, repetition, check mode, failures, interruption, stopping."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,62 @@ def test_failing_node_costs_neither_the_other_nor_the_report(fakes: Fakes) -> No
     assert (site.results / "broken" / "report.html").exists()
 
 
+def fail_on_node2(fakes: Fakes, spoil: Callable[[], object], **more: object) -> str:
+    """A run on each node, of which node2's is spoilt midway: node1's is kept, and one failure is told; returns why."""
+    site = fakes.site
+    process = site.start(topology="per_node", mode="performance", run_id="broken", samples=200, target_qps=20, **more)
+    until(lambda: "pick it up" in site.output(), "watching")
+    until(lambda: site.status("node2", "broken")["samples_done"] > 5, "samples on node2")
+    spoil()
+    assert process.wait(200) == 2, site.output()
+    (failure,) = site.read("broken", "failures.json")
+    assert (failure["host"], failure["phase"]) == ("node2", "run")
+    said = "".join(site.output().split("Fail for what failed on a node")[1].split())
+    assert "".join(f"node2 | run | {failure['reason']} | {failure['log']}".split()) in said
+    share = site.read("broken", "plan.json")["nodes"]["node1"]["share"]
+    assert len(site.lines("broken", "nodes/node1/journal.jsonl")) == share["stop"] - share["start"]
+    assert verified(site.results / "broken" / "nodes" / "node1")
+    assert site.status("node1", "broken")["state"] == "finished"
+    assert site.read("broken", "result.json")["verdict"]["level"] == "INVALID"
+    return str(failure["reason"])
+
+
+def test_engine_that_answers_500_fails_its_own_node_only(fakes: Fakes) -> None:
+    reason = fail_on_node2(fakes, lambda: fakes.servers["node2"].set(faults={"http500": 1}))
+    assert "HTTP 500" in reason
+    assert "fake failure" in reason
+
+
+def test_engine_that_hangs_ends_its_run_by_the_watchdog(fakes: Fakes) -> None:
+    limits = {"calibration_s": 2, "stall_timeout_s": 4}
+    reason = fail_on_node2(fakes, lambda: fakes.servers["node2"].set(faults={"hang": 1}), harness_limits=limits)
+    assert "nothing finished for" in reason
+    assert "limits.stall_timeout_s = 4" in reason
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_disk_that_fills_fails_its_own_node_only(fakes: Fakes) -> None:
+    root = fakes.site.folder / "node2"
+    root.mkdir()
+    # Large while the node is checked; before it is filled it shrinks, so that little memory is.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3g", "tmpfs", root], check=True)
+    try:
+        assert "the disk is full" in fail_on_node2(fakes, lambda: fill(root))
+    finally:
+        fakes.site.clean()
+        subprocess.run(["umount", "--lazy", root], check=True)
+
+
+def fill(root: Path) -> None:
+    """Leave no byte on a tmpfs."""
+    disk = os.statvfs(root)
+    size = (disk.f_blocks - disk.f_bfree) * disk.f_frsize + (1 << 20)
+    subprocess.run(["mount", "-o", f"remount,size={size}", root], check=True)
+    with contextlib.suppress(OSError), (root / "filler").open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+
+
 def test_interrupted_watching_is_picked_up_and_the_run_went_on(fakes: Fakes) -> None:
     site = fakes.site
     process = site.start(mode="performance", run_id="long", target_qps=30)
@@ -191,6 +248,7 @@ def test_report_is_built_again_from_the_files(fakes: Fakes) -> None:
         ({"samples": -1}, "samples = '-1'"),
         ({"samples": "many"}, "samples = 'many'"),
         ({"samples": 20_000}, "give a whole number from 1 to 13368"),
+        ({"target_qps": -1}, "target_qps = '-1': give samples per second as a number above 0, or auto"),
         ({"harness_model": "/no/such/model", "harness_dataset": "/no/such/set"}, "/no/such/model"),
     ],
 )
@@ -200,6 +258,25 @@ def test_bad_input_is_one_clear_error_before_anything_is_started(
     site = fakes.site
     assert site.play(**more) == 2
     assert says in " ".join(site.output().split())
+    assert not site.results.exists()
+    assert not list(site.folder.glob("*/runs/*"))
+    assert all(server.records() == [] for server in fakes.servers.values())
+
+
+@pytest.mark.parametrize(
+    ("count", "token", "says"),
+    [
+        (SAMPLES, 1_000_000, "record 7: tok_input[3] = 1000000 is beyond the vocabulary"),
+        (SAMPLES - 1, 5, f"{SAMPLES} samples asked but data set {{path}} has {SAMPLES - 1}"),
+    ],
+)
+def test_spoilt_data_set_is_found_before_anything_is_started(fakes: Fakes, count: int, token: int, says: str) -> None:
+    site, path = fakes.site, fakes.site.folder / "set.json"
+    records = json.loads((site.sandbox / "cnn_eval.json").read_text())[:count]
+    records[7]["tok_input"][3] = token
+    path.write_text(json.dumps(records))
+    assert site.play(harness_model=str(site.sandbox / "model"), harness_dataset=str(path)) == 2
+    assert says.format(path=path) in " ".join(site.output().split())
     assert not site.results.exists()
     assert not list(site.folder.glob("*/runs/*"))
     assert all(server.records() == [] for server in fakes.servers.values())

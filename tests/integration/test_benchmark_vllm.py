@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,19 @@ def scored(folder: Path) -> list[int]:
         return [int(row["qsl_idx"]) for row in csv.DictReader(stream)]
 
 
+def assert_rate_for_auto(calibration: dict[str, Any]) -> None:
+    """The rate `auto` takes for Server: below what the engines hold, every probe with what it was taken or left for."""
+    probes = calibration["tried"]
+    assert 0 < calibration["target_qps"] < calibration["samples_per_s"]
+    assert calibration["target_qps"] == pytest.approx(probes[-1]["target_qps"], rel=1e-3)
+    rates = [probe["target_qps"] for probe in probes]
+    assert rates == sorted(rates, reverse=True)
+    for probe in probes:
+        assert probe["samples"] > 0
+        assert probe["held"] is (0 < probe["ttft_ms_p99"] <= 2000 and 0 < probe["tpot_ms_p99"] <= 100)
+    assert not any(probe["held"] for probe in probes[:-1])
+
+
 def test_fleet_in_server_mode_both_passes_the_gate(vllm: Site) -> None:
     status = vllm.play(run_id="gate", target_qps=8)
     result = vllm.read("gate", "result.json")
@@ -38,6 +52,7 @@ def test_fleet_in_server_mode_both_passes_the_gate(vllm: Site) -> None:
     assert status == (2 if broken else 0), vllm.output()
     assert result["verdict"]["level"] == ("INVALID" if broken else "UNOFFICIAL")
     assert result["failures"] == []
+    assert_rate_for_auto(vllm.read("gate", "plan.json")["calibration"]["node1"])
     assert result["accuracy_reference"]["compared"] == SAMPLES
     assert result["accuracy_reference"]["identical"] >= 0.99 * SAMPLES
     assert sorted(scored(vllm.results / "gate" / "nodes" / "node1")) == list(range(SAMPLES))
