@@ -126,7 +126,7 @@ class ActionModule(ActionBase):
         while (left := end - time.monotonic()) > 0:
             if self._args["until"] and self._has_ended(self._args["until"]):
                 return
-            time.sleep(min(left, 1.0))
+            time.sleep(min(left, 0.2))
 
     def _has_ended(self, host):
         """Whether the run on another host has ended, by what its own watcher has written down."""

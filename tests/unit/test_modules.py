@@ -341,6 +341,11 @@ def test_report_says_whether_files_changed(tmp_path: Path) -> None:
     first = call("mlperf_report", arguments)
     assert (first["changed"], first["verdict"], first["summary"]) == (True, "UNOFFICIAL", "UNOFFICIAL run")
     assert call("mlperf_report", arguments)["changed"] is False
+    failures = [{"host": "jw2", "phase": "run", "reason": "it died", "log": None}]
+    assert not (results / "failures.json").exists()
+    for changed in (True, False):
+        assert call("mlperf_report", {**arguments, "failures": failures})["changed"] is changed
+        assert json.loads((results / "failures.json").read_text()) == failures
     (results / "verdict").write_text("INVALID")
     assert call("mlperf_report", arguments)["verdict"] == "INVALID"
     (results / "verdict").unlink()
