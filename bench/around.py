@@ -1,0 +1,135 @@
+"""Everything around the benchmark itself, for two nodes: plan, start, collect, judge and report. No engine is started.
+
+The real `ansible-playbook benchmark.yml` on inventory/local, over two fake engines that run already. From its wall time
+goes off what the benchmark itself took, by the run's own files: calibrating (calibration.json), both LoadGen runs from
+the first request to the last answer (journal.jsonl), and scoring (status.json). Medians.
+
+    python bench/around.py [--runs 5] [--samples 200] [--json]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import pairs
+from bench.pairs import Figures
+from tests.fake_server import FakeServer
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+WANTED_S = 15.0
+PARTS = {
+    "whole_s": "ansible-playbook benchmark.yml",
+    "calibrating_s": "less calibrating",
+    "load_s": "less LoadGen's performance and accuracy run",
+    "scoring_s": "less scoring",
+    "around_s": "around the benchmark",
+    "before_s": "of it before anything is started: ask, prepare, preflight",
+    "between_s": "of it from there to the run's end: engines, calibration, plan, start",
+    "processes_s": "of that within the harness's own processes",
+    "after_s": "of it after the run's end: collect, judge, report",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--ansible-playbook", type=Path, default=REPOSITORY / ".venv" / "bin" / "ansible-playbook")
+    parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    asked = parser.parse_args()
+    if not asked.json:
+        pairs.idle_machine()
+    found = []
+    settings = {"model": "model", "ms_per_token": 1.0, "slots": 64}
+    with FakeServer(**settings) as one, FakeServer(**settings) as two:
+        for number in range(asked.runs):
+            found.append(measure(asked.ansible_playbook, asked.samples, {"node1": one.url, "node2": two.url}))
+            if not asked.json:
+                print(f"run {number + 1} of {asked.runs}: around {found[-1]['around_s']:.1f} s", flush=True)
+    middles = {name: round(median(figures[name] for figures in found), 2) for name in PARTS}
+    if asked.json:
+        print(json.dumps({"medians": middles, "runs": found, "wanted_s": WANTED_S}))
+        return
+    rows = [("part (medians)", "seconds", "wanted")]
+    for name, title in PARTS.items():
+        rows.append((title, f"{middles[name]:.1f}", f"< {WANTED_S:.0f}" if name == "around_s" else ""))
+    pairs.table(rows)
+
+
+def measure(playbook: Path, samples: int, urls: dict[str, str]) -> Figures:
+    """Seconds of one benchmark of `samples` in Server mode with accuracy, by part."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        given = {**variables(home, urls), "samples": samples, "run_id": "around"}
+        began = time.time()
+        with (home / "output").open("w") as output:
+            subprocess.run(
+                [playbook, "benchmark.yml", "-e", json.dumps(given)],
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            )
+        ended = time.time()
+        # Fake answers are not the reference's: the verdict is INVALID, which costs no time.
+        if not (home / "results" / "around" / "result.json").exists():
+            sys.exit((home / "output").read_text()[-4000:])
+        return split(began, ended, home / "results" / "around")
+
+
+def variables(home: Path, urls: dict[str, str]) -> dict[str, Any]:
+    """What differs from inventory/local: the folder, the results, and engines that run already."""
+    environment = Path(sys.prefix)
+    return {
+        "local_folder": str(home),
+        "harness_env": str(environment),
+        "harness_sandbox": str(environment.with_name("sandbox")),
+        "harness_results": str(home / "results"),
+        "harness_engine_settings": {},
+        "harness_engines": [
+            {
+                "name": "{{ inventory_hostname }}",
+                "kind": "endpoint",
+                "url": "{{ " + json.dumps(urls) + "[inventory_hostname] }}",
+                "max_num_seqs": 64,
+            }
+        ],
+    }
+
+
+def split(began: float, ended: float, results: Path) -> Figures:
+    """The playbook's time by part (it ran from `began` to `ended`, unix seconds), from the files it collected."""
+    node = results / "nodes" / "node1"
+    status, calibration = (json.loads((node / name).read_text()) for name in ("status.json", "calibration/status.json"))
+    calibrating_s = json.loads((node / "calibration" / "calibration.json").read_text())["seconds"]
+    load_s = 0.0
+    for mode in ("performance", "accuracy"):
+        lines = [line for line in pairs.journal(node) if line["mode"] == mode]
+        load_s += max(line["last_s"] for line in lines) - min(line["issued_s"] for line in lines)
+    (scoring,) = [phase for phase in status["phases"] if phase["phase"] == "scoring"]
+    scoring_s = scoring["finished_unix"] - scoring["started_unix"]
+    benchmark_s = calibrating_s + load_s + scoring_s
+    begun, run_ended = (results / "request.json").stat().st_mtime, scoring["finished_unix"]
+    return {
+        "whole_s": ended - began,
+        "calibrating_s": calibrating_s,
+        "load_s": load_s,
+        "scoring_s": scoring_s,
+        "around_s": ended - began - benchmark_s,
+        "before_s": begun - began,
+        "between_s": run_ended - begun - benchmark_s,
+        "processes_s": status["elapsed_s"] + calibration["elapsed_s"] - benchmark_s,
+        "after_s": ended - run_ended,
+    }
+
+
+if __name__ == "__main__":
+    main()
