@@ -79,7 +79,7 @@ def sources(folder: Path = Path("/etc/apt")) -> list[Source]:
 
 
 def build() -> Path:
-    """The base's root folder; built when it is not there (about two minutes), and anew when what it is made of changed."""
+    """The base's root folder; built when it is not there (two minutes), and anew when what makes it changed."""
     wanted = sources()
     recipe = repr((wanted, PACKAGES, PROXY, inspect.getsource(_configure)))
     root = FOLDER / f"base-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"

@@ -2,9 +2,22 @@
 
 import hashlib
 import json
+import os
 from typing import Any
 
-from tests.hosts.layout import ADDRESSES, BUS, FOLDER, INVENTORY, KEY, KNOWN_HOSTS, NODE_ENVIRONMENT, SANDBOX, USER, WEB
+from tests.hosts.layout import (
+    ADDRESSES,
+    BUS,
+    FOLDER,
+    GPU_HOSTS,
+    INVENTORY,
+    KEY,
+    KNOWN_HOSTS,
+    NODE_ENVIRONMENT,
+    SANDBOX,
+    USER,
+    WEB,
+)
 from tests.hosts.repository import STANDINS
 
 CALICO = ("v1_crd_projectcalico_org.yaml", "tigera-operator.yaml")
@@ -56,21 +69,30 @@ def standins() -> dict[str, Any]:
         "nvidia_repository": WEB,
         "nvidia_repository_path": "nvidia",
         "nvidia_repository_key": "Release.key",
-        "nvidia_toolkit_repository": f"{WEB}/nvidia",
-        "nvidia_toolkit_key": f"{WEB}/nvidia/Release.key",
+        "nvidia_toolkit_repository": f"{WEB}/toolkit",
+        "nvidia_toolkit_key": f"{WEB}/toolkit/Release.key",
         "nvidia_pci_root": BUS,
         "nvidia_version_file": "/run/mlperf-standins/nvidia-version",
     }
 
 
-def harness() -> dict[str, Any]:
-    """The installed environment and the sandbox of this checkout, which every host sees at the same path."""
+def harness(name: str) -> dict[str, Any]:
+    """The installed environment and the sandbox of this checkout, which every host sees at the same path.
+
+    The two engines share this machine's cores, a half each, as inventory/local does it.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    half = max(len(cores) // 2, 1)
+    own = cores[:half] if name == GPU_HOSTS[0] else cores[-half:]
     return {
         "harness_install": False,
         "harness_env": str(NODE_ENVIRONMENT),
         "harness_model": str(SANDBOX / "model"),
         "harness_dataset": str(SANDBOX / "cnn_eval.json"),
         "harness_reference_ids": str(SANDBOX / "reference_ids.jsonl"),
+        "harness_shared_machine": True,
+        "harness_engines": [{"name": name, "port": 8101, "cpu_cores": ",".join(map(str, own))}],
+        "harness_engine_settings": {"dtype": "float32", "kv_cache_gib": 1, "max_num_seqs": 64},
     }
 
 
@@ -78,6 +100,6 @@ def write() -> None:
     """Write INVENTORY/hosts.json; use it as `-i inventory/jw -i INVENTORY`."""
     INVENTORY.mkdir(parents=True, exist_ok=True)
     # As variables of each host: those go before the group_vars of inventory/jw.
-    settings = {**connection(), **containers(), **standins(), **harness()}
-    hosts = {name: {"ansible_host": address, **settings} for name, address in ADDRESSES.items()}
+    settings = {**connection(), **containers(), **standins()}
+    hosts = {name: {"ansible_host": at, **settings, **harness(name)} for name, at in ADDRESSES.items()}
     (INVENTORY / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}, indent=2) + "\n")

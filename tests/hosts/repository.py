@@ -75,7 +75,7 @@ def kubernetes() -> Iterator[Package]:
 
 
 def nvidia() -> Iterator[Package]:
-    """What NVIDIA's repositories of driver and container toolkit have."""
+    """What NVIDIA's repository of the driver has."""
     yield library()
     yield Package("nvidia-driver-pinning-580", "580-1")
     yield Package(f"linux-headers-{platform.release()}", "1")
@@ -89,13 +89,17 @@ def nvidia() -> Iterator[Package]:
         yield Package("nvidia-smi", debian, "mlperf-standins", {"/usr/bin/nvidia-smi": script("nvidia-smi")})
         unit = {"/usr/lib/systemd/system/nvidia-persistenced.service": data("nvidia-persistenced.service")}
         yield Package("nvidia-persistenced", debian, "", unit, "systemctl daemon-reload")
+
+
+def toolkit() -> Iterator[Package]:
+    """What NVIDIA's repository of the container toolkit has."""
     runtime = {"/usr/bin/nvidia-container-runtime": ('#!/bin/sh\nexec runc "$@"\n', SCRIPT)}
     tools = {"/usr/bin/nvidia-ctk": script("nvidia-ctk")}
-    toolkit = f"{TOOLKIT}-1"
-    yield Package("libnvidia-container1", toolkit)
-    yield Package("libnvidia-container-tools", toolkit, f"libnvidia-container1 (= {toolkit})")
-    yield Package("nvidia-container-toolkit-base", toolkit, "mlperf-standins", {**tools, **runtime})
-    yield Package("nvidia-container-toolkit", toolkit, f"nvidia-container-toolkit-base (= {toolkit})")
+    debian = f"{TOOLKIT}-1"
+    yield Package("libnvidia-container1", debian)
+    yield Package("libnvidia-container-tools", debian, f"libnvidia-container1 (= {debian})")
+    yield Package("nvidia-container-toolkit-base", debian, "mlperf-standins", {**tools, **runtime})
+    yield Package("nvidia-container-toolkit", debian, f"nvidia-container-toolkit-base (= {debian})")
 
 
 def pack(package: Package, folder: Path) -> None:
@@ -153,7 +157,7 @@ def build() -> None:
         _gpg("--quick-generate-key", "Stand-ins for tests", "ed25519", "sign", "never")
         _gpg("--armor", "--output", str(key), "--export")
     shutil.copytree(STANDINS / "calico", WEB_ROOT / "calico", dirs_exist_ok=True)
-    for name, packages in (("kubernetes", kubernetes()), ("nvidia", nvidia())):
+    for name, packages in (("kubernetes", kubernetes()), ("nvidia", nvidia()), ("toolkit", toolkit())):
         folder = WEB_ROOT / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

@@ -1,0 +1,131 @@
+"""benchmark.yml over SSH: LoadGen and engines on hosts of their own, one of them slower, one of them lost."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts import hosts
+from tests.hosts.conftest import Play, until
+from tests.hosts.layout import GPU_HOSTS, SANDBOX, USER
+
+SAMPLES = 120
+
+
+class Benchmark(Play):
+    """benchmark.yml with results in the test's folder."""
+
+    @property
+    def results(self) -> Path:
+        """Directory of all results."""
+        return self.folder / "results"
+
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """Extra variables: a folder that the login user may write, looks at a quick rate, lost hosts noticed soon."""
+        return {
+            "samples": SAMPLES,
+            "harness_root": f"/home/{USER}/mlperf",
+            "harness_results": str(self.results),
+            "harness_watch_interval_s": 2,
+            "harness_lost_after_s": 15,
+            "harness_limits": {"calibration_s": 4},
+            "ansible_ssh_args": "-o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInterval=2",
+            **more,
+        }
+
+    def read(self, run_id: str, name: str) -> Any:
+        """A JSON file of a run's results."""
+        return json.loads((self.results / run_id / name).read_text())
+
+    def progress(self, run_id: str) -> list[dict[str, Any]]:
+        """Every look that was taken so far."""
+        file = self.results / run_id / "progress.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared(booted: None) -> None:
+    """The sandbox that the hosts see must be there, with samples enough."""
+    file = SANDBOX / "sandbox.json"
+    assert file.exists(), f"{file} is missing: run `make site` first"
+    assert json.loads(file.read_text())["samples"] >= SAMPLES
+
+
+@pytest.fixture
+def benchmark(play: Play) -> Iterator[Benchmark]:
+    """A benchmark, and hosts at full speed with nothing left running after it."""
+    found = Benchmark(play.folder)
+    yield found
+    found.end()
+    hosts.fresh(*GPU_HOSTS)
+
+
+def engines_are_down(name: str) -> bool:
+    """Whether no engine runs on the host."""
+    return "vllm" not in hosts.run(name, "ps -eo args")
+
+
+def test_fleet_drives_the_engines_of_both_hosts_from_the_controller(benchmark: Benchmark) -> None:
+    settings = benchmark.settings(run_id="fleet", scenario="offline")
+    assert benchmark.run("benchmark.yml", **settings) in (0, 2), benchmark.output()
+    result = benchmark.read("fleet", "result.json")
+    assert result["failures"] == [], benchmark.output()
+    assert result["accuracy_reference"]["compared"] == SAMPLES
+    assert result["accuracy_reference"]["identical"] >= 0.99 * SAMPLES
+    plan = benchmark.read("fleet", "plan.json")
+    assert plan["loadgens"] == ["jw1"]
+    journal = benchmark.results / "fleet" / "nodes" / "jw1" / "journal.jsonl"
+    engines = {json.loads(line)["engine"] for line in journal.read_text().splitlines()}
+    assert engines == set(GPU_HOSTS)
+    # Watched and collected from where they ran.
+    assert {(look["host"], look["kind"]) for look in benchmark.progress("fleet")} >= {
+        ("jw1", "run"),
+        ("jw2", "engine"),
+        ("jw3", "engine"),
+    }
+    for name in GPU_HOSTS:
+        assert benchmark.read("fleet", f"nodes/{name}/engines/{name}/engine.json")["state"] == "stopped"
+        assert engines_are_down(name)
+    assert (benchmark.results / "fleet" / "report.html").exists()
+
+
+def test_slower_host_gets_the_smaller_share(benchmark: Benchmark) -> None:
+    hosts.ask("slow", "jw2", cores=0.8)
+    hosts.ask("slow", "jw3", cores=0.8 * 0.6)
+    settings = benchmark.settings(run_id="slow", scenario="offline", topology="per_node")
+    assert benchmark.run("benchmark.yml", timeout_s=500, **settings) in (0, 2), benchmark.output()
+    assert benchmark.read("slow", "result.json")["failures"] == [], benchmark.output()
+    shares = {name: row["share"] for name, row in benchmark.read("slow", "plan.json")["nodes"].items()}
+    sizes = {name: share["stop"] - share["start"] for name, share in shares.items() if share}
+    assert sum(sizes.values()) == SAMPLES
+    assert 0.35 < sizes["jw3"] / sizes["jw2"] < 0.85, sizes
+    for name in GPU_HOSTS:
+        score = benchmark.read("slow", f"nodes/{name}/accuracy/score.json")
+        assert score["samples_expected"] == sizes[name]
+
+
+def test_host_that_loses_power_is_reported_and_the_other_one_finishes(benchmark: Benchmark) -> None:
+    settings = benchmark.settings(run_id="lost", mode="performance", topology="per_node", target_qps=8, samples=400)
+    process = benchmark.start("benchmark.yml", **settings)
+
+    def jw3_is_in_the_middle() -> bool:
+        assert process.poll() is None, benchmark.output()
+        looks = [look for look in benchmark.progress("lost") if look["host"] == "jw3" and look["kind"] == "run"]
+        return any((look["status"] or {}).get("samples_done", 0) > 5 for look in looks)
+
+    until(jw3_is_in_the_middle, "samples of jw3", 300)
+    hosts.ask("off", "jw3")
+    assert process.wait(200) == 2, benchmark.output()
+    failures = benchmark.read("lost", "failures.json")
+    assert {failure["host"] for failure in failures} == {"jw3"}
+    assert "playbooks/stop.yml" in failures[0]["reason"]
+    assert benchmark.read("lost", "nodes/jw2/status.json")["state"] == "finished"
+    assert benchmark.read("lost", "nodes/jw2/engines/jw2/engine.json")["state"] == "stopped"
+    assert (benchmark.results / "lost" / "nodes" / "jw2" / "performance" / "mlperf_log_summary.txt").exists()
+    result = benchmark.read("lost", "result.json")
+    assert result["verdict"]["level"] == "INVALID"
+    assert "jw3" in json.dumps(result["failures"])
+    assert "jw3" in (benchmark.results / "lost" / "report.md").read_text()
+    assert engines_are_down("jw2")
