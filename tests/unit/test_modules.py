@@ -7,6 +7,7 @@ import stat
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,27 @@ def test_examples_use_the_module_with_options_it_has(name: str) -> None:
         assert set(example) <= set(options)
         assert {key for key, option in options.items() if option.get("required")} <= set(example)
     assert yaml.safe_load(module.RETURN)
+
+
+def module_calls(content: Any) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Every use of a module of ours in a file of tasks or plays."""
+    if isinstance(content, list):
+        for item in content:
+            yield from module_calls(item)
+    elif isinstance(content, dict):
+        yield from ((name, options) for name, options in content.items() if name in NAMES)
+        for value in content.values():
+            yield from module_calls(value)
+
+
+def test_tasks_give_modules_what_they_take() -> None:
+    files = [file for folder in ("roles", "playbooks") for file in (PLUGINS.parent / folder).rglob("*.yml")]
+    uses = [(file, *use) for file in files for use in module_calls(yaml.safe_load(file.read_text()))]
+    assert uses
+    for file, name, given in uses:
+        options = yaml.safe_load(load(name).DOCUMENTATION).get("options", {})
+        required = {key for key, option in options.items() if option.get("required")}
+        assert required <= set(given or ()) <= set(options), f"{name} in {file}"
 
 
 @pytest.mark.parametrize("path", sorted(PLUGINS.glob("module*/*.py")), ids=lambda path: path.stem)
