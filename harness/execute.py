@@ -97,8 +97,7 @@ class _Execution:
             if self._own_engine:
                 self._enter("starting engine")
                 self._bring_up(self._own_engine, cleanup)
-            document = {**manifest(self._spec, self._root), "dataset": samples.facts()}
-            write_json(self.run_dir / "manifest.json", document)
+            write_json(self.run_dir / "manifest.json", manifest(self._spec, self._root, samples))
             sampler = Sampler(self.run_dir / "telemetry.csv", {ref.name: ref.url for ref in self._spec.engines})
             sampler.start()
             cleanup.callback(lambda: self._outcome.update(telemetry_cost=asdict(sampler.stop())))

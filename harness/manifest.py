@@ -4,41 +4,35 @@ import time
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from harness import engine
+from harness.dataset import Dataset
 from harness.engine import EngineState
 from harness.errors import BadInput
-from harness.files import sha256_file
 from harness.node.machine import machine
 from harness.scoring import punkt
 from harness.spec import EngineRef, Spec
 
 
-def manifest(spec: Spec, root: Path) -> dict[str, Any]:
-    """Everything about this machine, the data and the engines that a run under `root` depends on.
+def manifest(spec: Spec, root: Path, samples: Dataset) -> dict[str, Any]:
+    """Everything about this machine, the data and the engines that a run of `samples` under `root` depends on.
 
     Engines known under `root` are taken from their engine.json, others are asked what they show.
 
     Raises:
-        BadInput: the model, the data set or an engine is not what it should be.
+        BadInput: the model or an engine is not what it should be.
         NotReady: an engine does not answer.
     """
     found = punkt.find(spec.punkt, root)
     return {
         "schema": 1,
         **machine(spec.model, root),
-        "dataset": {"path": str(spec.dataset), "sha256": sha256_file(spec.dataset), "samples": _records(spec.dataset)},
+        "dataset": samples.facts(),
         "punkt": str(found) if found else None,
         "engines": [_engine(reference, spec, root).document() for reference in spec.engines],
         "seeds": {"sampling": spec.seed, "loadgen": "built in"},
         "started_unix": time.time(),
         "node": spec.node,
     }
-
-
-def _records(path: Path) -> int:
-    return len(orjson.loads(path.read_bytes()))
 
 
 def _engine(reference: EngineRef, spec: Spec, root: Path) -> EngineState:

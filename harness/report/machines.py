@@ -76,7 +76,7 @@ class Telemetry(Record):
     """What a node did during the performance run (the accuracy run where there was no performance run).
 
     `gap_s` is the longest time without a reading, `throttled_percent` the part of readings in which a GPU was held
-    back, `client_cpu_cores` the processor time that issuing samples took, in cores.
+    back.
     """
 
     cpu_percent: Used | None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.dataset import load
 from harness.engine import parse_config, up
 from harness.errors import BadInput, NotReady
 from harness.files import sha256_file
@@ -108,6 +109,7 @@ def test_a_manifest_holds_its_engines_also_those_started_by_nobody_here(tmp_path
     record = {"instruction": "i", "input": "a", "tok_input": [1], "output": "s"}
     data = tmp_path / "d.json"
     data.write_text(json.dumps([record] * 3))
+    samples = load(data, limit=2)
     ports = [free_port(), free_port()]
     servers = [
         subprocess.Popen([sys.executable, str(FAKE), str(port), '{"children": 0, "model": "model"}']) for port in ports
@@ -125,23 +127,23 @@ def test_a_manifest_holds_its_engines_also_those_started_by_nobody_here(tmp_path
     config = parse_config({"name": "known", "kind": "endpoint", "url": urls[0], "model": str(model)})
     try:
         assert until(lambda: _answers(root, config), 10)
-        written = manifest(parse_spec(values), root)
+        written = manifest(parse_spec(values), root, samples)
     finally:
         for server in servers:
             server.kill()
             server.wait()
     assert written["schema"] == 1
     assert (written["node"], written["seeds"]) == ("jw2", {"sampling": 42, "loadgen": "built in"})
-    assert written["dataset"] == {"path": str(data), "sha256": sha256_file(data), "samples": 3}
+    assert written["dataset"] == samples.facts()
     assert [entry["name"] for entry in written["engines"]] == ["known", "other"]
     assert written["engines"][0] == json.loads((root / "engines/known/engine.json").read_text())
     assert written["engines"][1]["verified"]["max_model_len"] == 2668
     assert written["engines"][1]["unverified"] == ["weights"]
     json.dumps(written)
     with pytest.raises(NotReady, match="nothing answers"):
-        manifest(parse_spec(values | {"engines": [{"name": "gone", "url": urls[1]}]}), root)
+        manifest(parse_spec(values | {"engines": [{"name": "gone", "url": urls[1]}]}), root, samples)
     with pytest.raises(BadInput, match="does not exist"):
-        manifest(parse_spec(values | {"model": str(tmp_path / "none")}), root)
+        manifest(parse_spec(values | {"model": str(tmp_path / "none")}), root, samples)
 
 
 def _answers(root: Path, config: Any) -> bool:
