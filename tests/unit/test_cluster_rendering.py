@@ -1,4 +1,4 @@
-"""What the roles containerd, kubernetes and calico write, for both schemas of containerd and with a site's own settings."""
+"""What the roles containerd, kubernetes and calico write: both schemas of containerd, and the settings of a site."""
 
 import tomllib
 from typing import Any
