@@ -1,5 +1,6 @@
 """What the roles tell the cluster: objects that the API knows, pods that the restricted namespace takes."""
 
+import json
 from typing import Any
 
 import pytest
@@ -167,3 +168,16 @@ def test_no_rule_reaches_secrets_exec_or_everything() -> None:
     named = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     assert not {pair for pair in named if "*" in pair or pair[0] in ("secrets", "pods/exec")}
     assert {verb for resource, verb in named if resource == "nodes"} == {"get", "list", "watch"}
+
+
+def test_scrape_objects_and_dashboard() -> None:
+    objects: list[dict[str, Any]] = render("monitoring", "__monitoring_objects", **host())
+    validate([item for item in objects if item["apiVersion"] == "v1"])
+    (dashboard,) = [item for item in objects if item["kind"] == "ConfigMap"]
+    board = json.loads(dashboard["data"]["mlperf.json"])
+    assert {"vllm", "DCGM_FI", "mlperf_"} <= {
+        word for panel in board["panels"] for word in ("vllm", "DCGM_FI", "mlperf_") if word in str(panel["targets"])
+    }
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    quiet = render("monitoring", "__monitoring_objects", **host(), monitoring_operator=False)
+    assert {item["kind"] for item in quiet} == {"Namespace", "ConfigMap"}
