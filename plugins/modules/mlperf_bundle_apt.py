@@ -112,8 +112,17 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def keep_key(folder: str, index: int, given: str) -> str:
+def keep_key(module: Any, folder: str, index: int, given: str) -> str:
     """The key as a file that apt takes."""
+    try:
+        return write_key(folder, index, given)
+    except OSError as error:
+        module.fail_json(msg=f"key {given} cannot be read: {error}; correct bundle_systems or bundle_repositories")
+        raise
+
+
+def write_key(folder: str, index: int, given: str) -> str:
+    """Fetch or read a key and keep it."""
     if "://" in given:
         with urllib.request.urlopen(given, timeout=60) as answer:
             content = answer.read()
@@ -126,20 +135,23 @@ def keep_key(folder: str, index: int, given: str) -> str:
     return path
 
 
-def prepare(params: Any) -> List[str]:
+def prepare(module: Any) -> List[str]:
     """An apt of its own below the cache folder; returns the options that lead apt-get there."""
+    params = module.params
     cache = params["cache"]
     for name in ("lists/partial", "archives/partial", "etc", "log"):
         os.makedirs(os.path.join(cache, name), exist_ok=True)
     stanzas = []
     for index, source in enumerate(params["sources"]):
-        lines = ["Types: deb", f"URIs: {source['uri']}", f"Suites: {' '.join(source['suites'])}"]
+        # apt would use packages of a folder where they lie; copy: has it fetch them like all others.
+        uri = "copy:" + source["uri"][len("file:") :] if source["uri"].startswith("file:") else source["uri"]
+        lines = ["Types: deb", f"URIs: {uri}", f"Suites: {' '.join(source['suites'])}"]
         if source["components"]:
             lines.append(f"Components: {' '.join(source['components'])}")
         if source["trusted"]:
             lines.append("Trusted: yes")
         elif source["key"]:
-            lines.append(f"Signed-By: {keep_key(os.path.join(cache, 'etc'), index, source['key'])}")
+            lines.append(f"Signed-By: {keep_key(module, os.path.join(cache, 'etc'), index, source['key'])}")
         stanzas.append("\n".join(lines))
     with open(os.path.join(cache, "etc", "all.sources"), "w", encoding="utf-8") as stream:
         stream.write("\n\n".join(stanzas) + "\n")
@@ -246,7 +258,7 @@ def main() -> None:
     if module.check_mode:
         changed = before.get("asked") != asked or not os.path.exists(params["path"])
         module.exit_json(changed=changed, packages=before.get("packages", []), diff={"before": "", "after": ""})
-    options = prepare(params)
+    options = prepare(module)
     apt(module, options, ["update"])
     archives = os.path.join(params["cache"], "archives")
     specs = [f"{name}={version}" if version else name for name, version in sorted(params["packages"].items())]
