@@ -207,7 +207,8 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 def pack(path: str, folder: str, names: List[str]) -> None:
     """Write the repository as one archive, in one step."""
     listed = b"".join(stanza(os.path.join(folder, name)) for name in names)
-    release = f"Origin: mlperf\nSuite: bundle\nDate: Thu, 01 Jan 1970 00:00:00 UTC\nSHA256:\n {hashlib.sha256(listed).hexdigest()} {len(listed)} Packages\n"
+    head = "Origin: mlperf\nSuite: bundle\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"
+    release = f"{head}SHA256:\n {hashlib.sha256(listed).hexdigest()} {len(listed)} Packages\n"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tarfile.open(f"{path}.part", "w") as archive:
         add(archive, "Packages", listed)
