@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 samples ?= 600
+HOST_PACKAGES := debootstrap systemd-container iproute2 tinyproxy-bin dpkg-dev apt-utils gpg openssh-client util-linux
 
 .DEFAULT_GOAL := help
-.PHONY: help benchmark site test lint unit integration clean
+.PHONY: help benchmark site test lint unit integration hosts clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,6 +32,12 @@ unit: .venv/dev site ## Tests that need no engine
 
 integration: .venv/dev site ## The real LoadGen and the real vLLM through the real Ansible
 	$(BIN)/pytest tests/integration
+
+hosts: .venv/dev site ## site.yml and benchmark.yml over SSH on three hosts booted here (root on Debian)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg-query --show $(HOST_PACKAGES) >/dev/null 2>&1; then \
+	  echo "Installing Debian packages with which three hosts are made, connected and booted: $(HOST_PACKAGES)"; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $(HOST_PACKAGES) >/dev/null; fi
+	$(BIN)/pytest tests/hosts
 
 clean: ## Remove what was set up here; results/ stays
 	rm -rf .venv .mlperf

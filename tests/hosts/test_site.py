@@ -1,0 +1,287 @@
+"""site.yml and its fellows over SSH, from bare hosts to a cluster and back. The tests build on each other, in this order."""
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts import base, hosts, images
+from tests.hosts.conftest import Play
+from tests.hosts.layout import CARD, FOLDER, GPU_HOSTS, HOSTS, SANDBOX, WEB
+
+# What changes on a host that is only logged in to.
+RESTLESS = ("var/log/", "var/tmp/", "var/lib/systemd/", "var/lib/private/", "tmp/", "run/", "home/admin/.ansible/")
+NODE_IMAGE = "localhost/mlperf-node:standin"
+OLDER, NEWER = "580.95.05", "580.105.08"
+CONFIGURED = "configured"
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def settings(booted: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Extra variables of site.yml: a node image in an archive, the sandbox as weights and data set."""
+    hosts.fresh()
+    archive = tmp_path_factory.mktemp("image") / "node.tar"
+    model = {file.name: sha256(file) for file in sorted((SANDBOX / "model").iterdir())}
+    return {
+        "kubernetes_version": "1.36.0",
+        "images_mode": "archive",
+        "images_archive": str(archive),
+        "images_archive_sha256": images.write(archive, NODE_IMAGE),
+        "images_reference": NODE_IMAGE,
+        "assets_model_source": str(SANDBOX / "model"),
+        "assets_model_files": model,
+        "assets_dataset_source": str(SANDBOX),
+        "assets_dataset_files": {"cnn_eval.json": sha256(SANDBOX / "cnn_eval.json")},
+    }
+
+
+def snapshot(name: str) -> dict[str, tuple[int, int, int]]:
+    """What a host has changed on its base: mode, size and time of change of every file."""
+    upper = FOLDER / "hosts" / name / "upper"
+    found = {}
+    for path in upper.rglob("*"):
+        place = str(path.relative_to(upper))
+        if not path.is_dir() and not place.startswith(RESTLESS):
+            about = path.lstat()
+            found[place] = (about.st_mode, about.st_size if stat.S_ISREG(about.st_mode) else 0, about.st_mtime_ns)
+    return found
+
+
+def nodes() -> dict[str, dict[str, Any]]:
+    """The cluster's nodes by name."""
+    listed = json.loads(hosts.run("jw1", "sudo kubectl --kubeconfig=/etc/kubernetes/admin.conf get nodes -o json"))
+    return {node["metadata"]["name"]: node for node in listed["items"]}
+
+
+def calls(name: str, command: str) -> list[list[str]]:
+    """Arguments of every call of a stand-in on a host."""
+    lines = hosts.run(name, "sudo cat /var/log/standins.log").splitlines()
+    return [entry["arguments"] for entry in map(json.loads, lines) if entry["command"] == command]
+
+
+def versions() -> set[str]:
+    """Versions of all kubelets."""
+    return {node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes().values()}
+
+
+def unharmed(play: Play, *names: str) -> bool:
+    """Whether nothing failed and nothing was changed on these hosts."""
+    counts = play.counts()
+    return all(counts[name].failed == counts[name].changed == counts[name].unreachable == 0 for name in names)
+
+
+def test_check_on_bare_hosts_ends_well_and_touches_nothing(play: Play, settings: dict[str, Any]) -> None:
+    # The first login writes some files of its own.
+    assert play.run("playbooks/doctor.yml", doctor_file=str(play.folder / "doctor.json")) in (0, 2), play.output()
+    before = {name: snapshot(name) for name in HOSTS}
+    assert play.run("site.yml", "--check", **settings) == 0, play.output()
+    assert all(count > 0 for count in play.changed().values())
+    assert "would" in play.output()
+    for name in HOSTS:
+        assert snapshot(name) == before[name]
+
+
+def test_bare_hosts_become_a_cluster(play: Play, settings: dict[str, Any]) -> None:
+    assert play.run("site.yml", timeout_s=900, **settings) == 0, play.output()
+    print(f"site.yml from bare: {play.seconds:.0f} s")
+    found = nodes()
+    assert set(found) == set(HOSTS)
+    for name in HOSTS:
+        ready = found[name]["status"]["conditions"][0]
+        assert (ready["type"], ready["status"]) == ("Ready", "True"), ready
+        assert found[name]["status"]["allocatable"].get("nvidia.com/gpu", "0") == ("1" if name in GPU_HOSTS else "0")
+    assert versions() == {"v1.36.0"}
+    assert hosts.run("jw1", "stat -c %a .kube/config").strip() == "600"
+    assert "64040" in hosts.run("jw2", "id mlperf")
+    assert "mlperf" in hosts.run("jw2", "id -nG")
+
+
+def test_no_token_is_printed_and_none_is_left(play: Play, settings: dict[str, Any]) -> None:
+    for name in GPU_HOSTS:
+        assert [words[0] for words in calls(name, "kubeadm") if words[0] == "join"] == ["join"]
+        assert hosts.ssh(name, "sudo ls /etc/kubernetes/mlperf/join.yaml").returncode != 0
+        log = hosts.run(name, "sudo cat /var/log/mlperf-kubeadm.log")
+        assert "--token" not in log
+    assert all("--token" not in word for words in calls("jw1", "kubeadm") for word in words)
+
+
+def test_after_a_reboot_nothing_is_to_be_done(play: Play, settings: dict[str, Any]) -> None:
+    hosts.save(CONFIGURED)
+    assert play.run("site.yml", **settings) == 0, play.output()
+    print(f"site.yml unchanged: {play.seconds:.0f} s")
+    assert play.changed() == {name: 0 for name in play.changed()}, play.output()
+
+
+def test_check_on_configured_hosts_is_exact(play: Play, settings: dict[str, Any]) -> None:
+    assert play.run("site.yml", "--check", "--diff", **settings) == 0, play.output()
+    assert play.changed() == {name: 0 for name in play.changed()}, play.output()
+    hosts.run("jw2", "sudo sysctl -w net.ipv4.ip_forward=0; sudo rm /etc/security/limits.d/90-mlperf.conf")
+    assert play.run("playbooks/cluster.yml", "--check", "--diff", "--tags", "node", **settings) == 0, play.output()
+    assert play.changed()["jw2"] == 2, play.output()
+    assert unharmed(play, "jw1", "jw3")
+    assert "+* hard nofile 1048576" in play.output()
+    assert play.run("playbooks/cluster.yml", "--tags", "node", **settings) == 0, play.output()
+    assert play.changed() == {"jw1": 0, "jw2": 2, "jw3": 0}
+
+
+def test_doctor_tells_the_slower_node(play: Play, settings: dict[str, Any]) -> None:
+    file = play.folder / "doctor.json"
+    assert play.run("playbooks/doctor.yml", doctor_file=str(file)) == 2, play.output()
+    seen = json.loads(file.read_text())
+    assert set(seen["nodes"]) == set(HOSTS)
+    hosts.run("jw3", f"echo 120.00 | sudo tee '{CARD}/power.limit'")
+    assert play.run("playbooks/doctor.yml", doctor_file=str(file)) == 2, play.output()
+    assert "jw3" in play.said()
+    assert "120" in play.said()
+    hosts.run("jw3", f"sudo rm '{CARD}/power.limit'")
+
+
+def test_differing_drivers_are_refused(play: Play, settings: dict[str, Any]) -> None:
+    names = ("nvidia-open-580", "nvidia-kernel-open-dkms", "nvidia-smi", "nvidia-persistenced")
+    older = " ".join(f"{name}={OLDER}-1" for name in names)
+    hosts.run("jw3", f"sudo apt-get install -y -q --allow-downgrades --allow-change-held-packages {older}")
+    assert play.run("playbooks/gpu.yml", **settings) == 2, play.output()
+    assert f"jw2 has {NEWER}" in play.said()
+    assert f"jw3 has {OLDER}" in play.said()
+    assert play.changed() == {"jw2": 0, "jw3": 0}
+    # One variable brings both to the same; the loaded module is another one then, so this host alone reboots.
+    assert play.run("playbooks/gpu.yml", nvidia_driver_version=NEWER, **settings) == 0, play.output()
+    assert "Reboot" in play.output() or play.changed()["jw3"] > 0
+    assert unharmed(play, "jw2")
+
+
+def test_missing_gpu_is_refused(play: Play, settings: dict[str, Any]) -> None:
+    hosts.run("jw3", f"sudo mv '{CARD}' /root/card")
+    assert play.run("playbooks/gpu.yml", **settings) == 2, play.output()
+    assert "jw3 is in gpu_nodes and has no NVIDIA GPU" in play.said()
+    assert unharmed(play, "jw2")
+    hosts.run("jw3", f"sudo mv /root/card '{CARD}'")
+
+
+def test_unsupported_system_is_refused(play: Play, settings: dict[str, Any]) -> None:
+    file = "/usr/lib/os-release"
+    hosts.run("jw3", f'sudo cp {file} /root/os-release; sudo sed -i \'s/"12"/"11"/; s/^ID=.*/ID=devuan/\' {file}')
+    hosts.run("jw3", "sudo sed -i 's/Debian/Devuan/' " + file)
+    assert play.run("playbooks/cluster.yml", **settings) == 2, play.output()
+    assert "jw3 runs" in play.said()
+    assert "take the host out of the inventory" in play.said()
+    assert unharmed(play, "jw1", "jw2")
+    hosts.run("jw3", f"sudo cp /root/os-release {file}")
+
+
+def test_wrong_checksum_is_refused(play: Play, settings: dict[str, Any]) -> None:
+    manifests = [{"url": f"{WEB}/calico/tigera-operator.yaml", "sha256": "0" * 64}]
+    words = ("playbooks/cluster.yml", "--tags", "calico")
+    assert play.run(*words, calico_manifests=manifests, **settings) == 2, play.output()
+    assert "did not match" in play.said()
+    assert play.counts()["jw1"].changed == 0
+
+
+def test_full_disk_fails_its_host_alone(play: Play, settings: dict[str, Any]) -> None:
+    hosts.run("jw3", "sudo mount -t tmpfs -o size=1m tmpfs /var/lib/mlperf/dataset")
+    assert play.run("playbooks/assets.yml", **settings) == 2, play.output()
+    assert "No space left" in play.said()
+    assert play.counts()["jw3"].failed == 1
+    assert unharmed(play, "jw1", "jw2")
+    hosts.run("jw3", "sudo umount /var/lib/mlperf/dataset")
+
+
+def test_unreachable_host_does_not_stop_the_others(play: Play, settings: dict[str, Any]) -> None:
+    hosts.ask("off", "jw3")
+    assert play.run("playbooks/doctor.yml", doctor_file=str(play.folder / "doctor.json")) == 4, play.output()
+    assert play.run("playbooks/cluster.yml", "--tags", "node,containerd", **settings) == 4, play.output()
+    assert play.counts()["jw3"].unreachable == 1
+    assert unharmed(play, "jw1", "jw2")
+    hosts.ask("on", "jw3")
+    hosts.wait("jw3")
+
+
+def test_failing_join_leaves_the_others_and_is_taken_up_again(play: Play, settings: dict[str, Any]) -> None:
+    assert play.run("playbooks/reset.yml", "--limit", "jw3", confirm="yes", **settings) == 0, play.output()
+    assert set(nodes()) == {"jw1", "jw2"}
+    hosts.run("jw3", "sudo mkdir -p /etc/mlperf-standins; sudo touch /etc/mlperf-standins/fail-join")
+    assert play.run("playbooks/cluster.yml", **settings) == 2, play.output()
+    assert "kubeadm join failed" in play.said()
+    assert "timed out waiting for the condition" in play.said()
+    assert play.counts()["jw3"].failed == 1
+    assert play.counts()["jw2"].failed == play.counts()["jw2"].changed == 0
+    hosts.run("jw3", "sudo rm /etc/mlperf-standins/fail-join")
+    assert play.run("playbooks/cluster.yml", **settings) == 0, play.output()
+    assert set(nodes()) == set(HOSTS)
+
+
+def test_upgrade_drains_one_node_after_the_other(play: Play, settings: dict[str, Any]) -> None:
+    wanted = {**settings, "kubernetes_version": "1.36.1"}
+    assert play.run("playbooks/upgrade.yml", timeout_s=600, **wanted) == 0, play.output()
+    assert versions() == {"v1.36.1"}
+    assert not any(node["spec"].get("unschedulable") for node in nodes().values())
+    verbs = [
+        (verb, name)
+        for words in calls("jw1", "kubectl")
+        for verb in ("drain", "uncordon")
+        for name in HOSTS
+        if verb in words and name in words
+    ]
+    assert verbs[-4:] == [("drain", "jw2"), ("uncordon", "jw2"), ("drain", "jw3"), ("uncordon", "jw3")]
+    assert play.run("playbooks/upgrade.yml", **wanted) == 0, play.output()
+    assert play.changed() == {name: 0 for name in HOSTS}
+
+
+def test_reset_asks_and_takes_the_cluster_back(play: Play, settings: dict[str, Any]) -> None:
+    assert play.run("playbooks/reset.yml", confirm="no", **settings) == 2
+    assert set(nodes()) == set(HOSTS)
+    assert play.run("playbooks/reset.yml", confirm="yes", **settings) == 0, play.output()
+    for name in HOSTS:
+        left = "ls -d /etc/kubernetes /var/lib/kubelet /var/lib/etcd /etc/containerd /usr/bin/kubeadm 2>/dev/null"
+        assert hosts.ssh(name, left).stdout == ""
+    assert play.run("playbooks/reset.yml", confirm="yes", **settings) == 0, play.output()
+    assert play.changed() == {name: 0 for name in HOSTS}, play.output()
+
+
+def test_bundle_needs_no_way_out(play: Play, settings: dict[str, Any]) -> None:
+    bundle = play.folder / "bundle"
+    kubernetes, operator = "registry.k8s.io/kube-apiserver:v1.36.0", "quay.io/tigera/operator:v1.0.0"
+    gpu = ["nvcr.io/nvidia/k8s-device-plugin:v1", "nvcr.io/nvidia/k8s/dcgm-exporter:v1", "docker.io/nvidia/cuda:v1"]
+    # No image can be pulled here: archives that are there already are taken as they are.
+    for reference in (kubernetes, operator, *gpu):
+        images.write(bundle / "images" / f"{reference.replace('/', '_').replace(':', '_')}.tar", reference)
+    debian = [
+        {"uri": one.uri, "suites": [one.suite], "components": ["main"], "key": one.keyring} for one in base.sources()
+    ]
+    driver = {"uri": f"{WEB}/nvidia/", "key": f"{WEB}/nvidia/Release.key"}
+    given = {
+        **settings,
+        "bundle": str(bundle),
+        "bundle_for": ["debian-12"],
+        "bundle_systems": {"debian-12": [*debian, driver]},
+        "bundle_kubernetes_images": [kubernetes],
+        "bundle_operator_version": "v1.0.0",
+        "bundle_calico_parts": [],
+        "bundle_node_image": settings["images_archive"],
+        "bundle_node_reference": NODE_IMAGE,
+        **dict(zip(("nvidia_device_plugin_image", "nvidia_exporter_image", "nvidia_proof_image"), gpu, strict=True)),
+    }
+    # Settings of the hosts that are those of the bundle too: localhost is none of the inventory's hosts.
+    inventory = json.loads((FOLDER / "inventory" / "hosts.json").read_text())["all"]["hosts"]["jw2"]
+    names = ("kubernetes_", "calico_", "nvidia_", "containerd_")
+    shared = {name: value for name, value in inventory.items() if name.startswith(names)}
+    packages = {f"linux-headers-{base.platform.release()}": ""}
+    words = {**shared, **given, "bundle_packages": packages}
+    assert play.run("playbooks/bundle.yml", timeout_s=600, **words) == 0, play.output()
+    assert (bundle / "SHA256SUMS").exists()
+    hosts.fresh()
+    hosts.ask("cut")
+    try:
+        assert play.run("site.yml", timeout_s=900, **given) == 0, play.output()
+        print(f"site.yml from a bundle: {play.seconds:.0f} s")
+        assert set(nodes()) == set(HOSTS)
+        assert NODE_IMAGE in hosts.run("jw3", "sudo ctr -n k8s.io images list -q")
+    finally:
+        hosts.ask("join")
