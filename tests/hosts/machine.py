@@ -89,7 +89,7 @@ class Machine:
         command = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", enter, "sh", "systemd-nspawn", "--quiet", "--boot"]
         command += ["--directory", str(root), "--machine", self.name, "--register=no", "--keep-unit"]
         command += [f"--network-namespace-path=/run/netns/mlperf-{self.name}", "--resolv-conf=off", "--timezone=off"]
-        command += ["--link-journal=no", "--console=read-only", "--suppress-sync=yes", f"--capability={CAPABILITIES}"]
+        command += ["--link-journal=no", "--console=read-only", f"--capability={CAPABILITIES}"]
         command += [f"--bind-ro={path}" for path in mounted_read_only()]
         with (self.folder / "console.log").open("ab") as console:
             self.process = subprocess.Popen(
@@ -138,7 +138,8 @@ class Machine:
         if root.is_mount():
             subprocess.run(["umount", str(root)], check=True)
         if wanted:
-            layers = f"lowerdir={self.root},upperdir={self.folder}/upper,workdir={self.folder}/work"
+            # Volatile: no sync reaches the disk. These hosts are thrown away, and dpkg syncs every file.
+            layers = f"volatile,lowerdir={self.root},upperdir={self.folder}/upper,workdir={self.folder}/work"
             subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, str(root)], check=True)
 
     def _personalise(self) -> None:

@@ -85,6 +85,7 @@ def nvidia() -> Iterator[Package]:
         module = {f"{LIBRARY}/nvidia-module": (f"{version}\n", DATA), f"{LIBRARY}/load-nvidia": script("load-nvidia")}
         needs = f"nvidia-kernel-open-dkms (= {debian}), nvidia-smi (= {debian}), nvidia-persistenced (= {debian})"
         yield Package("nvidia-open-580", debian, needs)
+        yield Package(f"nvidia-driver-pinning-{version}", "1")
         yield Package("nvidia-kernel-open-dkms", debian, "mlperf-standins, kmod", {**module, **install})
         yield Package("nvidia-smi", debian, "mlperf-standins", {"/usr/bin/nvidia-smi": script("nvidia-smi")})
         unit = {"/usr/lib/systemd/system/nvidia-persistenced.service": data("nvidia-persistenced.service")}

@@ -1,8 +1,10 @@
-"""site.yml and its fellows over SSH, from bare hosts to a cluster and back. The tests build on each other, in this order."""
+"""site.yml and its fellows over SSH, from bare hosts to a cluster and back; each test goes on where the last ended."""
 
 import hashlib
 import json
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,16 @@ from tests.hosts.conftest import Play
 from tests.hosts.layout import CARD, FOLDER, GPU_HOSTS, HOSTS, SANDBOX, WEB
 
 # What changes on a host that is only logged in to.
-RESTLESS = ("var/log/", "var/tmp/", "var/lib/systemd/", "var/lib/private/", "tmp/", "run/", "home/admin/.ansible/")
+RESTLESS = (
+    "var/log/",
+    "var/tmp/",
+    "var/lib/systemd/",
+    "var/lib/private/",
+    "tmp/",
+    "run/",
+    "home/admin/.ansible/",
+    "root/.ansible/",
+)
 NODE_IMAGE = "localhost/mlperf-node:standin"
 OLDER, NEWER = "580.95.05", "580.105.08"
 CONFIGURED = "configured"
@@ -71,6 +82,16 @@ def versions() -> set[str]:
     return {node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes().values()}
 
 
+@contextmanager
+def broken(name: str, spoil: str, mend: str) -> Iterator[None]:
+    """A host on which something is wrong, for as long as this lasts."""
+    hosts.run(name, spoil)
+    try:
+        yield
+    finally:
+        hosts.run(name, mend)
+
+
 def unharmed(play: Play, *names: str) -> bool:
     """Whether nothing failed and nothing was changed on these hosts."""
     counts = play.counts()
@@ -85,7 +106,8 @@ def test_check_on_bare_hosts_ends_well_and_touches_nothing(play: Play, settings:
     assert all(count > 0 for count in play.changed().values())
     assert "would" in play.output()
     for name in HOSTS:
-        assert snapshot(name) == before[name]
+        touched = {place for place, _ in snapshot(name).items() ^ before[name].items()}
+        assert touched == set(), name
 
 
 def test_bare_hosts_become_a_cluster(play: Play, settings: dict[str, Any]) -> None:
@@ -116,12 +138,12 @@ def test_after_a_reboot_nothing_is_to_be_done(play: Play, settings: dict[str, An
     hosts.save(CONFIGURED)
     assert play.run("site.yml", **settings) == 0, play.output()
     print(f"site.yml unchanged: {play.seconds:.0f} s")
-    assert play.changed() == {name: 0 for name in play.changed()}, play.output()
+    assert play.changed() == dict.fromkeys(play.changed(), 0), play.output()
 
 
 def test_check_on_configured_hosts_is_exact(play: Play, settings: dict[str, Any]) -> None:
     assert play.run("site.yml", "--check", "--diff", **settings) == 0, play.output()
-    assert play.changed() == {name: 0 for name in play.changed()}, play.output()
+    assert play.changed() == dict.fromkeys(play.changed(), 0), play.output()
     hosts.run("jw2", "sudo sysctl -w net.ipv4.ip_forward=0; sudo rm /etc/security/limits.d/90-mlperf.conf")
     assert play.run("playbooks/cluster.yml", "--check", "--diff", "--tags", "node", **settings) == 0, play.output()
     assert play.changed()["jw2"] == 2, play.output()
@@ -136,11 +158,10 @@ def test_doctor_tells_the_slower_node(play: Play, settings: dict[str, Any]) -> N
     assert play.run("playbooks/doctor.yml", doctor_file=str(file)) == 2, play.output()
     seen = json.loads(file.read_text())
     assert set(seen["nodes"]) == set(HOSTS)
-    hosts.run("jw3", f"echo 120.00 | sudo tee '{CARD}/power.limit'")
-    assert play.run("playbooks/doctor.yml", doctor_file=str(file)) == 2, play.output()
-    assert "jw3" in play.said()
-    assert "120" in play.said()
-    hosts.run("jw3", f"sudo rm '{CARD}/power.limit'")
+    with broken("jw3", f"echo 120.00 | sudo tee '{CARD}/power.limit'", f"sudo rm '{CARD}/power.limit'"):
+        assert play.run("playbooks/doctor.yml", doctor_file=str(file)) == 2, play.output()
+        assert "jw3" in play.said()
+        assert "120" in play.said()
 
 
 def test_differing_drivers_are_refused(play: Play, settings: dict[str, Any]) -> None:
@@ -158,22 +179,20 @@ def test_differing_drivers_are_refused(play: Play, settings: dict[str, Any]) -> 
 
 
 def test_missing_gpu_is_refused(play: Play, settings: dict[str, Any]) -> None:
-    hosts.run("jw3", f"sudo mv '{CARD}' /root/card")
-    assert play.run("playbooks/gpu.yml", **settings) == 2, play.output()
-    assert "jw3 is in gpu_nodes and has no NVIDIA GPU" in play.said()
-    assert unharmed(play, "jw2")
-    hosts.run("jw3", f"sudo mv /root/card '{CARD}'")
+    with broken("jw3", f"sudo mv '{CARD}' /root/card", f"sudo mv /root/card '{CARD}'"):
+        assert play.run("playbooks/gpu.yml", **settings) == 2, play.output()
+        assert "jw3 is in gpu_nodes and has no NVIDIA GPU" in play.said()
+        assert unharmed(play, "jw2")
 
 
 def test_unsupported_system_is_refused(play: Play, settings: dict[str, Any]) -> None:
-    file = "/usr/lib/os-release"
-    hosts.run("jw3", f'sudo cp {file} /root/os-release; sudo sed -i \'s/"12"/"11"/; s/^ID=.*/ID=devuan/\' {file}')
-    hosts.run("jw3", "sudo sed -i 's/Debian/Devuan/' " + file)
-    assert play.run("playbooks/cluster.yml", **settings) == 2, play.output()
-    assert "jw3 runs" in play.said()
-    assert "take the host out of the inventory" in play.said()
-    assert unharmed(play, "jw1", "jw2")
-    hosts.run("jw3", f"sudo cp /root/os-release {file}")
+    file, kept = "/usr/lib/os-release", "/root/os-release"
+    other = "s/Debian/Devuan/; s/^ID=.*/ID=devuan/; s/^VERSION_ID=.*/VERSION_ID=11/"
+    with broken("jw3", f"sudo cp {file} {kept}; sudo sed -i '{other}' {file}", f"sudo cp {kept} {file}"):
+        assert play.run("playbooks/cluster.yml", **settings) == 2, play.output()
+        assert "jw3 runs" in play.said()
+        assert "take the host out of the inventory" in play.said()
+        assert unharmed(play, "jw1", "jw2")
 
 
 def test_wrong_checksum_is_refused(play: Play, settings: dict[str, Any]) -> None:
@@ -185,34 +204,36 @@ def test_wrong_checksum_is_refused(play: Play, settings: dict[str, Any]) -> None
 
 
 def test_full_disk_fails_its_host_alone(play: Play, settings: dict[str, Any]) -> None:
-    hosts.run("jw3", "sudo mount -t tmpfs -o size=1m tmpfs /var/lib/mlperf/dataset")
-    assert play.run("playbooks/assets.yml", **settings) == 2, play.output()
-    assert "No space left" in play.said()
-    assert play.counts()["jw3"].failed == 1
-    assert unharmed(play, "jw1", "jw2")
-    hosts.run("jw3", "sudo umount /var/lib/mlperf/dataset")
+    folder = "/var/lib/mlperf/dataset"
+    with broken("jw3", f"sudo mount -t tmpfs -o size=1m tmpfs {folder}", f"sudo umount {folder}"):
+        assert play.run("playbooks/assets.yml", **settings) == 2, play.output()
+        assert "No space left" in play.said()
+        assert play.counts()["jw3"].failed == 1
+        assert unharmed(play, "jw1", "jw2")
 
 
 def test_unreachable_host_does_not_stop_the_others(play: Play, settings: dict[str, Any]) -> None:
     hosts.ask("off", "jw3")
-    assert play.run("playbooks/doctor.yml", doctor_file=str(play.folder / "doctor.json")) == 4, play.output()
-    assert play.run("playbooks/cluster.yml", "--tags", "node,containerd", **settings) == 4, play.output()
-    assert play.counts()["jw3"].unreachable == 1
-    assert unharmed(play, "jw1", "jw2")
-    hosts.ask("on", "jw3")
-    hosts.wait("jw3")
+    try:
+        assert play.run("playbooks/doctor.yml", doctor_file=str(play.folder / "doctor.json")) == 4, play.output()
+        assert play.run("playbooks/cluster.yml", "--tags", "node,containerd", **settings) == 4, play.output()
+        assert play.counts()["jw3"].unreachable == 1
+        assert unharmed(play, "jw1", "jw2")
+    finally:
+        hosts.ask("on", "jw3")
+        hosts.wait("jw3")
 
 
 def test_failing_join_leaves_the_others_and_is_taken_up_again(play: Play, settings: dict[str, Any]) -> None:
     assert play.run("playbooks/reset.yml", "--limit", "jw3", confirm="yes", **settings) == 0, play.output()
     assert set(nodes()) == {"jw1", "jw2"}
-    hosts.run("jw3", "sudo mkdir -p /etc/mlperf-standins; sudo touch /etc/mlperf-standins/fail-join")
-    assert play.run("playbooks/cluster.yml", **settings) == 2, play.output()
-    assert "kubeadm join failed" in play.said()
-    assert "timed out waiting for the condition" in play.said()
-    assert play.counts()["jw3"].failed == 1
-    assert play.counts()["jw2"].failed == play.counts()["jw2"].changed == 0
-    hosts.run("jw3", "sudo rm /etc/mlperf-standins/fail-join")
+    mark = "/etc/mlperf-standins/fail-join"
+    with broken("jw3", f"sudo mkdir -p /etc/mlperf-standins; sudo touch {mark}", f"sudo rm {mark}"):
+        assert play.run("playbooks/cluster.yml", **settings) == 2, play.output()
+        assert "kubeadm join failed" in play.said()
+        assert "timed out waiting for the condition" in play.said()
+        assert play.counts()["jw3"].failed == 1
+        assert play.counts()["jw2"].failed == play.counts()["jw2"].changed == 0
     assert play.run("playbooks/cluster.yml", **settings) == 0, play.output()
     assert set(nodes()) == set(HOSTS)
 
@@ -231,7 +252,7 @@ def test_upgrade_drains_one_node_after_the_other(play: Play, settings: dict[str,
     ]
     assert verbs[-4:] == [("drain", "jw2"), ("uncordon", "jw2"), ("drain", "jw3"), ("uncordon", "jw3")]
     assert play.run("playbooks/upgrade.yml", **wanted) == 0, play.output()
-    assert play.changed() == {name: 0 for name in HOSTS}
+    assert play.changed() == dict.fromkeys(HOSTS, 0)
 
 
 def test_reset_asks_and_takes_the_cluster_back(play: Play, settings: dict[str, Any]) -> None:
@@ -242,7 +263,7 @@ def test_reset_asks_and_takes_the_cluster_back(play: Play, settings: dict[str, A
         left = "ls -d /etc/kubernetes /var/lib/kubelet /var/lib/etcd /etc/containerd /usr/bin/kubeadm 2>/dev/null"
         assert hosts.ssh(name, left).stdout == ""
     assert play.run("playbooks/reset.yml", confirm="yes", **settings) == 0, play.output()
-    assert play.changed() == {name: 0 for name in HOSTS}, play.output()
+    assert play.changed() == dict.fromkeys(HOSTS, 0), play.output()
 
 
 def test_bundle_needs_no_way_out(play: Play, settings: dict[str, Any]) -> None:
