@@ -56,6 +56,18 @@ def get(module: Any, arguments: List[str]) -> Tuple[List[Dict[str, Any]], str]:
     return listed.get("items", [listed]), ""
 
 
+def containers(pod: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """What a pod says of its containers, those first that run before the others."""
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def held_up(container: Dict[str, Any]) -> Dict[str, Any]:
+    """Reason and message of a container that waits for more than being made; empty for any other."""
+    waiting: Dict[str, Any] = container.get("state", {}).get("waiting") or {}
+    return waiting if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing") else {}
+
+
 def sentence(err: str) -> str:
     """The errors of kubectl, without empty and repeated lines, as one line."""
     lines = [line.strip() for line in err.splitlines() if line.strip() and not re.match(r"[EW]\d{4} ", line)]

@@ -71,7 +71,7 @@ import time
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_kubectl import ARGUMENTS, get
+from ansible.module_utils.mlperf_kubectl import ARGUMENTS, containers, get, held_up
 
 INTERVAL_S = 3
 
@@ -97,10 +97,9 @@ def pod_trouble(pod: Dict[str, Any]) -> str:
     """What keeps a pod from running; empty when nothing does."""
     status = pod.get("status", {})
     place = f"{pod['metadata']['name']} on {pod.get('spec', {}).get('nodeName') or 'no node'}"
-    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-        state = container.get("state", {})
-        waiting, ended = state.get("waiting", {}), state.get("terminated", {})
-        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+    for container in containers(pod):
+        waiting, ended = held_up(container), container.get("state", {}).get("terminated", {})
+        if waiting:
             return f"{place}: {waiting['reason']} ({waiting.get('message', 'no message')})"
         if ended.get("exitCode"):
             return (

@@ -64,7 +64,7 @@ import time
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_kubectl import ARGUMENTS, get
+from ansible.module_utils.mlperf_kubectl import ARGUMENTS, containers, get, held_up
 
 Nodes = Dict[str, Dict[str, Any]]
 
@@ -110,13 +110,12 @@ def stuck(module: Any, nodes: List[str]) -> List[str]:
     objects, _reason = get(module, ["pods", "--all-namespaces"])
     found = []
     for pod in objects:
-        status, where = pod.get("status", {}), pod.get("spec", {}).get("nodeName", "")
+        where = pod.get("spec", {}).get("nodeName", "")
         if where and where not in nodes:
             continue
-        for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-            waiting = container.get("state", {}).get("waiting")
-            if waiting and waiting.get("reason") not in ("PodInitializing", "ContainerCreating"):
-                text = f"{waiting.get('reason')}: {waiting.get('message', '')}".rstrip(": ")
+        for container in containers(pod):
+            if waiting := held_up(container):
+                text = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
                 found.append(f"{pod['metadata']['namespace']}/{pod['metadata']['name']} on {where}: {text}")
     return found[:5]
 
