@@ -1,8 +1,9 @@
-"""Everything around the benchmark itself, for two nodes: plan, start, collect, judge and report. No engine is started.
+"""Everything around the benchmark itself, for two nodes: plan, start, collect, judge and report.
 
 The real `ansible-playbook benchmark.yml` on inventory/local, over two fake engines that run already. From its wall time
-goes off what the benchmark itself took, by the run's own files: calibrating (calibration.json), both LoadGen runs from
-the first request to the last answer (journal.jsonl), and scoring (status.json). Medians.
+goes off bringing the engines up (here: looking at them), by the playbook's output, and what the benchmark itself took,
+by the run's own files: calibrating (calibration.json), warming up and scoring (status.json), and both LoadGen runs from
+the first request to the last answer (journal.jsonl). Medians.
 
     python bench/around.py [--runs 5] [--samples 200] [--json]
 """
@@ -24,14 +25,18 @@ from tests.fake_server import FakeServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WANTED_S = 15.0
+UP, UP_ENDED = "Start the engines", "Start calibrating"
+"""The tasks between which engines are brought up."""
 PARTS = {
     "whole_s": "ansible-playbook benchmark.yml",
+    "engines_s": "less bringing the engines up",
     "calibrating_s": "less calibrating",
+    "warming_s": "less warming up",
     "load_s": "less LoadGen's performance and accuracy run",
     "scoring_s": "less scoring",
     "around_s": "around the benchmark",
     "before_s": "of it before anything is started: ask, prepare, preflight",
-    "between_s": "of it from there to the run's end: engines, calibration, plan, start",
+    "between_s": "of it from there to the run's end: calibration, plan, start",
     "processes_s": "of that within the harness's own processes",
     "after_s": "of it after the run's end: collect, judge, report",
 }
@@ -68,21 +73,26 @@ def measure(playbook: Path, samples: int, urls: dict[str, str]) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         given = {**variables(home, urls), "samples": samples, "run_id": "around"}
+        without_path = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         began = time.time()
-        with (home / "output").open("w") as output:
-            subprocess.run(
-                [playbook, "benchmark.yml", "-e", json.dumps(given)],
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-            )
+        with subprocess.Popen(
+            [playbook, "benchmark.yml", "-e", json.dumps(given)],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Ansible holds a task's heading back until it knows that not all hosts skip it, unless skips are shown.
+            env={**without_path, "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "true"},
+        ) as process:
+            assert process.stdout
+            output = [(time.time(), line) for line in process.stdout]
         ended = time.time()
         # Fake answers are not the reference's: the verdict is INVALID, which costs no time.
         if not (home / "results" / "around" / "result.json").exists():
-            sys.exit((home / "output").read_text()[-4000:])
-        return split(began, ended, home / "results" / "around")
+            sys.exit("".join(line for _, line in output)[-4000:])
+        at = {name: next(seen for seen, line in output if f": {name}]" in line) for name in (UP, UP_ENDED)}
+        return split(began, ended, at[UP_ENDED] - at[UP], home / "results" / "around")
 
 
 def variables(home: Path, urls: dict[str, str]) -> dict[str, Any]:
@@ -105,7 +115,7 @@ def variables(home: Path, urls: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def split(began: float, ended: float, results: Path) -> Figures:
+def split(began: float, ended: float, engines_s: float, results: Path) -> Figures:
     """The playbook's time by part (it ran from `began` to `ended`, unix seconds), from the files it collected."""
     node = results / "nodes" / "node1"
     status, calibration = (json.loads((node / name).read_text()) for name in ("status.json", "calibration/status.json"))
@@ -114,18 +124,19 @@ def split(began: float, ended: float, results: Path) -> Figures:
     for mode in ("performance", "accuracy"):
         lines = [line for line in pairs.journal(node) if line["mode"] == mode]
         load_s += max(line["last_s"] for line in lines) - min(line["issued_s"] for line in lines)
-    (scoring,) = [phase for phase in status["phases"] if phase["phase"] == "scoring"]
-    scoring_s = scoring["finished_unix"] - scoring["started_unix"]
-    benchmark_s = calibrating_s + load_s + scoring_s
-    begun, run_ended = (results / "request.json").stat().st_mtime, scoring["finished_unix"]
+    phases = {phase["phase"]: phase["finished_unix"] - phase["started_unix"] for phase in status["phases"]}
+    benchmark_s = calibrating_s + phases["warming up"] + load_s + phases["scoring"]
+    begun, run_ended = (results / "request.json").stat().st_mtime, status["phases"][-1]["finished_unix"]
     return {
         "whole_s": ended - began,
+        "engines_s": engines_s,
         "calibrating_s": calibrating_s,
+        "warming_s": phases["warming up"],
         "load_s": load_s,
-        "scoring_s": scoring_s,
-        "around_s": ended - began - benchmark_s,
+        "scoring_s": phases["scoring"],
+        "around_s": ended - began - engines_s - benchmark_s,
         "before_s": begun - began,
-        "between_s": run_ended - begun - benchmark_s,
+        "between_s": run_ended - begun - engines_s - benchmark_s,
         "processes_s": status["elapsed_s"] + calibration["elapsed_s"] - benchmark_s,
         "after_s": ended - run_ended,
     }

@@ -15,11 +15,14 @@ from typing import Literal
 import psutil
 
 from harness import dataset
+from harness import engine as engines
+from harness import run as runs
 from harness.engine import launch, preflight
 from harness.errors import BadInput, HarnessError, NotReady
 from harness.node.gpu import GIB, Gpus
 from harness.node.model import model_files
 from harness.scoring import punkt
+from harness.spec import Spec
 
 Level = Literal["ok", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
@@ -54,8 +57,21 @@ def check(
     punkt_path: Path | None = None,
     host: str = "127.0.0.1",
     ports: Sequence[int] = (),
+    configs: Sequence[engines.EngineConfig] = (),
+    spec: Spec | None = None,
 ) -> list[Finding]:
-    """Look at this machine; `model`, `dataset_path` and `ports` (where an engine would listen on `host`) when given."""
+    """Look at this machine, and at what is named.
+
+    Args:
+        root: where engines and runs would live.
+        model, dataset_path, punkt_path: files to look at.
+        host, ports: where engines would listen.
+        configs: engines that are to be brought up here.
+        spec: a run that is to be started here.
+
+    Returns:
+        what was seen, in the order of looking; a cause that several looks came upon is told once.
+    """
     looks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
@@ -68,9 +84,16 @@ def check(
         lambda: _ports(host, ports),
         lambda: _model(model),
         lambda: _dataset(dataset_path, model),
-        lambda: _punkt(punkt_path, root),
+        lambda: _engines(configs, root),
+        lambda: _run(spec, root),
+        lambda: _punkt(spec.punkt if spec else punkt_path, root),
     ]
-    return [finding for look in looks for finding in look()]
+    found, told = [], set[str]()
+    for finding in (finding for look in looks for finding in look()):
+        if finding.level == "ok" or finding.seen not in told:
+            found.append(finding)
+            told.add(finding.seen)
+    return found
 
 
 def render_table(findings: Sequence[Finding]) -> str:
@@ -228,6 +251,32 @@ def _dataset(path: Path | None, model: Path | None) -> Iterator[Finding]:
         return f"{path}: {len(samples)} samples, every record whole, sha256 {samples.sha256[:12]}"
 
     yield _judged("data set", look)
+
+
+def _engines(configs: Sequence[engines.EngineConfig], root: Path) -> Iterator[Finding]:
+    names = [config.name for config in configs]
+    if len(set(names)) < len(names):
+        yield Finding("engines", "fail", f"names must differ, got {', '.join(names)}", "give each engine its own")
+    for config in configs:
+
+        def look(config: engines.EngineConfig = config) -> str:
+            if not engines.check(root, config):
+                return f"is up at {config.base_url}"
+            return f"{'answers' if config.kind == 'endpoint' else 'can start'} at {config.base_url}"
+
+        yield _judged(f"engine {config.name}", look)
+
+
+def _run(spec: Spec | None, root: Path) -> Iterator[Finding]:
+    if spec is None:
+        return
+
+    def look() -> str:
+        samples = runs.validate(spec, root)
+        there = "can start" if runs.refuse_other(spec, root) else "exists already"
+        return f"{spec.run_id} {there}: {len(samples)} samples of {spec.dataset}, every record whole"
+
+    yield _judged("run", look)
 
 
 def _punkt(explicit: Path | None, root: Path) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from harness.status import Heartbeat
 def execute(
     spec: Spec,
     root: Path,
+    samples: dataset.Dataset,
     *,
     own_engine: engine.EngineConfig | None = None,
     on_status: Callable[[dict[str, Any]], None] = lambda status: None,
@@ -37,6 +38,7 @@ def execute(
     """Carry a created run through all its phases in this process; returns its directory.
 
     Args:
+        samples: what `run.validate` returned for this spec.
         own_engine: an engine to bring up for this run and to take down after it.
         on_status: called with the content of status.json about once a second.
         on_line: told how the engine's start and the scoring come along.
@@ -48,7 +50,7 @@ def execute(
     state, reason = "failed", None
     try:
         with stoppable():
-            execution.phases()
+            execution.phases(samples)
         state = "finished"
     except Stopped:
         state, reason = "stopped", "stopped on request"
@@ -90,9 +92,8 @@ class _Execution:
             "target_qps_asked": spec.target_qps,
         }
 
-    def phases(self) -> None:
+    def phases(self, samples: dataset.Dataset) -> None:
         """All phases in order; whatever was started is ended on the way out."""
-        samples = validate(self._spec, self._root)
         with ExitStack() as cleanup:
             if self._own_engine:
                 self._enter("starting engine")
@@ -137,6 +138,7 @@ class _Execution:
             self._enter("calibrating")
             found = calibrate(self._spec, samples, self.run_dir, self._tell)
             self._outcome["calibration"] = asdict(found)
+            self._heartbeat.calibrated(asdict(found))
             asked = found.target_qps
         self._outcome["target_qps"] = asked
         return asked
@@ -171,9 +173,9 @@ class _Execution:
 def main(arguments: Sequence[str]) -> int:
     """Entry of the detached process: run directory and root as arguments."""
     run_dir, root = map(Path, arguments)
-    spec = parse_spec(read_json(run_dir / "spec.json", "spec"))
     try:
-        execute(spec, root)
+        spec = parse_spec(read_json(run_dir / "spec.json", "spec"))
+        execute(spec, root, validate(spec, root))
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -40,9 +40,15 @@ def validate(spec: Spec, root: Path) -> dataset.Dataset:
         BadInput: model, data set, reference answers or Punkt's data missing or broken.
         NotReady: too little disk.
     """
+    _check_places(spec, root)
+    samples = dataset.load(spec.dataset, vocab_size=dataset.vocab_size(spec.model), limit=spec.samples)
+    return samples.share(spec.window.start, spec.window.stop)
+
+
+def _check_places(spec: Spec, root: Path) -> None:
+    """All of `validate` but reading the data set, which takes a second."""
     model_files(spec.model)
     punkt.find(spec.punkt, root)
-    samples = dataset.load(spec.dataset, vocab_size=dataset.vocab_size(spec.model), limit=spec.samples)
     if spec.reference_ids and not spec.reference_ids.is_file():
         raise BadInput(f"reference_ids {spec.reference_ids} does not exist; build it with `harness sandbox`")
     needed = _BASE_BYTES + _BYTES_PER_SAMPLE * (spec.window.stop - spec.window.start)
@@ -53,7 +59,6 @@ def validate(spec: Spec, root: Path) -> dataset.Dataset:
             f"disk of {root} has {free / 2**20:.0f} MiB free, this run needs {needed / 2**20:.0f} MiB; "
             "make room or choose another --root"
         )
-    return samples.share(spec.window.start, spec.window.stop)
 
 
 def compare(spec: Spec, root: Path) -> dict[str, tuple[Any, Any]] | None:
@@ -65,6 +70,19 @@ def compare(spec: Spec, root: Path) -> dict[str, tuple[Any, Any]] | None:
     return {**differences(old["common"], new["common"]), **differences(old["node"], new["node"])}
 
 
+def refuse_other(spec: Spec, root: Path) -> bool:
+    """Whether the run is new; False when the same one exists.
+
+    Raises:
+        BadInput: the id is taken by a run that was asked differently.
+    """
+    different = compare(spec, root)
+    if different:
+        values = "; ".join(f"{key}: it has {old!r}, you ask {new!r}" for key, (old, new) in different.items())
+        raise BadInput(f"run_id {spec.run_id} exists with another spec ({values}); choose another run_id")
+    return different is None
+
+
 def create(spec: Spec, root: Path) -> bool:
     """Make the run's directory with its spec.json, written once; False when the same run exists.
 
@@ -73,24 +91,30 @@ def create(spec: Spec, root: Path) -> bool:
     """
     run_dir = run_directory(root, spec.run_id)
     with _locked(root / "runs"):
-        different = compare(spec, root)
-        if different is None:
+        new = refuse_other(spec, root)
+        if new:
             write_json(run_dir / "spec.json", spec.document())
-            return True
-    if different:
-        values = "; ".join(f"{key}: it has {old!r}, you ask {new!r}" for key, (old, new) in different.items())
-        raise BadInput(f"run_id {spec.run_id} exists with another spec ({values}); choose another run_id")
-    return False
+    return new
 
 
 def start(spec: Spec, root: Path) -> tuple[bool, dict[str, Any]]:
-    """Start the run detached from this process; (changed, status). A run that exists is left as it is."""
-    validate(spec, root)
+    """Start the run detached from this process; (changed, status). A run that exists is left as it is.
+
+    The new process reads the data set first; of a run that it refuses nothing is left.
+
+    Raises:
+        HarnessError: as `validate` and `create` do, or the process did not come to life.
+    """
+    _check_places(spec, root)
     changed = create(spec, root)
     run_dir = run_directory(root, spec.run_id)
     with _locked(run_dir):
         if not (run_dir / "status.json").exists():
-            _detach(run_dir, root)
+            try:
+                _detach(run_dir, root)
+            except (BadInput, NotReady):
+                shutil.rmtree(run_dir)
+                raise
             changed = True
     return changed, look(run_dir)
 
@@ -140,6 +164,9 @@ def _detach(run_dir: Path, root: Path) -> None:
     while not (run_dir / "status.json").exists():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
+            refusal = {kind.exit_code: kind for kind in (BadInput, NotReady)}.get(process.wait())
+            if refusal:
+                raise refusal(" ".join(tail(run_dir / "harness.log", 1)))
             raise RunFailed(f"harness did not start: {' '.join(tail(run_dir / 'harness.log', 3))}")
         time.sleep(0.02)
 

@@ -44,6 +44,7 @@ class Heartbeat:
             "boot_id": boot_id(),
             "started_unix": time.time(),
             "phases": [],
+            "calibration": None,
             **_shown(_NOTHING_YET),
         }
         self.phase("preparing")
@@ -59,6 +60,11 @@ class Heartbeat:
             self._content["phase"] = name
             self._content["phases"].append({"phase": name, "started_unix": time.time(), "finished_unix": None})
         self._write()
+
+    def calibrated(self, found: dict[str, Any]) -> None:
+        """Take note of what calibrating found."""
+        with self._lock:
+            self._content["calibration"] = found
 
     def progress(self, progress: Progress) -> None:
         """Take note of how far the phase is; written with the next beat."""

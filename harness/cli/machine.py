@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from harness.cli.common import PATH, json_option, root_option, say, show
-from harness.spec import FULL_SAMPLES, SAMPLING_SEED
+from harness.cli.common import PATH, json_option, read_values, root_option, say, show
+from harness.errors import BadInput
+from harness.spec import FULL_SAMPLES, SAMPLING_SEED, parse_spec
 
 
 @click.command()
@@ -29,6 +30,12 @@ def sandbox(folder: Path, samples: int, seed: int, as_json: bool) -> None:
 @click.option("--punkt", type=PATH, help="Folder of Punkt's English data.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address an engine will listen on.")
 @click.option("--port", "ports", type=click.IntRange(1, 65535), multiple=True, help="A port an engine will need.")
+@click.option(
+    "--for",
+    "source",
+    metavar="FILE",
+    help='What is to be started, {"engines": [EngineConfig], "spec": Spec} as JSON; "-" for standard input.',
+)
 @json_option
 def doctor(
     root: Path,
@@ -37,11 +44,25 @@ def doctor(
     punkt: Path | None,
     host: str,
     ports: tuple[int, ...],
+    source: str | None,
     as_json: bool,
 ) -> int:
     """Check this machine and say what to do about what is wrong; changes nothing."""
     from harness import doctor as doctors
+    from harness import engine as engines
 
-    findings = doctors.check(root, model=model, dataset_path=dataset, punkt_path=punkt, host=host, ports=ports)
+    planned = read_values(source, "what is to be started") if source else {}
+    if not isinstance(planned, dict) or planned.keys() - {"engines", "spec"}:
+        raise BadInput('what is to be started must be {"engines": [EngineConfig, …], "spec": Spec}; correct its keys')
+    findings = doctors.check(
+        root,
+        model=model,
+        dataset_path=dataset,
+        punkt_path=punkt,
+        host=host,
+        ports=ports,
+        configs=[engines.parse_config(config) for config in planned.get("engines") or ()],
+        spec=parse_spec(planned["spec"]) if planned.get("spec") else None,
+    )
     show({"findings": [asdict(finding) for finding in findings]}, as_json, doctors.render_table(findings))
     return 3 if any(finding.level == "fail" for finding in findings) else 0

@@ -44,7 +44,7 @@ def run(
     from harness.execute import execute
 
     own, spec = _spec(sandbox, endpoint, engine_config, asked)
-    runs.validate(spec, root)
+    samples = runs.validate(spec, root)
     for reference in () if own else spec.engines:
         engines.observe(reference.name, reference.url, spec.model)
     for warning in runs.warnings(spec, root):
@@ -52,7 +52,7 @@ def run(
     if not runs.create(spec, root):
         raise BadInput(f"run_id {spec.run_id} has run already; see {runs.run_directory(root, spec.run_id)}")
     try:
-        folder = execute(spec, root, own_engine=own, on_status=_printer(), on_line=say)
+        folder = execute(spec, root, samples, own_engine=own, on_status=_printer(), on_line=say)
     except HarnessError:
         with contextlib.suppress(ModuleNotFoundError):
             say(reports.summary(reports.report(runs.run_directory(root, spec.run_id))))

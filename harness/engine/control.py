@@ -60,7 +60,7 @@ def up(
             else:
                 changed = True
                 current = (
-                    _attach(directory, config)
+                    state.write(directory, _agreed(config))
                     if config.kind == "endpoint"
                     else _start(directory, config, die_with_parent)
                 )
@@ -77,15 +77,18 @@ def check(root: Path, config: EngineConfig) -> bool:
     """Whether `up` would start or attach something; finds what would keep it from that, and touches nothing.
 
     Raises:
-        BadInput: a wrong setting, an incomplete model, or another configuration under a running name.
-        NotReady: vLLM, the port or the disk is not there.
+        BadInput: a wrong setting, an incomplete model, another configuration under a running name, or an endpoint that
+            is not what was asked for.
+        NotReady: vLLM, the port, the disk or the endpoint is not there.
     """
     directory = _directory(root, config.name)
     current = state.actual(directory)
     if current is not None and current.running:
         _refuse_other(current, config)
         return False
-    if config.kind == "vllm":
+    if config.kind == "endpoint":
+        _agreed(config)
+    else:
         there = next(folder for folder in (directory, *directory.parents) if folder.exists())
         preflight.check(there, config, launch.installed())
     return True
@@ -199,11 +202,12 @@ def _refuse_other(current: EngineState, config: EngineConfig) -> None:
         )
 
 
-def _attach(directory: Path, config: EngineConfig) -> EngineState:
+def _agreed(config: EngineConfig) -> EngineState:
+    """What the endpoint shows of itself, refused when it is not what was asked for."""
     seen = _seen(config)
     if wrong := verify.conflicts(config, seen.verified):
         raise BadInput(f"endpoint {config.name} at {config.base_url}: {'; '.join(wrong)}")
-    return state.write(directory, seen)
+    return seen
 
 
 def _seen(config: EngineConfig) -> EngineState:

@@ -32,6 +32,7 @@ display = Display()
 ENDED = {"finished", "failed", "stopped"}
 GOOD = {"finished", "ready"}
 ABSENT_LOOKS = 3
+LOOK_PAUSE_S = 0.5
 ENGINE_KEYS = ("name", "kind", "state", "reason", "progress", "url", "log", "started_unix", "ready_unix")
 # One small shell call a look: a Python module would cost fifty times as much CPU on a node that is being measured. The
 # call itself waits there, up to {waits} pauses, until one of the files has come to its end: no end is noticed late.
@@ -203,7 +204,7 @@ class ActionModule(ActionBase):
 
 
 def _command(files, patience):
-    pause = min(1.0, patience) or 1.0
+    pause = min(LOOK_PAUSE_S, patience) or LOOK_PAUSE_S
     return LOOK.format(files=shlex.join(files), waits=math.ceil(patience / pause), pause=pause)
 
 

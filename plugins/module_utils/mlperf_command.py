@@ -38,6 +38,13 @@ def call(module: Any, arguments: List[str], given: Any = None, accepted: Tuple[i
     raise AssertionError("fail_json returned")
 
 
+def tell(module: Any, result: Dict[str, Any]) -> None:
+    """End a module with its result, which may be a failure."""
+    if result.get("failed"):
+        module.fail_json(**{key: value for key, value in result.items() if key != "failed"})
+    module.exit_json(**result)
+
+
 def _answer(out: str) -> Optional[Dict[str, Any]]:
     try:
         answer = json.loads(out)

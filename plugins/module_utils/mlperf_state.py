@@ -60,6 +60,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def write_whole(path: str, content: str) -> None:
+    """Write a text file, in a folder made where it is missing, so that a reader sees all of it or nothing."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f"{path}.part", "w", encoding="utf-8") as stream:
+        stream.write(content)
+    os.replace(f"{path}.part", path)
+
+
 def judge(record: Record, *, now: float, boot: str, pid_alive: bool) -> Record:
     """A state file's content, set right when the process that kept it is gone or silent.
 

@@ -19,27 +19,15 @@ options:
     description: Folder of this node's engines and runs.
     type: path
     required: true
-  model:
-    description: Model directory to check; empty for none.
-    type: str
-    default: ""
-  dataset:
-    description: Data set to check; empty for none.
-    type: str
-    default: ""
-  punkt:
-    description: Folder of Punkt's data, empty to look in the usual places.
-    type: str
-    default: ""
-  host:
-    description: Address that engines are going to listen on.
-    type: str
-    default: 127.0.0.1
-  ports:
-    description: Ports that engines are going to need.
+  engines:
+    description: Settings of the engines that are going to be brought up on this machine.
     type: list
-    elements: int
+    elements: dict
     default: []
+  spec:
+    description: The run that this machine may have to drive; empty for none.
+    type: dict
+    default: {}
 author: The MLPerf distributed authors
 attributes:
   check_mode:
@@ -55,9 +43,16 @@ EXAMPLES = r"""
   mlperf_doctor:
     command: [/srv/mlperf/env/bin/python, -m, harness]
     root: /srv/mlperf
-    model: /srv/mlperf/model
-    dataset: /srv/mlperf/cnn_eval.json
-    ports: [8101]
+    engines:
+      - name: node1
+        model: /srv/mlperf/model
+        port: 8101
+    spec:
+      run_id: 20261123-181500-server-600
+      model: /srv/mlperf/model
+      dataset: /srv/mlperf/cnn_eval.json
+      samples: 600
+      engines: [{name: node1, url: "http://127.0.0.1:8101"}]
 """
 
 RETURN = r"""
@@ -86,21 +81,14 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **ARGUMENTS,
-            "model": {"type": "str", "default": ""},
-            "dataset": {"type": "str", "default": ""},
-            "punkt": {"type": "str", "default": ""},
-            "host": {"type": "str", "default": "127.0.0.1"},
-            "ports": {"type": "list", "elements": "int", "default": []},
+            "engines": {"type": "list", "elements": "dict", "default": []},
+            "spec": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
     params = module.params
-    arguments = ["doctor"]
-    for option in ("model", "dataset", "punkt", "host"):
-        arguments += [f"--{option}", params[option]] if params[option] else []
-    for port in params["ports"]:
-        arguments += ["--port", str(port)]
-    findings = call(module, arguments, accepted=(0, NOT_READY))["findings"]
+    planned = {"engines": params["engines"], "spec": params["spec"] or None}
+    findings = call(module, ["doctor", "--for", "-"], planned, accepted=(0, NOT_READY))["findings"]
     wrong = [describe(finding) for finding in findings if finding["level"] == "fail"]
     if wrong:
         module.fail_json(msg="; ".join(wrong), exit=NOT_READY)

@@ -36,14 +36,6 @@ options:
     description: The engine's settings, without its name; needed with O(state=up).
     type: dict
     default: {}
-  node:
-    description: The node's name, for RV(reference).
-    type: str
-    default: localhost
-  address:
-    description: Address at which LoadGen hosts reach the node, for RV(reference).
-    type: str
-    default: 127.0.0.1
 author: The MLPerf distributed authors
 attributes:
   check_mode:
@@ -85,10 +77,11 @@ state:
   returned: success
   type: str
   sample: starting
-reference:
-  description: The engine as runs refer to it (C(name), C(url), C(node), and C(max_in_flight) once it is known).
-  returned: when O(state=up)
+limits:
+  description: How many requests a run may keep at the engine (C(max_in_flight)); empty until it was started once.
+  returned: success
   type: dict
+  sample: {max_in_flight: 72}
 file:
   description: Path of engine.json.
   returned: success
@@ -148,14 +141,6 @@ def change(params: Dict[str, Any], current: Record) -> bool:
     return not running
 
 
-def reference(params: Dict[str, Any], engine: Record) -> Dict[str, Any]:
-    """The engine as runs refer to it."""
-    address = f"[{params['address']}]" if ":" in params["address"] else params["address"]
-    url = params["config"].get("url") or f"http://{address}:{params['config'].get('port')}"
-    known = {"max_in_flight": engine["max_in_flight"]} if "max_in_flight" in engine else {}
-    return {"name": params["name"], "url": url, "node": params["node"], **known}
-
-
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -164,8 +149,6 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["up", "down"], "default": "up"},
             "config": {"type": "dict", "default": {}},
-            "node": {"type": "str", "default": "localhost"},
-            "address": {"type": "str", "default": "127.0.0.1"},
         },
         supports_check_mode=True,
     )
@@ -192,8 +175,10 @@ def main() -> None:
         "before": {"state": before.get("state", "absent")},
         "after": {"state": params["state"] if changed else before.get("state", "absent")},
     }
-    more = {"reference": reference(params, after)} if params["state"] == "up" else {}
-    module.exit_json(changed=changed, state=after.get("state", "absent"), engine=after, file=file, diff=diff, **more)
+    limits = {"max_in_flight": after["max_in_flight"]} if "max_in_flight" in after else {}
+    module.exit_json(
+        changed=changed, state=after.get("state", "absent"), engine=after, limits=limits, file=file, diff=diff
+    )
 
 
 if __name__ == "__main__":

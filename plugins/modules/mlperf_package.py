@@ -56,13 +56,18 @@ import hashlib
 import io
 import os
 import tarfile
-from typing import List
+from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_command import tell
 
 NAME = "mlperf-distributed-harness"
 # 1980: the earliest time that a wheel, being a zip archive, can hold.
 MTIME = 315532800
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    "source": {"type": "path", "required": True},
+    "path": {"type": "path", "required": True},
+}
 
 
 def members(source: str) -> List[str]:
@@ -88,29 +93,28 @@ def pack(source: str) -> bytes:
     return packed.getvalue()
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "source": {"type": "path", "required": True},
-            "path": {"type": "path", "required": True},
-        },
-        supports_check_mode=True,
-    )
+def answer(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """The module's result; writes the archive if it is not there."""
     try:
-        content = pack(module.params["source"])
+        content = pack(params["source"])
         sha256 = hashlib.sha256(content).hexdigest()
-        file = os.path.join(module.params["path"], f"{NAME}-{sha256[:12]}.tar.gz")
+        file = os.path.join(params["path"], f"{NAME}-{sha256[:12]}.tar.gz")
         changed = not os.path.exists(file)
-        if changed and not module.check_mode:
-            os.makedirs(module.params["path"], exist_ok=True)
+        if changed and not check_mode:
+            os.makedirs(params["path"], exist_ok=True)
             with open(f"{file}.part", "wb") as stream:
                 stream.write(content)
             os.replace(f"{file}.part", file)
     except OSError as error:
-        module.fail_json(msg=str(error))
+        return {"failed": True, "msg": str(error)}
     diff = {"before": "" if changed else f"{file}\n", "after": f"{file}\n"}
-    module.exit_json(changed=changed, file=file, sha256=sha256, diff=diff)
+    return {"changed": changed, "file": file, "sha256": sha256, "diff": diff}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    tell(module, answer(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

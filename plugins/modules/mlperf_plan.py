@@ -81,8 +81,18 @@ import time
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_command import tell
 from ansible.module_utils.mlperf_planning import NoPlan, plan, printed, speeds_of
-from ansible.module_utils.mlperf_state import Record, read
+from ansible.module_utils.mlperf_state import Record, read, write_whole
+
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    "request": {"type": "dict", "required": True},
+    "nodes": {"type": "dict", "required": True},
+    "settings": {"type": "dict", "required": True},
+    "calibration": {"type": "dict", "default": {}},
+    "loadgen_host": {"type": "str", "required": True},
+    "shared_machine": {"type": "bool", "default": False},
+}
 
 
 def comparable(results: str, measured: Record) -> Record:
@@ -129,34 +139,25 @@ def make(params: Dict[str, Any]) -> Record:
     return {**made, "rates": rates} if rates else made
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "request": {"type": "dict", "required": True},
-            "nodes": {"type": "dict", "required": True},
-            "settings": {"type": "dict", "required": True},
-            "calibration": {"type": "dict", "default": {}},
-            "loadgen_host": {"type": "str", "required": True},
-            "shared_machine": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
-    params = module.params
+def answer(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """The module's result; writes the plan if there is none yet."""
     file = os.path.join(params["request"]["directory"], "plan.json")
     try:
         kept = read(file)
         made = kept or make(params)
         content = json.dumps(made, indent=2) + "\n"
-        if not kept and not module.check_mode:
-            os.makedirs(os.path.dirname(file), exist_ok=True)
-            with open(f"{file}.part", "w", encoding="utf-8") as stream:
-                stream.write(content)
-            os.replace(f"{file}.part", file)
+        if not kept and not check_mode:
+            write_whole(file, content)
     except (NoPlan, OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
+        return {"failed": True, "msg": str(error)}
     diff = {"before": content if kept else "", "after": content}
-    module.exit_json(changed=not kept, plan=made, text="\n".join(printed(made)), diff=diff)
+    return {"changed": not kept, "plan": made, "text": "\n".join(printed(made)), "diff": diff}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    tell(module, answer(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

@@ -64,14 +64,21 @@ import glob
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_state import read
+from ansible.module_utils.mlperf_command import tell
+from ansible.module_utils.mlperf_state import read, write_whole
 
 PRODUCTS = ("result.json", "report.md", "report.html", "junit.xml", "charts/*.png")
 FINISHED_BUT_INVALID = 5
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    "path": {"type": "path", "required": True},
+    "source": {"type": "path", "required": True},
+    "failures": {"type": "list", "elements": "dict"},
+}
 
 
 def note(path: str, failures: List[Dict[str, Any]]) -> bool:
@@ -81,9 +88,7 @@ def note(path: str, failures: List[Dict[str, Any]]) -> bool:
         with open(file, encoding="utf-8") as stream:
             if stream.read() == content:
                 return False
-    with open(f"{file}.part", "w", encoding="utf-8") as stream:
-        stream.write(content)
-    os.replace(f"{file}.part", file)
+    write_whole(file, content)
     return True
 
 
@@ -97,41 +102,43 @@ def products(path: str) -> Dict[str, str]:
     return found
 
 
-def render(module: Any) -> str:
-    """Write the report; returns its summary."""
-    argv = [sys.executable, "-m", "harness", "report", module.params["path"]]
-    environment = {"PYTHONPATH": module.params["source"]}
-    code, out, err = module.run_command(argv, cwd="/", environ_update=environment)
-    if code not in (0, FINISHED_BUT_INVALID):
-        lines = [line for line in (err or out).splitlines() if line.strip()]
-        module.fail_json(msg=lines[-1] if lines else f"harness report ended with {code}", cmd=argv)
-    return str(out).strip("\n")
+def render(path: str, source: str) -> str:
+    """Write the report; returns its summary.
+
+    Raises:
+        ValueError: no report could be made of these files.
+    """
+    argv = [sys.executable, "-m", "harness", "report", path]
+    environment = {**os.environ, "PYTHONPATH": source}
+    done = subprocess.run(argv, cwd="/", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode not in (0, FINISHED_BUT_INVALID):
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise ValueError(lines[-1] if lines else f"harness report ended with {done.returncode}")
+    return done.stdout.strip("\n")
+
+
+def answer(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """The module's result; writes failures and report."""
+    path, failures = params["path"], params["failures"]
+    try:
+        before = products(path)
+        if check_mode:
+            return {"changed": "result.json" not in before}
+        noted = failures is not None and note(path, failures)
+        summary = render(path, params["source"])
+        after = products(path)
+        verdict = (read(os.path.join(path, "result.json")) or {})["verdict"]["level"]
+    except (OSError, ValueError, KeyError) as error:
+        return {"failed": True, "msg": f"{path}: {error}"}
+    lines = [[f"{name} {found[name][:12]}\n" for name in sorted(found)] for found in (before, after)]
+    diff = {"before": "".join(lines[0]), "after": "".join(lines[1])}
+    return {"changed": noted or before != after, "verdict": verdict, "summary": summary, "diff": diff}
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "required": True},
-            "source": {"type": "path", "required": True},
-            "failures": {"type": "list", "elements": "dict"},
-        },
-        supports_check_mode=True,
-    )
-    path, failures = module.params["path"], module.params["failures"]
-    try:
-        before = products(path)
-        if module.check_mode:
-            module.exit_json(changed="result.json" not in before)
-        noted = failures is not None and note(path, failures)
-        summary = render(module)
-        after = products(path)
-        verdict = (read(os.path.join(path, "result.json")) or {})["verdict"]["level"]
-    except (OSError, ValueError, KeyError) as error:
-        module.fail_json(msg=f"{path}: {error}")
-    lines = [[f"{name} {found[name][:12]}\n" for name in sorted(found)] for found in (before, after)]
-    diff = {"before": "".join(lines[0]), "after": "".join(lines[1])}
-    module.exit_json(changed=noted or before != after, verdict=verdict, summary=summary, diff=diff)
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    tell(module, answer(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_command import tell
 from ansible.module_utils.mlperf_state import read
 
 FULL_SAMPLES = 13368
@@ -147,6 +148,18 @@ CHOICES = {
 }
 DEFAULTS = {"scenario": "server", "mode": "both", "target_qps": "auto", "launcher": "process"}
 PUBLIC = ("scenario", "mode", "samples", "target_qps", "topology", "launcher")
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    "given": {
+        "type": "dict",
+        "required": True,
+        "options": {name: {"type": "str"} for name in ("run_id", *PUBLIC)},
+    },
+    "samples": {"type": "int", "required": True},
+    "nodes": {"type": "list", "elements": "str", "required": True},
+    "controllers": {"type": "list", "elements": "str", "default": []},
+    "forks": {"type": "int", "required": True},
+    "results": {"type": "path", "required": True},
+}
 
 
 class Refused(Exception):
@@ -255,25 +268,18 @@ def request(params: Dict[str, Any], now: Optional[time.struct_time] = None) -> D
     }
 
 
+def answer(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """The module's result."""
+    try:
+        return {"changed": False, **request(params)}
+    except (Refused, OSError, ValueError, KeyError) as error:
+        return {"failed": True, "msg": str(error), "exit": BAD_INPUT}
+
+
 def main() -> None:
     """Run the module."""
-    public = {name: {"type": "str"} for name in ("run_id", *PUBLIC)}
-    module = AnsibleModule(
-        argument_spec={
-            "given": {"type": "dict", "required": True, "options": public},
-            "samples": {"type": "int", "required": True},
-            "nodes": {"type": "list", "elements": "str", "required": True},
-            "controllers": {"type": "list", "elements": "str", "default": []},
-            "forks": {"type": "int", "required": True},
-            "results": {"type": "path", "required": True},
-        },
-        supports_check_mode=True,
-    )
-    try:
-        result = request(module.params)
-    except (Refused, OSError, ValueError, KeyError) as error:
-        module.fail_json(msg=str(error), exit=BAD_INPUT)
-    module.exit_json(changed=False, **result)
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    tell(module, answer(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

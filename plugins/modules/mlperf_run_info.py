@@ -53,10 +53,6 @@ run:
   description: The content of its status.json, empty when there is none.
   returned: success
   type: dict
-calibration:
-  description: What calibrating for it found (the run named O(run_id) with C(.calibration) behind), empty if nothing.
-  returned: success
-  type: dict
 running:
   description: Names of all runs that are running on this node.
   returned: success
@@ -64,10 +60,8 @@ running:
   elements: str
 """
 
-import os
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_state import look_all, read
+from ansible.module_utils.mlperf_state import look_all
 
 
 def main() -> None:
@@ -79,7 +73,6 @@ def main() -> None:
     root, run_id = module.params["root"], module.params["run_id"]
     try:
         runs = {run["run_id"]: run for run in look_all(root, "runs", "status.json")}
-        calibration = read(os.path.join(root, "runs", f"{run_id}.calibration", "calibration.json"))
     except (OSError, ValueError, KeyError) as error:
         module.fail_json(msg=str(error))
     run = runs.get(run_id, {})
@@ -87,7 +80,6 @@ def main() -> None:
         changed=False,
         state=run.get("state", "absent"),
         run=run,
-        calibration=calibration or {},
         running=[name for name, found in runs.items() if found["state"] == "running"],
     )
 

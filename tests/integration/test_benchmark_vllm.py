@@ -20,8 +20,8 @@ from tests.integration.conftest import SAMPLES, Site, until
 def vllm(site: Site, free_ports: list[int]) -> Site:
     """inventory/local itself, but for its ports: those may be taken on a machine that runs tests."""
     port = "{{ [" + ", ".join(map(str, free_ports)) + "][local_node] }}"
-    cores = "{{ local_cores[local_first | int : local_end | int] | join(',') }}"
-    site.variables = {"harness_engines": [{"name": "{{ inventory_hostname }}", "port": port, "cpu_cores": cores}]}
+    engine = {"name": "{{ inventory_hostname }}", "port": port, "cpu_cores": "{{ local_cores }}"}
+    site.variables = {"harness_engines": [engine]}
     return site
 
 

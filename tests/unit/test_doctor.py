@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from harness import doctor
+from harness import doctor, run
 from harness.doctor import Finding
-from harness.engine import launch
+from harness.engine import EngineConfig, launch
 from harness.errors import NotReady
 from harness.node.gpu import Gpus
+from harness.spec import parse_spec
 from tests.engines import free_port, write_model
 from tests.unit.fake_nvml import GIB, FakeNvml
 
@@ -88,6 +89,40 @@ def test_a_port_is_tried_at_the_address_the_engine_will_have(tmp_path: Path) -> 
         port = taken.getsockname()[1]
         assert found(tmp_path, f"port {port}", host="127.0.0.2", ports=[port]).level == "fail"
         assert found(tmp_path, f"port {port}", ports=[port]).level == "ok"
+
+
+def test_what_is_to_be_started(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    data = write_dataset(tmp_path / "d.json", [1, 2, 511])
+    root = tmp_path / "root"
+    config = EngineConfig(name="one", model=model, port=free_port())
+    asked = parse_spec(
+        {"run_id": "r1", "model": str(model), "dataset": str(data), "samples": 1,
+         "engines": [{"name": "one", "url": config.base_url}]}
+    )  # fmt: skip
+    planned = {"configs": [config], "spec": asked}
+    assert found(root, "engine one", **planned) == Finding("engine one", "ok", f"can start at {config.base_url}")
+    assert "r1 can start: 1 samples" in found(root, "run", **planned).seen
+    assert not root.exists()
+
+    assert run.create(asked, root)
+    assert "r1 exists already" in found(root, "run", **planned).seen
+    other = found(root, "run", spec=asked.model_copy(update={"seed": 7}))
+    assert (other.level, other.advice) == ("fail", "choose another run_id")
+    assert "seed: it has 42, you ask 7" in other.seen
+
+    twice = found(root, "engines", configs=[config, config])
+    assert (twice.level, twice.seen) == ("fail", "names must differ, got one, one")
+    gone = config.model_copy(update={"kind": "endpoint", "port": None, "url": f"http://127.0.0.1:{free_port()}"})
+    assert found(root, "engine one", configs=[gone]).level == "fail"
+
+
+def test_one_cause_is_told_once(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    (model / "model.safetensors").write_bytes(b"")
+    config = EngineConfig(name="one", model=model, port=free_port())
+    findings = doctor.check(tmp_path / "root", model=model, configs=[config])
+    assert [finding.check for finding in findings if finding.level == "fail"] == ["model"]
 
 
 def test_vllm_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,11 +145,11 @@ def engine(harness: Path, **more: Any) -> dict[str, Any]:
     return {"command": [str(harness)], "root": str(root), "name": "one", "config": {"port": 8101}, **more}
 
 
-def test_engine_up_gives_the_whole_config_and_returns_a_reference(harness: Path) -> None:
+def test_engine_up_gives_the_whole_config_and_returns_its_limits(harness: Path) -> None:
     answer(harness, {"state": "starting", "max_in_flight": 72, "changed": True})
-    result = call("mlperf_engine", engine(harness, node="jw2", address="fd00::2"))
+    result = call("mlperf_engine", engine(harness))
     assert result["changed"] is True
-    assert result["reference"] == {"name": "one", "url": "http://[fd00::2]:8101", "node": "jw2", "max_in_flight": 72}
+    assert result["limits"] == {"max_in_flight": 72}
     root = str(harness.parent / "root")
     assert calls(harness) == [[["engine", "up", "--no-wait", "--root", root, "--json"], {"port": 8101, "name": "one"}]]
     assert "changed" not in result["engine"]
@@ -290,12 +290,12 @@ def test_engine_info_lists_engines_and_names_a_damaged_file(tmp_path: Path) -> N
 def test_doctor_fails_with_what_to_do_and_passes_warnings(harness: Path) -> None:
     warning = {"check": "clock", "level": "warn", "seen": "off", "advice": "run chrony"}
     answer(harness, {"findings": [warning]})
-    arguments = {"command": [str(harness)], "root": "/r", "model": "/m", "host": "10.0.0.2", "ports": [8101, 8102]}
+    engines = [{"name": "one", "port": 8101}]
+    arguments = {"command": [str(harness)], "root": "/r", "engines": engines, "spec": {"samples": 5}}
     assert call("mlperf_doctor", arguments)["findings"] == [warning]
-    ((argv, _given),) = calls(harness)
-    assert argv == [
-        "doctor", "--model", "/m", "--host", "10.0.0.2", "--port", "8101", "--port", "8102", "--root", "/r", "--json",
-    ]  # fmt: skip
+    assert calls(harness) == [
+        [["doctor", "--for", "-", "--root", "/r", "--json"], {"engines": engines, "spec": {"samples": 5}}]
+    ]
     answer(
         harness,
         {"findings": [warning, {"check": "port 8101", "level": "fail", "seen": "taken", "advice": "free it"}]},
@@ -304,6 +304,24 @@ def test_doctor_fails_with_what_to_do_and_passes_warnings(harness: Path) -> None
     with pytest.raises(Failed) as refused:
         call("mlperf_doctor", arguments)
     assert refused.value.result["msg"] == "port 8101: taken; free it"
+
+
+def test_begin_writes_the_request_once(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "r1"
+    request = {"run_id": "r1", "asked": {"samples": 5}, "nodes": ["jw2"], "directory": str(folder), "plan": {}}
+    assert call("mlperf_begin", {"request": request}, check=True)["changed"] is True
+    assert not folder.exists()
+    assert call("mlperf_begin", {"request": request})["changed"] is True
+    written = {"schema": 1, "run_id": "r1", "asked": {"samples": 5}, "nodes": ["jw2"]}
+    assert json.loads((folder / "request.json").read_text()) == written
+    assert call("mlperf_begin", {"request": {**request, "asked": {}}})["changed"] is False
+    assert json.loads((folder / "request.json").read_text()) == written
+
+
+@pytest.mark.parametrize("name", ["begin", "package", "plan", "report", "request"])
+def test_what_works_on_the_controllers_files_runs_in_ansibles_own_process(name: str) -> None:
+    action = load(f"mlperf_{name}", "action")
+    assert argument_spec(f"mlperf_{name}")[0] == action._module(f"mlperf_{name}").ARGUMENTS
 
 
 def test_package_is_a_function_of_content_alone(tmp_path: Path) -> None:

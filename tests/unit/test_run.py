@@ -131,14 +131,6 @@ def test_a_silent_run_hangs(tmp_path: Path) -> None:
     assert "no heartbeat for 60 s" in look(tmp_path)["reason"]
 
 
-def test_a_broken_data_set_is_said_before_anything_is_made(tmp_path: Path, server: FakeServer) -> None:
-    asked = spec(tmp_path, server)
-    asked.dataset.write_text("[]")
-    with pytest.raises(BadInput, match="is an empty list"):
-        run.start(asked, tmp_path / "root")
-    assert not (tmp_path / "root").exists()
-
-
 def test_too_small_a_disk_is_said_before_anything_is_made(
     tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,3 +193,15 @@ def test_html_endpoint_is_refused_before_the_run_exists(tmp_path: Path) -> None:
         done = harness("run", "--root", str(tmp_path / "root"), "--endpoint", website.url, *files)
     assert done.returncode in (2, 3) and "no OpenAI-compatible server" in done.stderr
     assert not (tmp_path / "root" / "runs").exists()
+
+
+def test_of_a_run_that_is_refused_nothing_is_left(tmp_path: Path, server: FakeServer) -> None:
+    good = spec(tmp_path, server, target_qps=50.0, mode="performance")
+    content = good.dataset.read_bytes()
+    good.dataset.write_text("[]")
+    with pytest.raises(BadInput, match=r"^data set .* is an empty list; give MLPerf's cnn_eval\.json$"):
+        run.start(good, tmp_path / "root")
+    assert not run.run_directory(tmp_path / "root", good.run_id).exists()
+    good.dataset.write_bytes(content)
+    assert run.start(good, tmp_path / "root")[0] is True
+    assert ended(tmp_path / "root", good.run_id)["state"] == "finished"

@@ -1,0 +1,1 @@
+mlperf_request.py
