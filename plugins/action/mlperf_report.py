@@ -1,1 +1,1 @@
-mlperf_request.py
+in_process.py

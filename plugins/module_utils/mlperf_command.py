@@ -5,31 +5,35 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any, Dict, List, Optional, Tuple
 
-ARGUMENTS: Dict[str, Dict[str, Any]] = {
+COMMAND: Dict[str, Dict[str, Any]] = {
     "command": {"type": "list", "elements": "str", "required": True},
     "root": {"type": "path", "required": True},
 }
 """What every module that calls the harness takes."""
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+"""A shell's exit codes for a command that cannot be run."""
 
 
 def call(module: Any, arguments: List[str], given: Any = None, accepted: Tuple[int, ...] = (0,)) -> Dict[str, Any]:
     """Run `harness ARGUMENTS --root ROOT --json` and return what it printed; a refusal ends the module with its words.
 
     Args:
-        module: the AnsibleModule.
+        module: the AnsibleModule, or what stands for it in an action plugin.
         arguments: the words after the command.
         given: a value that the command reads as JSON from its standard input.
         accepted: exit codes whose output is an answer.
     """
     command = module.params["command"]
     argv = [*command, *arguments, "--root", module.params["root"], "--json"]
-    if not os.access(command[0], os.X_OK):
-        module.fail_json(msg=f"{command[0]} is not on this host: the harness is not installed here; run site.yml first")
     data = None if given is None else json.dumps(given)
-    code, out, err = module.run_command(argv, data=data, cwd="/")
+    try:
+        code, out, err = module.run_command(argv, data=data, cwd="/", handle_exceptions=False)
+    except OSError:
+        code = NOT_FOUND
+    if code in (NOT_EXECUTABLE, NOT_FOUND):
+        module.fail_json(msg=f"{command[0]} is not on this host: the harness is not installed here; run site.yml first")
     answer = _answer(out)
     if code in accepted and answer is not None:
         return answer

@@ -66,9 +66,14 @@ findings:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_command import ARGUMENTS, call
+from ansible.module_utils.mlperf_command import COMMAND, call, tell
 
 NOT_READY = 3
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    **COMMAND,
+    "engines": {"type": "list", "elements": "dict", "default": []},
+    "spec": {"type": "dict", "default": {}},
+}
 
 
 def describe(finding: Dict[str, Any]) -> str:
@@ -76,23 +81,20 @@ def describe(finding: Dict[str, Any]) -> str:
     return "; ".join(filter(None, [f"{finding['check']}: {finding['seen']}", finding["advice"]]))
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            **ARGUMENTS,
-            "engines": {"type": "list", "elements": "dict", "default": []},
-            "spec": {"type": "dict", "default": {}},
-        },
-        supports_check_mode=True,
-    )
-    params = module.params
-    planned = {"engines": params["engines"], "spec": params["spec"] or None}
+def act(module: Any) -> Dict[str, Any]:
+    """The module's result; `module` is what `call` takes."""
+    planned = {"engines": module.params["engines"], "spec": module.params["spec"] or None}
     findings = call(module, ["doctor", "--for", "-"], planned, accepted=(0, NOT_READY))["findings"]
     wrong = [describe(finding) for finding in findings if finding["level"] == "fail"]
     if wrong:
-        module.fail_json(msg="; ".join(wrong), exit=NOT_READY)
-    module.exit_json(changed=False, findings=findings)
+        return {"failed": True, "msg": "; ".join(wrong), "exit": NOT_READY}
+    return {"changed": False, "findings": findings}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    tell(module, act(module))
 
 
 if __name__ == "__main__":

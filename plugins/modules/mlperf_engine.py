@@ -93,11 +93,17 @@ import os
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_command import ARGUMENTS, call
+from ansible.module_utils.mlperf_command import COMMAND, call, tell
 from ansible.module_utils.mlperf_state import Record, engine_file, look
 
 BAD_INPUT = 2
 UP = ("starting", "ready")
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    **COMMAND,
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["up", "down"], "default": "up"},
+    "config": {"type": "dict", "default": {}},
+}
 
 
 def differing(config: Dict[str, Any], current: Record) -> Dict[str, Any]:
@@ -141,44 +147,48 @@ def change(params: Dict[str, Any], current: Record) -> bool:
     return not running
 
 
+def act(module: Any) -> Dict[str, Any]:
+    """Bring the engine up or take it down; the result of the module. `module` is what `call` takes."""
+    params = module.params
+    if params["state"] == "up":
+        engine = call(module, ["engine", "up", "--no-wait"], {**params["config"], "name": params["name"]})
+        before = "down"
+    else:
+        engine, before = call(module, ["engine", "down", params["name"]]), "up"
+    changed = bool(engine.pop("changed"))
+    return told(params, changed, before if changed else engine["state"], engine)
+
+
+def check(module: Any) -> Dict[str, Any]:
+    """Say what would be done."""
+    params = module.params
+    try:
+        engine = look(engine_file(params["root"], params["name"])) or {}
+        changed = change(params, engine)
+    except (OSError, ValueError) as error:
+        return {"failed": True, "msg": str(error), "exit": BAD_INPUT}
+    if changed and checkable(params):
+        config = {**params["config"], "name": params["name"]}
+        changed = bool(call(module, ["engine", "up", "--check"], config)["would_change"])
+    return told(params, changed, engine.get("state", "absent"), engine)
+
+
+def told(params: Dict[str, Any], changed: bool, before: str, engine: Record) -> Dict[str, Any]:
+    """The module's result: the engine now, and in its diff the state before with what was asked for."""
+    return {
+        "changed": changed,
+        "state": engine.get("state", "absent"),
+        "engine": engine,
+        "limits": {"max_in_flight": engine["max_in_flight"]} if "max_in_flight" in engine else {},
+        "file": engine_file(params["root"], params["name"]),
+        "diff": {"before": {"state": before}, "after": {"state": params["state"] if changed else before}},
+    }
+
+
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            **ARGUMENTS,
-            "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["up", "down"], "default": "up"},
-            "config": {"type": "dict", "default": {}},
-        },
-        supports_check_mode=True,
-    )
-    params = module.params
-    file = engine_file(params["root"], params["name"])
-    try:
-        before = look(file) or {}
-        changed = change(params, before)
-    except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error), exit=BAD_INPUT)
-    after = before
-    if not module.check_mode:
-        if params["state"] == "up":
-            after = call(module, ["engine", "up", "--no-wait"], {**params["config"], "name": params["name"]})
-            changed = bool(after.pop("changed"))
-        elif changed:
-            after = call(module, ["engine", "down", params["name"]])
-            changed = bool(after.pop("changed"))
-    elif changed and checkable(params):
-        changed = bool(
-            call(module, ["engine", "up", "--check"], {**params["config"], "name": params["name"]})["would_change"]
-        )
-    diff = {
-        "before": {"state": before.get("state", "absent")},
-        "after": {"state": params["state"] if changed else before.get("state", "absent")},
-    }
-    limits = {"max_in_flight": after["max_in_flight"]} if "max_in_flight" in after else {}
-    module.exit_json(
-        changed=changed, state=after.get("state", "absent"), engine=after, limits=limits, file=file, diff=diff
-    )
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    tell(module, check(module) if module.check_mode else act(module))
 
 
 if __name__ == "__main__":

@@ -80,59 +80,68 @@ file:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_command import ARGUMENTS, call
+from ansible.module_utils.mlperf_command import COMMAND, call, tell
 from ansible.module_utils.mlperf_state import look, run_file
 
 BAD_INPUT = 2
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    **COMMAND,
+    "run_id": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+    "spec": {"type": "dict", "default": {}},
+}
 
 
-def start(module: Any, before: str) -> Dict[str, Any]:
-    """Start the run, or say what starting it would change."""
+def act(module: Any) -> Dict[str, Any]:
+    """Start the run; the result of the module. `module` is what `call` takes."""
     given = {**module.params["spec"], "run_id": module.params["run_id"]}
-    if not module.check_mode:
-        answer = call(module, ["start", "--spec", "-"], given)
-        return {"changed": answer["changed"], "state": answer["state"]}
+    answer = call(module, ["start", "--spec", "-"], given)
+    return told(module.params, answer["changed"], answer["state"], "absent" if answer["changed"] else answer["state"])
+
+
+def check(module: Any, before: str) -> Dict[str, Any]:
+    """Say what starting the run would change."""
+    given = {**module.params["spec"], "run_id": module.params["run_id"]}
     answer = call(module, ["start", "--spec", "-", "--check"], given)
     if answer["diff"]:
         values = "; ".join(f"{key}: it has {old!r}, you ask {new!r}" for key, (old, new) in answer["diff"].items())
-        module.fail_json(
-            msg=f"run_id {given['run_id']} exists with another spec ({values}); choose another run_id",
-            exit=BAD_INPUT,
-            diff={
+        return {
+            "failed": True,
+            "msg": f"run_id {given['run_id']} exists with another spec ({values}); choose another run_id",
+            "exit": BAD_INPUT,
+            "diff": {
                 "before": {key: old for key, (old, new) in answer["diff"].items()},
                 "after": {key: new for key, (old, new) in answer["diff"].items()},
             },
-        )
-    return {"changed": answer["would_change"], "state": before}
+        }
+    return told(module.params, answer["would_change"], before, before)
 
 
 def stop(module: Any, before: str) -> Dict[str, Any]:
     """End the run, or say whether that would change anything."""
     if before != "running" or module.check_mode:
-        return {"changed": before == "running", "state": before}
+        return told(module.params, before == "running", before, before)
     answer = call(module, ["stop", module.params["run_id"]])
-    return {"changed": answer["changed"], "state": answer["state"]}
+    return told(module.params, answer["changed"], answer["state"], before)
+
+
+def told(params: Dict[str, Any], changed: bool, state: str, before: str) -> Dict[str, Any]:
+    """The module's result: the run's state now, and in its diff that before with what was asked for."""
+    diff = {"before": {"state": before}, "after": {"state": params["state"] if changed else before}}
+    return {"changed": changed, "state": state, "file": run_file(params["root"], params["run_id"]), "diff": diff}
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            **ARGUMENTS,
-            "run_id": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
-            "spec": {"type": "dict", "default": {}},
-        },
-        supports_check_mode=True,
-    )
-    file = run_file(module.params["root"], module.params["run_id"])
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    starts = module.params["state"] == "started"
+    if starts and not module.check_mode:
+        tell(module, act(module))
     try:
-        before = (look(file) or {"state": "absent"})["state"]
+        before = (look(run_file(module.params["root"], module.params["run_id"])) or {"state": "absent"})["state"]
     except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
-    result = (start if module.params["state"] == "started" else stop)(module, before)
-    after = module.params["state"] if result["changed"] else before
-    module.exit_json(file=file, diff={"before": {"state": before}, "after": {"state": after}}, **result)
+    tell(module, (check if starts else stop)(module, before))
 
 
 if __name__ == "__main__":

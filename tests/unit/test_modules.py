@@ -181,7 +181,7 @@ def test_engine_check_mode_asks_the_command_what_would_keep_it_from_starting(har
 def test_engine_that_runs_with_other_settings_is_refused_with_both_values(harness: Path) -> None:
     write_engine(harness.parent / "root", "ready")
     with pytest.raises(Failed, match=r"port: it has 8101, you ask 8102"):
-        call("mlperf_engine", engine(harness, config={"port": 8102, "dtype": "float32"}))
+        call("mlperf_engine", engine(harness, config={"port": 8102, "dtype": "float32"}), check=True)
     assert calls(harness) == []
 
 
@@ -318,8 +318,8 @@ def test_begin_writes_the_request_once(tmp_path: Path) -> None:
     assert json.loads((folder / "request.json").read_text()) == written
 
 
-@pytest.mark.parametrize("name", ["begin", "package", "plan", "report", "request"])
-def test_what_works_on_the_controllers_files_runs_in_ansibles_own_process(name: str) -> None:
+@pytest.mark.parametrize("name", ["begin", "doctor", "engine", "package", "plan", "report", "request", "run"])
+def test_what_needs_no_python_on_the_node_runs_in_ansibles_own_process(name: str) -> None:
     action = load(f"mlperf_{name}", "action")
     assert argument_spec(f"mlperf_{name}")[0] == action._module(f"mlperf_{name}").ARGUMENTS
 
