@@ -5,7 +5,7 @@ goes off bringing the engines up (here: looking at them), by the playbook's outp
 by the run's own files: calibrating (calibration.json), warming up and scoring (status.json), and both LoadGen runs from
 the first request to the last answer (journal.jsonl). Medians.
 
-    python bench/around.py [--runs 5] [--samples 200] [--json]
+    python bench/around.py [--runs 5] [--samples 200] [--sandbox DIR] [--json]
 """
 
 import argparse
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--ansible-playbook", type=Path, default=REPOSITORY / ".venv" / "bin" / "ansible-playbook")
+    parser.add_argument("--sandbox", type=Path, help="what `harness sandbox` built  [default: beside the environment]")
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     asked = parser.parse_args()
     if not asked.json:
@@ -55,7 +56,8 @@ def main() -> None:
     settings = {"model": "model", "ms_per_token": 1.0, "slots": 64}
     with FakeServer(**settings) as one, FakeServer(**settings) as two:
         for number in range(asked.runs):
-            found.append(measure(asked.ansible_playbook, asked.samples, {"node1": one.url, "node2": two.url}))
+            urls = {"node1": one.url, "node2": two.url}
+            found.append(measure(asked.ansible_playbook, asked.samples, urls, asked.sandbox))
             if not asked.json:
                 print(f"run {number + 1} of {asked.runs}: around {found[-1]['around_s']:.1f} s", flush=True)
     middles = {name: round(median(figures[name] for figures in found), 2) for name in PARTS}
@@ -68,11 +70,11 @@ def main() -> None:
     pairs.table(rows)
 
 
-def measure(playbook: Path, samples: int, urls: dict[str, str]) -> Figures:
+def measure(playbook: Path, samples: int, urls: dict[str, str], sandbox: Path | None) -> Figures:
     """Seconds of one benchmark of `samples` in Server mode with accuracy, by part."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        given = {**variables(home, urls), "samples": samples, "run_id": "around"}
+        given = {**variables(home, urls, sandbox), "samples": samples, "run_id": "around"}
         without_path = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         began = time.time()
         with subprocess.Popen(
@@ -95,13 +97,13 @@ def measure(playbook: Path, samples: int, urls: dict[str, str]) -> Figures:
         return split(began, ended, at[UP_ENDED] - at[UP], home / "results" / "around")
 
 
-def variables(home: Path, urls: dict[str, str]) -> dict[str, Any]:
+def variables(home: Path, urls: dict[str, str], sandbox: Path | None) -> dict[str, Any]:
     """What differs from inventory/local: the folder, the results, and engines that run already."""
     environment = Path(sys.prefix)
     return {
         "local_folder": str(home),
         "harness_env": str(environment),
-        "harness_sandbox": str(environment.with_name("sandbox")),
+        "harness_sandbox": str(sandbox.absolute() if sandbox else environment.with_name("sandbox")),
         "harness_results": str(home / "results"),
         "harness_engine_settings": {},
         "harness_engines": [

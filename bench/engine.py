@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8190, help="of the engine")
     parser.add_argument("--vllm-python", default=sys.executable, help="a Python that can import vLLM")
     asked = parser.parse_args()
-    parts = sandbox.paths(asked.sandbox)
+    parts = sandbox.paths(asked.sandbox.absolute())
     pairs.idle_machine()
     with tempfile.TemporaryDirectory() as folder, VllmServe(asked.vllm_python) as vllm:
         prompts = Path(folder, "prompts.jsonl")
