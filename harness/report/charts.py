@@ -58,9 +58,6 @@ def _save(folder: Path, name: str, title: str, drawn: Drawn) -> Chart:
     if isinstance(drawn, str):
         return Chart(name=name, title=title, alt="", file=None, absent=drawn)
     figure, alt = drawn
-    # Once, not at each of the two times that saving draws.
-    figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return Chart(name=name, title=title, alt=alt, file=f"charts/{name}.png", absent=None)
 
