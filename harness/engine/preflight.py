@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from harness.engine.config import EngineConfig
-from harness.engine.launch import Build, check_platform
+from harness.engine.launch import Build, check_libraries, check_platform
 from harness.errors import NotReady
 from harness.node.model import model_files
 
@@ -24,6 +24,7 @@ def check(directory: Path, config: EngineConfig, build: Build) -> None:
         NotReady: the port is taken or the disk is full.
     """
     check_platform(config, build)
+    check_libraries(build)
     model_files(config.model)
     assert config.port is not None
     check_port(config.host, config.port)

@@ -184,3 +184,20 @@ def test_an_address_to_connect_to() -> None:
     assert config(host="0.0.0.0").base_url == "http://127.0.0.1:8101"
     assert config(host="::1").base_url == "http://[::1]:8101"
     assert config(kind="endpoint", port=None, url="https://gpu7:8000").base_url == "https://gpu7:8000"
+
+
+def test_the_cpu_build_finds_libnuma_in_the_environment_or_on_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_OWN_LIBRARIES", tmp_path)
+    monkeypatch.setattr(launch, "NUMA", "libnowhere.so.1")
+    launch.check_libraries(CUDA)
+    with pytest.raises(NotReady, match=r"needs libnowhere\.so\.1, which this machine lacks; apt-get install libnuma1"):
+        launch.check_libraries(CPU)
+    asked = config(model=tmp_path)
+    assert "LD_LIBRARY_PATH" not in launch.environment(asked, CPU, tmp_path)
+    (tmp_path / "libnowhere.so.1").write_bytes(b"")
+    launch.check_libraries(CPU)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    assert launch.environment(asked, CPU, tmp_path)["LD_LIBRARY_PATH"] == f"{tmp_path}:/opt/lib"
+    assert "LD_LIBRARY_PATH" not in launch.environment(asked, CUDA, tmp_path)
