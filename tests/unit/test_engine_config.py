@@ -192,7 +192,7 @@ def test_the_cpu_build_finds_libnuma_in_the_environment_or_on_the_system(
     monkeypatch.setattr(launch, "_OWN_LIBRARIES", tmp_path)
     monkeypatch.setattr(launch, "NUMA", "libnowhere.so.1")
     launch.check_libraries(CUDA)
-    with pytest.raises(NotReady, match=r"needs libnowhere\.so\.1, which is not here; apt-get install libnuma1"):
+    with pytest.raises(NotReady, match=r"needs libnowhere\.so\.1, which this machine lacks; apt-get install libnuma1"):
         launch.check_libraries(CPU)
     asked = config(model=tmp_path)
     assert "LD_LIBRARY_PATH" not in launch.environment(asked, CPU, tmp_path)
