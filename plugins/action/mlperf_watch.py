@@ -84,12 +84,14 @@ class ActionModule(ActionBase):
             self._note(None, lost=str(lost))
             found = {"state": "lost", "reason": str(lost)}
         good = found["state"] in GOOD
+        reason = "" if good else found.get("reason") or f"it ended as {found['state']}"
         return {
             **result,
             "changed": False,
             "good": good,
             "state": found["state"],
-            "reason": "" if good else found.get("reason") or f"it ended as {found['state']}",
+            "reason": reason,
+            "msg": reason,
             "log": found.get("log") or "",
             "status": {} if found["state"] in ("lost", "absent") else found,
         }
