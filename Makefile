@@ -27,10 +27,10 @@ lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
 	$(BIN)/mypy --strict plugins/module_utils
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline
 
-unit: .venv/dev site ## Tests that need no engine
+unit: .venv/dev site ## Tests without LoadGen and engines
 	$(BIN)/pytest tests/unit
 
-integration: .venv/dev site ## The real LoadGen and the real vLLM through the real Ansible
+integration: .venv/dev site ## The real LoadGen, the real vLLM, and both through the real Ansible
 	$(BIN)/pytest tests/integration
 
 hosts: .venv/dev site ## site.yml and benchmark.yml over SSH on three hosts booted here (root on Debian)

@@ -23,8 +23,8 @@ from harness.sandbox.model import BEGIN, model_files
 from harness.sandbox.references import BLOCK, Transformers, read
 from harness.scoring import accuracy, judge
 from harness.scoring.scores import Score
+from tests.engines import free_port
 from tests.punkt_data import punkt_data
-from tests.unit.test_engine import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = 2 * BLOCK
