@@ -33,6 +33,8 @@ PACKAGES = [
     "rsyslog",
     "systemd-timesyncd",
     "tzdata",
+    # vLLM's CPU build loads it; the hosts use this machine's environment, which need not carry it.
+    "libnuma1",
 ]
 # Kernel options behind the modules that a Kubernetes host loads, for machines whose kernel has them built in.
 BUILT_IN = {
