@@ -289,6 +289,8 @@ def test_bundle_needs_no_way_out(play: Play, settings: dict[str, Any]) -> None:
         "bundle_kubernetes_images": [kubernetes],
         "bundle_operator_version": "v1.0.0",
         "bundle_calico_parts": [],
+        "bundle_wheels": ["punkt.txt"],
+        "bundle_python": "3.11",
         "bundle_node_image": settings["images_archive"],
         "bundle_node_reference": NODE_IMAGE,
         **dict(zip(("nvidia_device_plugin_image", "nvidia_exporter_image", "nvidia_proof_image"), gpu, strict=True)),
@@ -308,5 +310,6 @@ def test_bundle_needs_no_way_out(play: Play, settings: dict[str, Any]) -> None:
         print(f"site.yml from a bundle: {play.seconds:.0f} s")
         assert set(nodes()) == set(HOSTS)
         assert NODE_IMAGE in hosts.run("jw3", "sudo ctr -n k8s.io images list -q")
+        assert "llama_index_core" in hosts.run("jw3", "ls /var/lib/mlperf-bundle/wheels")
     finally:
         hosts.ask("join")
