@@ -69,6 +69,7 @@ wrong:
 """
 
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -83,10 +84,19 @@ CHUNK = 4 << 20
 PARTIAL = 206
 BEYOND_END = 416
 VERIFIED = ".verified.json"
+ELSEWHERE = "name a mirror, or bring the files from a folder of the controlling machine"
+HINTS = {
+    401: "The token is missing or wrong",
+    403: "The token may not read this: its owner must accept the model's licence",
+}
 
 
 class Refused(Exception):
-    """A server's answer that another try will not change."""
+    """What another try will not change: where, what, and what to do."""
+
+
+class Cut(Exception):
+    """A download that ended before its end; what came is kept."""
 
 
 class SameHost(urllib.request.HTTPRedirectHandler):
@@ -150,16 +160,30 @@ def stream_to(part: str, url: str, token: str, timeout_s: int) -> None:
         headers["Authorization"] = f"Bearer {token}"
     opener = urllib.request.build_opener(SameHost())
     try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout_s) as answer:
-            with open(part, "ab" if answer.status == PARTIAL else "wb") as stream:
-                for chunk in iter(lambda: answer.read(CHUNK), b""):
-                    stream.write(chunk)
+        answer = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout_s)
     except urllib.error.HTTPError as error:
         if error.code == BEYOND_END and have:
             return
         if 400 <= error.code < 500:
-            raise Refused(f"{error.code} {error.reason}") from None
-        raise
+            raise Refused(
+                f"{url}: {error.code} {error.reason}. {HINTS.get(error.code, ELSEWHERE[0].upper() + ELSEWHERE[1:])}"
+            ) from None
+        raise Cut(str(error)) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Cut(str(error)) from None
+    with answer, open(part, "ab" if answer.status == PARTIAL else "wb") as stream:
+        missing = answer.length
+        while True:
+            try:
+                chunk = answer.read(CHUNK)
+            except (OSError, http.client.HTTPException) as error:
+                raise Cut(str(error)) from None
+            if not chunk:
+                break
+            stream.write(chunk)
+            missing = None if missing is None else missing - len(chunk)
+    if missing:
+        raise Cut(f"the connection ended {missing} bytes early")
 
 
 def fetch(params: Any, name: str) -> None:
@@ -171,16 +195,20 @@ def fetch(params: Any, name: str) -> None:
         try:
             stream_to(part, url, params["token"], params["timeout_s"])
             break
-        except OSError as error:
+        except Cut as error:
             if not left:
                 raise Refused(
-                    f"{error} (tried {params['tries']} times; what came is kept and taken up next time)"
+                    f"{url}: {error}, after {params['tries']} tries. What came is kept: run this again to go on, "
+                    f"or {ELSEWHERE}"
                 ) from None
             time.sleep(1)
     found = sha256(part)
     if found != params["files"][name]:
         os.unlink(part)
-        raise Refused(f"has the sha256 {found}, expected {params['files'][name]}; it was not kept")
+        raise Refused(
+            f"{url}: has the sha256 {found}, expected {params['files'][name]}. It was not kept: compare with what its "
+            f"publisher says, or {ELSEWHERE}"
+        )
     os.replace(part, path)
 
 
@@ -219,10 +247,11 @@ def main() -> None:
             with open(os.path.join(folder, VERIFIED), "w", encoding="utf-8") as stream:
                 json.dump(verified, stream)
             own(folder, list(files), params["owner"])
-    except (OSError, Refused) as error:
+    except Refused as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
         module.fail_json(
-            msg=f"{params['url']}/{name}: {error}. A 401 or 403 means that the token is missing or the licence is not "
-            "accepted; otherwise name a mirror, or bring the files from a folder of this machine"
+            msg=f"{error.filename or folder}: {error.strerror or error}. Make room there or name another folder"
         )
     right = "".join(f"{name}\n" for name in files if name not in wrong)
     after = "".join(f"{name}\n" for name in files) if params["url"] else right

@@ -1,0 +1,145 @@
+"""mlperf_assets against a server that can cut, refuse, redirect and lie."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.ansible_modules import Failed, call
+
+CONTENT = bytes(range(256)) * 400
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Store(ThreadingHTTPServer):
+    """A file server on loopback; `cuts` are the byte counts after which its next answers end."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.cuts: list[int] = []
+        self.status = 0
+        self.to = ""
+        self.seen: list[dict[str, str]] = []
+
+    @property
+    def url(self) -> str:
+        """Address of its folder."""
+        return f"http://127.0.0.1:{self.server_port}/weights"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Store
+
+    def log_message(self, *_words: Any) -> None:
+        """Nothing."""
+
+    def do_GET(self) -> None:
+        store = self.server
+        store.seen.append({"path": self.path, **dict(self.headers)})
+        if store.status or store.to:
+            self.send_response(store.status or 302)
+            self.send_header("Location", store.to + self.path)
+            self.end_headers()
+            return
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        if start >= len(store.content):
+            self.send_error(416)
+            return
+        rest = store.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        self.wfile.write(rest[: store.cuts.pop(0)] if store.cuts else rest)
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    server = Store()
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def other() -> Iterator[Store]:
+    yield from store.__wrapped__()  # type: ignore[attr-defined]
+
+
+def fetch(folder: Path, url: str, *, check: bool = False, **more: Any) -> dict[str, Any]:
+    return call("mlperf_assets", {"path": str(folder), "files": {"a.bin": SHA256}, "url": url, **more}, check=check)
+
+
+def test_cut_download_is_taken_up_where_it_ended(tmp_path: Path, store: Store) -> None:
+    store.cuts = [1000, 2000]
+    assert fetch(tmp_path, store.url)["changed"]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert [seen.get("Range") for seen in store.seen] == [None, "bytes=1000-", "bytes=3000-"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".verified.json", "a.bin"]
+
+
+def test_what_came_is_kept_for_the_next_run(tmp_path: Path, store: Store) -> None:
+    store.cuts = [500]
+    with pytest.raises(Failed, match=r"ended 101900 bytes early, after 1 tries. What came is kept"):
+        fetch(tmp_path, store.url, tries=1)
+    assert (tmp_path / "a.bin.part").stat().st_size == 500
+    fetch(tmp_path, store.url)
+    assert store.seen[-1]["Range"] == "bytes=500-"
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_second_run_asks_nothing_and_reads_nothing(tmp_path: Path, store: Store) -> None:
+    fetch(tmp_path, store.url)
+    assert not fetch(tmp_path, store.url)["changed"]
+    assert len(store.seen) == 1
+    # What was found right is remembered by size and time of change: another checksum or a changed file is noticed.
+    (tmp_path / "a.bin").write_bytes(b"spoiled")
+    assert fetch(tmp_path, "")["wrong"] == ["a.bin"]
+
+
+def test_check_mode_fetches_nothing(tmp_path: Path, store: Store) -> None:
+    result = fetch(tmp_path, store.url, check=True)
+    assert result["changed"]
+    assert result["diff"] == {"before": "", "after": "a.bin\n"}
+    assert store.seen == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_checksum_is_not_kept(tmp_path: Path, store: Store) -> None:
+    store.content = CONTENT + b"!"
+    found = hashlib.sha256(store.content).hexdigest()
+    with pytest.raises(Failed, match=f"has the sha256 {found}, expected {SHA256}"):
+        fetch(tmp_path, store.url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusal_is_not_tried_again(tmp_path: Path, store: Store) -> None:
+    store.status = 403
+    with pytest.raises(Failed, match=r"weights/a.bin: 403 .* licence"):
+        fetch(tmp_path, store.url)
+    assert len(store.seen) == 1
+
+
+def test_token_goes_to_its_own_host_alone(tmp_path: Path, store: Store, other: Store) -> None:
+    store.to = f"http://127.0.0.1:{other.server_port}"
+    fetch(tmp_path, store.url, token="secret")
+    assert store.seen[0]["Authorization"] == "Bearer secret"
+    assert "Authorization" not in other.seen[0]
+    assert "secret" not in json.dumps(json.loads((tmp_path / ".verified.json").read_text()))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, store: Store) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(Failed, match=r"file/folder: .*Make room there or name another folder"):
+        fetch(file / "folder", store.url)
