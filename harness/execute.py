@@ -19,6 +19,7 @@ from harness.load.calibrate import calibrate
 from harness.load.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
 from harness.load.progress import Progress
 from harness.manifest import manifest
+from harness.metrics import RunMetrics, served
 from harness.node.telemetry import Sampler
 from harness.run import run_directory, validate
 from harness.scoring import accuracy, punkt
@@ -49,7 +50,7 @@ def execute(
     execution = _Execution(spec, root, own_engine, on_status, on_line)
     state, reason = "failed", None
     try:
-        with stoppable():
+        with stoppable(), served(execution.metrics, spec.metrics_port):
             execution.phases(samples)
         state = "finished"
     except Stopped:
@@ -80,6 +81,7 @@ class _Execution:
         self.run_dir = run_directory(root, spec.run_id)
         self._spec, self._root, self._own_engine = spec, root, own_engine
         self._on_status, self._on_line = on_status, on_line
+        self.metrics = RunMetrics(spec)
         self._heartbeat = Heartbeat(self.run_dir, spec.run_id, self.run_dir / "harness.log")
         self._outcome: dict[str, Any] = {
             "schema": 1,
@@ -119,10 +121,12 @@ class _Execution:
         self._on_status(self._heartbeat.snapshot())
 
     def _enter(self, phase: str) -> None:
+        self.metrics.enter(phase)
         self._heartbeat.phase(phase)
         self._on_status(self._heartbeat.snapshot())
 
     def _tell(self, progress: Progress) -> None:
+        self.metrics.note(progress)
         self._heartbeat.progress(progress)
         self._on_status(self._heartbeat.snapshot())
 

@@ -119,6 +119,7 @@ class Spec(_Record):
     limits: Limits = Limits()
     calibrate_only: bool = False
     node: str = "localhost"
+    metrics_port: Annotated[int, Field(strict=True, ge=1, le=65_535)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -146,7 +147,17 @@ class Spec(_Record):
         plain = self.model_dump(mode="json")
         node = {
             key: plain.pop(key)
-            for key in ("node", "share", "engines", "target_qps", "model", "dataset", "reference_ids", "punkt")
+            for key in (
+                "node",
+                "share",
+                "engines",
+                "target_qps",
+                "model",
+                "dataset",
+                "reference_ids",
+                "punkt",
+                "metrics_port",
+            )
         }
         return {
             "schema": 1,

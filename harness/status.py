@@ -111,8 +111,11 @@ class Heartbeat:
 
 
 def _shown(progress: Progress) -> dict[str, Any]:
-    shown = {f"samples_{key}" if key in ("done", "total", "failed") else key: v for key, v in asdict(progress).items()}
-    del shown["elapsed_s"]
+    shown = {
+        f"samples_{key}" if key in ("done", "total", "failed") else key: value
+        for key, value in asdict(progress).items()
+        if key not in ("elapsed_s", "ttft", "tpot")
+    }
     left = progress.total - progress.done if progress.total else None
     rate = progress.samples_per_s
     return {**shown, "eta_s": left / rate if left is not None and rate else None}

@@ -19,7 +19,7 @@ from harness.spec import OFFLINE_MARGIN, Scenario, Spec, parse_spec
 
 WARM_UP_PER_ENGINE = 4
 _RAMP = 0.25  # of calibration_s, in which load is added, so that answers do not come in waves
-_SETTLE_MOST = 4  # times calibration_s: the longest wait for the first answers before counting begins
+_TURN_MOST = 4  # times calibration_s: the longest wait for an engine to answer as many as it is given at once
 _LEAST_PER_ENGINE = 10
 _LONGEST = 12  # times calibration_s
 _MARGINS = (0.8, 0.7, 0.6, 0.5, 0.35)  # of the closed-loop rate, tried in turn
@@ -159,21 +159,24 @@ class _Load:
 def _closed_loop(spec: Spec, load: _Load) -> dict[str, float]:
     """Samples/s of each engine with its `max_in_flight` requests always under way.
 
-    Counted from when every engine has answered as many as it is given at once: the first of them pay for whatever the
-    engine does only once, and come in a wave.
+    Counted from when every engine has answered as many as it is given at once (the first of them pay for whatever the
+    engine does only once), and until each has answered as many again: requests that began together end together, so a
+    shorter count depends on how many such waves it happens to see.
     """
     length = spec.limits.calibration_s
     full = sum(engine.max_in_flight for engine in spec.engines)
     start = time.perf_counter()
-    settled_by, longest = start + _SETTLE_MOST * length, start + _LONGEST * length
-    counted_from, before = None, dict.fromkeys((engine.name for engine in spec.engines), 0)
+    began, longest, counting = start, start + _LONGEST * length, False
+    before = dict.fromkeys((engine.name for engine in spec.engines), 0)
     while (now := time.perf_counter()) < longest:
         counts = load.counts()
-        if counted_from is None:
-            if now > settled_by or all(counts[engine.name] >= engine.max_in_flight for engine in spec.engines):
-                counted_from, before = now, counts
-        elif now >= counted_from + length and min(counts[name] - before[name] for name in before) >= _LEAST_PER_ENGINE:
-            return {name: (counts[name] - before[name]) / (now - counted_from) for name in before}
+        turned = all(counts[engine.name] - before[engine.name] >= engine.max_in_flight for engine in spec.engines)
+        enough = min(counts[name] - before[name] for name in before) >= _LEAST_PER_ENGINE
+        turned = turned or now > began + _TURN_MOST * length
+        if turned and not counting:
+            began, before, counting = now, counts, True
+        elif turned and enough and now >= began + length:
+            return {name: (counts[name] - before[name]) / (now - began) for name in before}
         wanted = min(full, max(len(spec.engines), int(full * (now - start) / (_RAMP * length))))
         if wanted > load.owed:
             load.issue(wanted - load.owed)
@@ -182,7 +185,7 @@ def _closed_loop(spec: Spec, load: _Load) -> dict[str, float]:
     slowest = min(before, key=lambda name: counts[name] - before[name])
     raise RunFailed(
         f"calibration: engine {slowest} finished {counts[slowest] - before[slowest]} samples in "
-        f"{longest - (counted_from or start):.0f} s, too few for a rate; raise limits.calibration_s or give target_qps "
+        f"{longest - began:.0f} s, too few for a rate; raise limits.calibration_s or give target_qps "
         "as a number"
     )
 

@@ -2,12 +2,26 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from harness.load.client import Answer
 
 RATE_WINDOW_S = 10.0
+TTFT_BOUNDS_MS = (25.0, 50.0, 100.0, 200.0, 350.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0, 5000.0, 10_000.0)
+TPOT_BOUNDS_MS = (2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 75.0, 100.0, 150.0, 250.0, 500.0)
+"""Upper bounds of the buckets in which latencies are handed on; MLPerf's limits are among them."""
 _STEPS = 100.0  # buckets per factor e: 1 % resolution
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """How many values lie at or below each of some bounds, how many there are, and their sum in ms."""
+
+    at_most: tuple[int, ...] = ()
+    count: int = 0
+    sum_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,13 @@ class Progress:
     tpot_ms_p50: float | None
     tpot_ms_p99: float | None
     elapsed_s: float
+    ttft: Latencies = field(default_factory=Latencies)
+    tpot: Latencies = field(default_factory=Latencies)
+
+    @classmethod
+    def parse(cls, plain: dict[str, Any]) -> "Progress":
+        """Back from `asdict`."""
+        return cls(**{**plain, "ttft": Latencies(**plain["ttft"]), "tpot": Latencies(**plain["tpot"])})
 
 
 class Histogram:
@@ -33,12 +54,14 @@ class Histogram:
     def __init__(self) -> None:
         self._buckets: dict[int, int] = {}
         self._count = 0
+        self._sum = 0.0
 
     def add(self, value: float) -> None:
         """Count a value; what is not positive counts as the smallest."""
         bucket = round(math.log(max(value, 1e-9)) * _STEPS)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
         self._count += 1
+        self._sum += value
 
     def quantile(self, share: float) -> float | None:
         """The value that `share` of all values do not exceed; None without values."""
@@ -48,6 +71,16 @@ class Histogram:
             if seen >= rank:
                 return math.exp(bucket / _STEPS)
         return None
+
+    def latencies(self, bounds: Sequence[float]) -> Latencies:
+        """Counts at or below each bound, which must rise."""
+        at_most, seen, rest = [], 0, deque(sorted(self._buckets.copy().items()))
+        for bound in bounds:
+            last = round(math.log(bound) * _STEPS)
+            while rest and rest[0][0] <= last:
+                seen += rest.popleft()[1]
+            at_most.append(seen)
+        return Latencies(tuple(at_most), seen + sum(count for _, count in rest), self._sum)
 
 
 class Tally:
@@ -86,4 +119,6 @@ class Tally:
             tpot_ms_p50=self._tpot_ms.quantile(0.5),
             tpot_ms_p99=self._tpot_ms.quantile(0.99),
             elapsed_s=elapsed_s,
+            ttft=self._ttft_ms.latencies(TTFT_BOUNDS_MS),
+            tpot=self._tpot_ms.latencies(TPOT_BOUNDS_MS),
         )

@@ -160,7 +160,7 @@ class _Watch:
         for line in lines:
             message = json.loads(line)
             if "progress" in message:
-                self._note(Progress(**message["progress"]), message["owed"], message["idle_s"])
+                self._note(Progress.parse(message["progress"]), message["owed"], message["idle_s"])
             elif "failed" in message:
                 self._failed_at = self._failed_at or time.monotonic()
                 self._failures.append(Failure(**message["failed"]))

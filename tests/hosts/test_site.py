@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.hosts import base, hosts, images
-from tests.hosts.conftest import Play
-from tests.hosts.layout import CARD, FOLDER, GPU_HOSTS, HOSTS, SANDBOX, WEB
+from tests.hosts.conftest import Play, until
+from tests.hosts.layout import ADDRESSES, CARD, FOLDER, GPU_HOSTS, HOSTS, SANDBOX, WEB
 
 # What changes on a host that is only logged in to.
 RESTLESS = (
@@ -46,6 +46,9 @@ def settings(booted: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "images_archive": str(archive),
         "images_archive_sha256": images.write(archive, NODE_IMAGE),
         "images_reference": NODE_IMAGE,
+        "monitoring_enabled": True,
+        "monitoring_operator": False,
+        "monitoring_textfile": "/var/lib/node-exporter/gpu.prom",
         "assets_model_source": str(SANDBOX / "model"),
         "assets_model_files": model,
         "assets_dataset_source": str(SANDBOX),
@@ -125,6 +128,9 @@ def test_bare_hosts_become_a_cluster(play: Play, settings: dict[str, Any]) -> No
     assert hosts.run("jw1", "stat -c %a .kube/config").strip() == "600"
     assert "64040" in hosts.run("jw2", "id mlperf")
     assert "mlperf" in hosts.run("jw2", "id -nG")
+    until(
+        lambda: "mlperf_gpu_power_watts" in hosts.run("jw3", "cat /var/lib/node-exporter/gpu.prom"), "GPU figures", 20
+    )
 
 
 def test_no_token_is_printed_and_none_is_left(play: Play, settings: dict[str, Any]) -> None:
@@ -153,6 +159,72 @@ def test_check_on_configured_hosts_is_exact(play: Play, settings: dict[str, Any]
     assert "+* hard nofile 1048576" in play.output()
     assert play.run("playbooks/cluster.yml", "--tags", "node", **settings) == 0, play.output()
     assert play.changed() == {"jw1": 0, "jw2": 2, "jw3": 0}
+
+
+# The real recipe is built and run by tests/container; this one takes seconds and goes the same way.
+RECIPE = """\
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE}
+ARG ENGINE
+COPY harness /opt/harness
+LABEL engine="${ENGINE}"
+"""
+
+
+def brought(name: str) -> dict[str, str]:
+    """Reference and digest of the node image that a host has, as containerd tells it."""
+    noted: dict[str, str] = json.loads(hosts.run(name, "cat /var/lib/mlperf-images/node.json"))
+    listed = [line.split() for line in hosts.run(name, "sudo ctr -n k8s.io images list").splitlines()]
+    assert [noted["digest"] in words for words in listed if words[0] == noted["reference"]] == [True]
+    return noted
+
+
+def test_node_image_is_built_once_and_carried_to_all(play: Play, settings: dict[str, Any]) -> None:
+    recipe = play.folder / "Containerfile"
+    recipe.write_text(RECIPE)
+    # buildah cannot lay an overlay on the overlay that these hosts' disks are.
+    hosts.run(
+        "jw1",
+        "sudo mkdir -p /etc/containers; echo '[storage]\ndriver = \"vfs\"' | sudo tee /etc/containers/storage.conf",
+    )
+    build = {
+        **settings,
+        "images_mode": "build",
+        "images_reference": "",
+        "images_base": "scratch",
+        "images_containerfile": str(recipe),
+        "images_staging": str(play.folder / "staging"),
+    }
+    assert play.run("playbooks/images.yml", "--check", **build) == 0, play.output()
+    assert "would build" in play.output()
+    assert play.run("playbooks/images.yml", **build) == 0, play.output()
+    found = [brought(name) for name in HOSTS]
+    assert found == [found[0]] * len(HOSTS)
+    assert play.run("playbooks/images.yml", **build) == 0, play.output()
+    assert play.changed() == dict.fromkeys(HOSTS, 0), play.output()
+    # Another recipe is another image under another name. A host that lost its image gets it back; no other is touched.
+    recipe.write_text(RECIPE + 'LABEL edition="second"\n')
+    assert play.run("playbooks/images.yml", **build) == 0, play.output()
+    assert brought("jw2")["reference"] != found[0]["reference"]
+    hosts.run("jw3", f"sudo ctr -n k8s.io images rm {brought('jw3')['reference']}")
+    assert play.run("playbooks/images.yml", **build) == 0, play.output()
+    assert play.changed()["jw3"] > 0
+    assert unharmed(play, "jw1", "jw2")
+
+    # Through a registry: pushed once, pulled by digest.
+    registry = f"{ADDRESSES['jw1']}:5000"
+    hosts.run("jw1", "sudo apt-get install -y -q docker-registry && sudo systemctl start docker-registry")
+    mirrors = [{"name": registry, "server": f"http://{registry}", "mirrors": [{"url": f"http://{registry}"}]}]
+    words = ("playbooks/cluster.yml", "--tags", "containerd")
+    assert play.run(*words, containerd_registries=mirrors, **settings) == 0, play.output()
+    push = {**build, "images_registry": f"{registry}/mlperf", "images_push_options": ["--tls-verify=false"]}
+    assert play.run("playbooks/images.yml", **push) == 0, play.output()
+    found = [brought(name) for name in HOSTS]
+    assert found == [found[0]] * len(HOSTS)
+    assert found[0]["reference"] == f"{registry}/mlperf/mlperf-node@{found[0]['digest']}"
+    assert play.run("playbooks/images.yml", **push) == 0, play.output()
+    assert play.changed() == dict.fromkeys(HOSTS, 0), play.output()
+    hosts.fresh(*HOSTS, label=CONFIGURED)
 
 
 def test_doctor_tells_the_slower_node(play: Play, settings: dict[str, Any]) -> None:

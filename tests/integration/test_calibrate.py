@@ -50,6 +50,13 @@ def test_an_engine_slow_at_its_first_answers_gets_the_rate_it_holds_after_them(t
     assert abs(found.samples_per_s / 80 - 1) < 0.15
 
 
+def test_answers_that_come_in_waves_are_counted_in_whole_waves(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=150, tokens=20, slots=64) as server:  # 64 answers together, every 3 s
+        asked = spec(tmp_path, server, max_in_flight=64, limits={"calibration_s": 1.0}, scenario="offline")
+        found = calibrate(asked, samples(asked), tmp_path, lambda progress: None)
+    assert abs(found.samples_per_s / (64 / 3) - 1) < 0.1
+
+
 def test_offline_expects_a_little_more_than_was_measured(tmp_path: Path, pair: tuple[FakeServer, FakeServer]) -> None:
     asked = spec(tmp_path, *pair, limits={"calibration_s": 2.0}, scenario="offline")
     found = calibrate(asked, samples(asked), tmp_path, lambda progress: None)
