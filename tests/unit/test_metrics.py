@@ -67,9 +67,7 @@ def test_what_is_served_is_what_was_measured(port: int) -> None:
         assert found["mlperf_tokens_per_second", "performance"] == 16.5
         assert found["mlperf_phase", "performance"] == 1
         assert found["mlperf_phase", "preparing"] == 0
-        buckets = {
-            bound: found["mlperf_ttft_seconds_bucket", f"performance{bound}"] for bound in ("0.35", "0.5", "2")
-        }
+        buckets = {bound: found["mlperf_ttft_seconds_bucket", f"performance{bound}"] for bound in ("0.35", "0.5", "2")}
         assert buckets == {"0.35": 1, "0.5": 2, "2": 3}
         assert found["mlperf_ttft_seconds_count", "performance"] == 3
         assert found["mlperf_ttft_seconds_sum", "performance"] == pytest.approx(2.65)
