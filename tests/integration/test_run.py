@@ -1,11 +1,14 @@
 """Runs as a person or Ansible starts, looks at and stops them, against the fake server."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,26 @@ def test_start_runs_once_and_refuses_another_spec_under_the_same_id(tmp_path: Pa
     said = json.loads(other.stdout)
     assert other.returncode == said["exit"] == 2
     assert "seed: it has 42, you ask 7" in said["error"]
+
+
+def test_metrics_are_served_while_it_runs_and_no_longer(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    with FakeServer(ms_per_token=100, tokens=20) as server:
+        asked = spec(tmp_path, server, scenario="offline", target_qps=50.0, mode="performance", metrics_port=port)
+        assert started(tmp_path, asked)["changed"] is True
+        seen = set()
+        while look(run.run_directory(tmp_path, asked.run_id))["state"] == "running":
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                seen |= set(answer.read().decode().splitlines())
+            time.sleep(0.1)
+    assert ended(tmp_path, asked.run_id)["state"] == "finished"
+    assert 'mlperf_phase{phase="performance"} 1.0' in seen
+    assert 'mlperf_samples_expected{phase="performance"} ' + f"{float(asked.samples)}" in seen
+    assert any(f'run_id="{asked.run_id}"' in line for line in seen)
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
 def test_check_starts_nothing(tmp_path: Path, server: FakeServer) -> None:
