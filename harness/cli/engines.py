@@ -1,11 +1,14 @@
-"""harness engine up | status | down."""
+"""harness engine up | serve | status | down."""
 
+import contextlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.common import json_option, read_values, root_option, say, show
+from harness.errors import Stopped
 from harness.linux import stoppable
 
 if TYPE_CHECKING:
@@ -37,6 +40,29 @@ def up(root: Path, config: str, wait: bool, check: bool, as_json: bool) -> None:
     with stoppable():
         state = engines.up(root, asked, wait=wait, on_progress=say)
     show({**state.document(), "changed": state.changed}, as_json, _line(state))
+
+
+@engine.command()
+@root_option
+@click.option(
+    "--config", default="-", show_default=True, help='EngineConfig as JSON: a file, or "-" for standard input.'
+)
+@click.option("--json", "as_json", is_flag=True, help="Print its state as one JSON object a second, for programs.")
+def serve(root: Path, config: str, as_json: bool) -> None:
+    """Have an engine up for as long as this command runs, as in a container; a signal takes it down."""
+    from harness import engine as engines
+
+    said = ""
+
+    def tell(state: "EngineState") -> None:
+        nonlocal said
+        line = json.dumps(state.document()) if as_json else _line(state)
+        if as_json or line != said:
+            said = line
+            click.echo(line)
+
+    with stoppable(), contextlib.suppress(Stopped):
+        engines.serve(root, engines.parse_config(read_values(config, "engine config")), tell)
 
 
 @engine.command()

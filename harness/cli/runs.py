@@ -1,6 +1,8 @@
 """harness run, start, status and stop."""
 
 import contextlib
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import click
 
 from harness.cli.common import PATH, json_option, read_values, root_option, say, show
-from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError
+from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, RunFailed
 from harness.spec import FULL_SAMPLES, Spec, parse_spec
 
 _PROGRESS_INTERVAL_S = 5.0
@@ -73,12 +75,20 @@ def run(
     "--spec", "source", default="-", show_default=True, help='Spec as JSON: a file, or "-" for standard input.'
 )
 @click.option("--check", is_flag=True, help="Validate and say what would change; start nothing.")
+@click.option(
+    "--foreground", is_flag=True, help="Be the run, as in a container: print its status every second, end as it does."
+)
 @json_option
-def start(root: Path, source: str, check: bool, as_json: bool) -> None:
+def start(root: Path, source: str, check: bool, foreground: bool, as_json: bool) -> None:
     """Start a run in the background; nothing changes if the same run exists."""
     from harness import run as runs
 
+    if check and foreground:
+        raise BadInput("--check and --foreground exclude each other; give one")
     spec = parse_spec(read_values(source, "spec"))
+    if foreground:
+        _be(spec, root, as_json)
+        return
     if check:
         runs.validate(spec, root)
         different = runs.compare(spec, root)
@@ -142,6 +152,39 @@ def status_line(found: dict[str, Any]) -> str:
     }
     shown += [form.format(found[key]) for key, form in forms.items() if running and found[key] is not None]
     return "  ".join([*shown, *filter(None, [found["reason"]])])
+
+
+def _be(spec: Spec, root: Path, as_json: bool) -> None:
+    """Carry a run out in this process. One that was begun before is not begun again: it ends as that one did."""
+    from harness import run as runs
+    from harness.execute import execute
+    from harness.status import look
+
+    samples = runs.validate(spec, root)
+    folder = runs.run_directory(root, spec.run_id)
+    if runs.create(spec, root):
+        ended = threading.Event()
+        teller = threading.Thread(target=_tell_every_second, args=(folder, as_json, ended))
+        teller.start()
+        try:
+            execute(spec, root, samples)
+        finally:
+            ended.set()
+            teller.join()
+    found = look(folder)
+    show(found, as_json, status_line(found))
+    if found["state"] != "finished":
+        raise RunFailed(found["reason"] or f"run {spec.run_id} is {found['state']}")
+
+
+def _tell_every_second(folder: Path, as_json: bool, ended: threading.Event) -> None:
+    from harness.status import look
+
+    while not ended.wait(1.0):
+        with contextlib.suppress(BadInput):
+            found = look(folder)
+            show(found, as_json, status_line(found))
+            sys.stdout.flush()
 
 
 def _printer() -> Callable[[dict[str, Any]], None]:

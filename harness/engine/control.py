@@ -27,6 +27,7 @@ STRAY_GRACE_S = 3.0
 _LOCK_TIMEOUT_S = 90.0
 _BIRTH_TIMEOUT_S = 30.0
 _POLL_S = 0.1
+_SERVED_S = 1.0
 # Kept so that ended supervisors are reaped by whoever started them.
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -71,6 +72,27 @@ def up(
             down(root, config.name)
         raise
     return dataclasses.replace(current, changed=changed)
+
+
+def serve(root: Path, config: EngineConfig, on_state: Callable[[EngineState], None]) -> None:
+    """Have the engine running for as long as this call lasts, as a container's only command does.
+
+    `on_state` is given its state about once a second. Ends by `linux.Stopped`, which takes the engine down.
+
+    Raises:
+        BadInput, NotReady: as `up`.
+        RunFailed: the engine did not become ready, died, or was taken down by another command.
+    """
+    try:
+        current = up(root, config, wait=False, die_with_parent=True)
+        while current.running:
+            on_state(current)
+            time.sleep(_SERVED_S)
+            current = status(root, config.name)
+    finally:
+        down(root, config.name)
+    on_state(current)
+    raise RunFailed(f"engine {config.name} {current.state}: {current.reason}; log: {current.log}")
 
 
 def check(root: Path, config: EngineConfig) -> bool:

@@ -107,6 +107,37 @@ def test_metrics_are_served_while_it_runs_and_no_longer(tmp_path: Path) -> None:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
+def test_a_run_in_the_foreground_tells_every_second_and_is_never_run_twice(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=100, tokens=20) as server:
+        asked = spec(tmp_path, server, scenario="offline", target_qps=50.0, mode="performance")
+        words = ("start", "--foreground", "--root", str(tmp_path), "--json")
+        done = harness(*words, stdin=asked.model_dump_json())
+        assert done.returncode == 0, done.stderr
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(told) >= 3
+        assert {one["state"] for one in told[:-1]} == {"running"}
+        assert "performance" in {one["phase"] for one in told}
+        assert told[-1]["state"] == "finished"
+        journal = tmp_path / "runs" / asked.run_id / "journal.jsonl"
+        before = journal.read_bytes()
+        again = harness(*words, stdin=asked.model_dump_json())
+        assert again.returncode == 0
+        assert [json.loads(line)["updated_unix"] for line in again.stdout.splitlines()] == [told[-1]["updated_unix"]]
+        assert journal.read_bytes() == before
+        other = harness(*words, stdin=asked.model_copy(update={"seed": 7}).model_dump_json())
+        assert other.returncode == 2
+        assert "seed: it has 42, you ask 7" in other.stderr
+
+
+def test_a_failed_run_in_the_foreground_ends_with_its_reason_each_time(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=1, tokens=8, faults={"http500": 1}) as server:
+        asked = spec(tmp_path, server, scenario="offline", target_qps=50.0, mode="performance")
+        for _ in range(2):
+            done = harness("start", "--foreground", "--root", str(tmp_path), stdin=asked.model_dump_json())
+            assert done.returncode == 4
+            assert "500" in done.stderr
+
+
 def test_check_starts_nothing(tmp_path: Path, server: FakeServer) -> None:
     asked = spec(tmp_path, server, target_qps=50.0)
     done = harness("start", "--check", "--root", str(tmp_path / "root"), "--json", stdin=asked.model_dump_json())

@@ -60,13 +60,13 @@ class Bench:
             )
         )
 
-    def command_line(self) -> subprocess.Popen[str]:
-        """`harness engine up`, waiting; signals that this process ignores are not ignored by it."""
+    def command_line(self, verb: str = "up", *words: str) -> subprocess.Popen[str]:
+        """`harness engine up`, waiting, or another verb; signals that this process ignores are not ignored by it."""
         program = self.program(
             "for number in (signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)",
             "signal.signal(signal.SIGINT, signal.default_int_handler)",
             "from harness.__main__ import main",
-            f"sys.argv = ['harness', 'engine', 'up', '--root', {str(self.root)!r}]",
+            f"sys.argv = {['harness', 'engine', verb, '--root', str(self.root), *words]!r}",
             "main()",
         )
         command = subprocess.Popen(
@@ -353,6 +353,38 @@ def test_a_signal_to_a_waiting_command_takes_its_engine_down(bench: Bench, numbe
     assert (waiting.returncode, said.splitlines()[-1]) == (RunFailed.exit_code, f"harness: stopped by {number.name}")
     assert bench.alive() == set()
     assert bench.stored()["state"] == "stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_served_engine_is_told_of_every_second_and_ends_with_its_command(
+    bench: Bench, number: signal.Signals
+) -> None:
+    command = bench.command_line("serve", "--json")
+    try:
+        assert command.stdout is not None
+        states = [json.loads(command.stdout.readline())["state"]]
+        while states[-1] == "starting":
+            states.append(json.loads(command.stdout.readline())["state"])
+        began = time.monotonic()
+        assert [json.loads(command.stdout.readline())["state"] for _ in range(3)] == ["ready"] * 3
+        assert 2 < time.monotonic() - began < 6
+        command.send_signal(number)
+        command.communicate(timeout=30)
+    finally:
+        command.kill()
+    assert command.returncode == 0
+    assert bench.stored()["state"] == "stopped"
+    assert bench.alive() == set()
+
+
+def test_a_served_engine_that_dies_ends_its_command_with_the_reason(bench: Bench) -> None:
+    bench.fake = {"exit_after_s": 2.0, "exit_code": 7, "crash": ["ValueError: lost it"]}
+    command = bench.command_line("serve")
+    out, said = command.communicate(timeout=30)
+    assert command.returncode == RunFailed.exit_code
+    assert "ready" in out
+    assert "engine e1 failed: the engine ended by itself with exit status 7: ValueError: lost it; log: " in said
+    assert bench.alive() == set()
 
 
 def test_a_signal_to_a_command_that_waits_for_anothers_engine_leaves_it(bench: Bench) -> None:
