@@ -3,7 +3,7 @@
 import click
 
 from harness import __version__
-from harness.cli import engines, machine, results, runs
+from harness.cli import cluster, engines, machine, results, runs
 
 
 @click.group(
@@ -25,5 +25,6 @@ for command in (
     results.score,
     results.report,
     machine.doctor,
+    cluster.manifests,
 ):
     cli.add_command(command)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from harness.cli.common import PATH, json_option, read_values, root_option, say, show
-from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, RunFailed
+from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, NotReady, RunFailed
 from harness.spec import FULL_SAMPLES, Spec, parse_spec
 
 _PROGRESS_INTERVAL_S = 5.0
@@ -78,8 +78,9 @@ def run(
 @click.option(
     "--foreground", is_flag=True, help="Be the run, as in a container: print its status every second, end as it does."
 )
+@click.option("--await-engines", type=float, default=0, metavar="SECONDS", help="Wait so long for engines to be ready.")
 @json_option
-def start(root: Path, source: str, check: bool, foreground: bool, as_json: bool) -> None:
+def start(root: Path, source: str, check: bool, foreground: bool, await_engines: float, as_json: bool) -> None:
     """Start a run in the background; nothing changes if the same run exists."""
     from harness import run as runs
 
@@ -87,8 +88,9 @@ def start(root: Path, source: str, check: bool, foreground: bool, as_json: bool)
         raise BadInput("--check and --foreground exclude each other; give one")
     spec = parse_spec(read_values(source, "spec"))
     if foreground:
-        _be(spec, root, as_json)
+        _be(spec, root, as_json, await_engines)
         return
+    _await(spec, await_engines)
     if check:
         runs.validate(spec, root)
         different = runs.compare(spec, root)
@@ -154,7 +156,25 @@ def status_line(found: dict[str, Any]) -> str:
     return "  ".join([*shown, *filter(None, [found["reason"]])])
 
 
-def _be(spec: Spec, root: Path, as_json: bool) -> None:
+def _await(spec: Spec, seconds: float) -> None:
+    """Wait until every engine says that it is well; they start beside the run where nobody brings them up before it."""
+    from harness.node import probe
+
+    deadline = time.monotonic() + seconds
+    for engine in spec.engines if seconds else ():
+        while True:
+            try:
+                reason = f"answered {probe.get(engine.url, '/health').status}"
+                if reason == "answered 200":
+                    break
+            except (OSError, ValueError) as error:
+                reason = str(getattr(error, "reason", error))
+            if time.monotonic() > deadline:
+                raise NotReady(f"engine {engine.name} at {engine.url} is not ready after {seconds:g} s: {reason}")
+            time.sleep(1)
+
+
+def _be(spec: Spec, root: Path, as_json: bool, await_engines: float) -> None:
     """Carry a run out in this process. One that was begun before is not begun again: it ends as that one did."""
     from harness import run as runs
     from harness.execute import execute
@@ -162,6 +182,8 @@ def _be(spec: Spec, root: Path, as_json: bool) -> None:
 
     samples = runs.validate(spec, root)
     folder = runs.run_directory(root, spec.run_id)
+    if runs.refuse_other(spec, root):
+        _await(spec, await_engines)
     if runs.create(spec, root):
         ended = threading.Event()
         teller = threading.Thread(target=_tell_every_second, args=(folder, as_json, ended))

@@ -138,6 +138,18 @@ def test_a_failed_run_in_the_foreground_ends_with_its_reason_each_time(tmp_path:
             assert "500" in done.stderr
 
 
+def test_engines_are_awaited_and_one_that_never_answers_is_named(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=1, tokens=8) as server:
+        asked = spec(tmp_path, server, scenario="offline", target_qps=50.0, mode="performance")
+        words = ("start", "--foreground", "--root", str(tmp_path), "--await-engines", "1")
+        assert harness(*words, stdin=asked.model_dump_json()).returncode == 0
+    late = asked.model_copy(update={"run_id": "late"})
+    done = harness(*words, stdin=late.model_dump_json())
+    assert done.returncode == 3
+    assert f"engine {late.engines[0].name} at {late.engines[0].url} is not ready after 1 s: " in done.stderr
+    assert not run.run_directory(tmp_path, "late").exists()
+
+
 def test_check_starts_nothing(tmp_path: Path, server: FakeServer) -> None:
     asked = spec(tmp_path, server, target_qps=50.0)
     done = harness("start", "--check", "--root", str(tmp_path / "root"), "--json", stdin=asked.model_dump_json())
