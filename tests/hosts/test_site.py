@@ -176,6 +176,14 @@ driver = "vfs"
 runroot = "/run/containers/storage"
 graphroot = "/var/lib/containers/storage"
 """
+# Debian's own asks for a password.
+REGISTRY = """version: 0.1
+storage:
+  filesystem:
+    rootdirectory: /var/lib/docker-registry
+http:
+  addr: :5000
+"""
 
 
 def brought(name: str) -> dict[str, str]:
@@ -186,20 +194,26 @@ def brought(name: str) -> dict[str, str]:
     return noted
 
 
-def test_node_image_is_built_once_and_carried_to_all(play: Play, settings: dict[str, Any]) -> None:
-    recipe = play.folder / "Containerfile"
+@pytest.fixture(scope="module")
+def build(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Extra variables with which the node image is built on jw1."""
+    folder = tmp_path_factory.mktemp("build")
+    recipe = folder / "Containerfile"
     recipe.write_text(RECIPE)
     # buildah cannot lay an overlay on the overlay that these hosts' disks are.
     write = "sudo mkdir -p /etc/containers; sudo tee /etc/containers/storage.conf"
     hosts.run("jw1", f"printf '{STORAGE}' | ({write})")
-    build = {
+    return {
         **settings,
         "images_mode": "build",
         "images_reference": "",
         "images_base": "scratch",
         "images_containerfile": str(recipe),
-        "images_staging": str(play.folder / "staging"),
+        "images_staging": str(folder / "staging"),
     }
+
+
+def test_node_image_is_built_once_and_carried_to_all(play: Play, build: dict[str, Any]) -> None:
     assert play.run("playbooks/images.yml", "--check", **build) == 0, play.output()
     assert "would build" in play.output()
     assert play.run("playbooks/images.yml", **build) == 0, play.output()
@@ -208,7 +222,7 @@ def test_node_image_is_built_once_and_carried_to_all(play: Play, settings: dict[
     assert play.run("playbooks/images.yml", **build) == 0, play.output()
     assert play.changed() == dict.fromkeys(HOSTS, 0), play.output()
     # Another recipe is another image under another name. A host that lost its image gets it back; no other is touched.
-    recipe.write_text(RECIPE + 'LABEL edition="second"\n')
+    Path(build["images_containerfile"]).write_text(RECIPE + 'LABEL edition="second"\n')
     assert play.run("playbooks/images.yml", **build) == 0, play.output()
     assert brought("jw2")["reference"] != found[0]["reference"]
     hosts.run("jw3", f"sudo ctr -n k8s.io images rm {brought('jw3')['reference']}")
@@ -216,12 +230,15 @@ def test_node_image_is_built_once_and_carried_to_all(play: Play, settings: dict[
     assert play.changed()["jw3"] > 0
     assert unharmed(play, "jw1", "jw2")
 
-    # Through a registry: pushed once, pulled by digest.
+
+def test_node_image_is_pushed_once_and_pulled_by_digest(play: Play, build: dict[str, Any]) -> None:
     registry = f"{ADDRESSES['jw1']}:5000"
-    hosts.run("jw1", "sudo apt-get install -y -q docker-registry && sudo systemctl start docker-registry")
+    hosts.run("jw1", "sudo apt-get install -y -q docker-registry", timeout_s=180)
+    hosts.run("jw1", f"printf '{REGISTRY}' | sudo tee /etc/docker/registry/config.yml")
+    hosts.run("jw1", "sudo systemctl restart docker-registry")
     mirrors = [{"name": registry, "server": f"http://{registry}", "mirrors": [{"url": f"http://{registry}"}]}]
     words = ("playbooks/cluster.yml", "--tags", "containerd")
-    assert play.run(*words, containerd_registries=mirrors, **settings) == 0, play.output()
+    assert play.run(*words, **build, containerd_registries=mirrors) == 0, play.output()
     push = {**build, "images_registry": f"{registry}/mlperf", "images_push_options": ["--tls-verify=false"]}
     assert play.run("playbooks/images.yml", **push) == 0, play.output()
     found = [brought(name) for name in HOSTS]
