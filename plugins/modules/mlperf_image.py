@@ -106,13 +106,13 @@ def bring(module: Any) -> None:
         if crictl:
             # It follows the registry settings that the kubelet's pulls follow.
             endpoint = "--runtime-endpoint=unix:///run/containerd/containerd.sock"
-            code, _out, err = module.run_command([crictl, endpoint, "pull", params["reference"]])
+            code, out, err = module.run_command([crictl, endpoint, "pull", params["reference"]])
         else:
-            code, _out, err = ctr(module, ["pull", f"--hosts-dir={params['hosts_folder']}", params["reference"]])
+            code, out, err = ctr(module, ["pull", f"--hosts-dir={params['hosts_folder']}", params["reference"]])
         if code != 0:
             module.fail_json(
-                msg=f"{params['reference']} cannot be pulled: {err.strip()[-600:]}. Is the registry reachable "
-                "from this host, does it have this digest, is its certificate trusted (containerd_registries)?"
+                msg=f"{params['reference']} cannot be pulled: {(err.strip() or out.strip())[-600:]}. "
+                "Is the registry reachable from this host, does it have this digest, is its certificate trusted (containerd_registries)?"
             )
         return
     if not os.path.isfile(params["archive"]):

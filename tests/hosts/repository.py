@@ -50,7 +50,7 @@ def library() -> Package:
 def kubernetes() -> Iterator[Package]:
     """What pkgs.k8s.io has."""
     yield library()
-    yield Package("cri-tools", f"{KUBERNETES[0]}-1.1", "", {"/usr/bin/crictl": ("#!/bin/sh\nexit 1\n", SCRIPT)})
+    yield Package("cri-tools", f"{KUBERNETES[0]}-1.1", "", {"/usr/bin/crictl": script("crictl")})
     plugins = {f"/opt/cni/bin/{name}": ("#!/bin/sh\nexit 1\n", SCRIPT) for name in ("loopback", "bridge", "portmap")}
     yield Package("kubernetes-cni", "1.8.0-1.1", "", plugins)
     for version in KUBERNETES:
