@@ -112,7 +112,8 @@ def bring(module: Any) -> None:
         if code != 0:
             module.fail_json(
                 msg=f"{params['reference']} cannot be pulled: {(err.strip() or out.strip())[-600:]}. "
-                "Is the registry reachable from this host, does it have this digest, is its certificate trusted (containerd_registries)?"
+                "Is the registry reachable from this host, does it have this digest, "
+                "is its certificate trusted (containerd_registries)?"
             )
         return
     if not os.path.isfile(params["archive"]):
