@@ -18,7 +18,7 @@ benchmark: site ## Set everything up, run the benchmark on this machine (samples
 site: .venv/controller ## Prepare this machine: vLLM for the CPU, a tiny model and its data set, all under .mlperf/
 	$(BIN)/ansible-playbook site.yml -e samples=$(samples)
 
-test: lint unit integration ## Lint and run every test
+test: lint unit integration hosts ## Lint and run every test
 
 lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
 	$(BIN)/ruff check .

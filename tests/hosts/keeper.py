@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,7 +42,8 @@ class Keeper:
         self.servers: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Make the bridge and boot all hosts, bare."""
+        """Make the bridge and boot all hosts, bare; what was saved from earlier ones, with other keys, is gone."""
+        shutil.rmtree(FOLDER / "saved", ignore_errors=True)
         # On a mount of our own, so that the names of the network namespaces go with this process.
         Path("/run/netns").mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
@@ -84,9 +86,11 @@ class Keeper:
         if what in ("cut", "join"):
             getattr(self, what)()
         for machine in chosen:
+            saved = FOLDER / "saved" / str(asked.get("label")) / machine.name
+            if what == "fresh" and asked.get("label") and not saved.exists():
+                raise FileNotFoundError(f"nothing of {machine.name} was saved as {asked['label']}")
             if what in ("off", "fresh", "save"):
                 machine.off()
-            saved = FOLDER / "saved" / str(asked.get("label")) / machine.name
             if what == "fresh":
                 machine.fresh(saved if asked.get("label") else None)
             elif what == "save":
