@@ -32,6 +32,8 @@ from tests.hosts.layout import (
 )
 from tests.hosts.machine import Machine, end
 
+SAVED = FOLDER / "saved"
+
 
 class Keeper:
     """All hosts, the bridge between them, and their two ways out: a proxy for apt and a web server."""
@@ -42,8 +44,7 @@ class Keeper:
         self.servers: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """Make the bridge and boot all hosts, bare; what was saved from earlier ones, with other keys, is gone."""
-        shutil.rmtree(FOLDER / "saved", ignore_errors=True)
+        """Make the bridge and boot all hosts, bare."""
         # On a mount of our own, so that the names of the network namespaces go with this process.
         Path("/run/netns").mkdir(exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run/netns"], check=True)
@@ -82,17 +83,17 @@ class Keeper:
     def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Do what one request asks."""
         chosen = [self.machines[name] for name in asked.get("hosts", [])]
-        what = asked["do"]
+        what, label = asked["do"], asked.get("label") or ""
         if what in ("cut", "join"):
             getattr(self, what)()
         for machine in chosen:
-            saved = FOLDER / "saved" / str(asked.get("label")) / machine.name
-            if what == "fresh" and asked.get("label") and not saved.exists():
-                raise FileNotFoundError(f"nothing of {machine.name} was saved as {asked['label']}")
+            saved = SAVED / label / machine.name
+            if what == "fresh" and label and not saved.exists():
+                raise FileNotFoundError(f"nothing of {machine.name} was saved as {label}")
             if what in ("off", "fresh", "save"):
                 machine.off()
             if what == "fresh":
-                machine.fresh(saved if asked.get("label") else None)
+                machine.fresh(saved if label else None)
             elif what == "save":
                 machine.save(saved)
             if what in ("on", "fresh", "save") and not machine.process:
@@ -132,11 +133,15 @@ class Keeper:
 
 
 def clean() -> None:
-    """Remove what a keeper makes outside its own namespaces: processes of hosts, the bridge."""
+    """Remove what a keeper makes outside its own namespaces: processes of hosts, the bridge, what was saved of them.
+
+    Each keeper's hosts have login keys of their own, so that another's could not be entered.
+    """
     for name in HOSTS:
         end(name)
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         subprocess.run(["ip", "link", "delete", BRIDGE], check=True)
+    shutil.rmtree(SAVED, ignore_errors=True)
 
 
 def main(owner: int) -> None:
