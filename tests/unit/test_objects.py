@@ -1,16 +1,19 @@
 """A benchmark as objects of a cluster: valid for the API, within level restricted, and the commands that they start."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
-from harness import engine, jobs
+from harness import engine
 from harness.cli import cli
 from harness.cli.engines import serve
-from harness.cli.runs import start
+from harness.cli.runs import run, start
+from harness.cluster import objects as made
+from harness.cluster.settings import parse_cluster, slug
 from harness.errors import BadInput
 from harness.spec import parse_spec
 from tests.unit.role_vars import breaches_of_restricted, pod_specs, validate
@@ -56,7 +59,7 @@ def test_objects_are_valid_and_restricted() -> None:
         mounted = {mount["name"] for mount in one["volumeMounts"]}
         assert mounted == {volume["name"] for volume in spec["volumes"]}
         writable = {mount["mountPath"] for mount in one["volumeMounts"] if not mount.get("readOnly")}
-        assert writable == {"/var/lib/mlperf/runs", "/tmp", "/dev/shm"}
+        assert writable == {"/var/lib/mlperf/runs", "/var/cache/mlperf", "/tmp", "/dev/shm"}
 
 
 def test_a_restarted_run_is_no_result() -> None:
@@ -87,16 +90,17 @@ def test_each_engine_is_on_its_node_with_its_gpu_and_its_claims() -> None:
 
 def test_what_is_asked_is_what_the_commands_read() -> None:
     objects = render("--samples", "600", "--scenario", "offline")
-    (owner,) = only(objects, "ConfigMap")
+    maps = {item["metadata"]["name"]: item for item in only(objects, "ConfigMap")}
     services = {item["metadata"]["name"]: item for item in only(objects, "Service")}
     for job in only(objects, "Job"):
         spec, one = job["spec"]["template"]["spec"], container(job)
-        assert {"name": "asked", "configMap": {"name": owner["metadata"]["name"]}} in spec["volumes"]
+        assert {"name": "asked", "configMap": {"name": job["metadata"]["name"]}} in spec["volumes"]
+        assert maps[job["metadata"]["name"]]["immutable"] is True
         command, *words = one["args"] if one["args"][0] == "start" else one["args"][1:]
         # The words are those that the command takes today.
         parsed = {"start": start, "serve": serve}[command].make_context(command, list(words)).params
         file = str(parsed.get("source") or parsed["config"]).removeprefix("/etc/mlperf/")
-        values = json.loads(owner["data"][file])
+        values = json.loads(maps[job["metadata"]["name"]]["data"][file])
         if command == "serve":
             config = engine.parse_config(values)
             assert config.port == one["ports"][0]["containerPort"]
@@ -120,29 +124,76 @@ def test_what_is_asked_is_what_the_commands_read() -> None:
                 assert reference.url.endswith(f":{service['spec']['ports'][0]['port']}")
 
 
-def test_one_owner_takes_all_with_it() -> None:
-    cluster = jobs.parse_cluster({"image": IMAGE})
-    config = engine.parse_config({"name": "jw2", "model": "/m", "port": 8000})
-    owner = jobs.asked(cluster, "a", {"jw2": config}, {})
-    owner["metadata"]["uid"] = "0-1"
-    objects = [*jobs.engine_objects(cluster, "a", "jw2", "jw2", owner), jobs.run_job(cluster, "a", "jw2", owner)]
-    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "uid": "0-1"}
-    assert [item["metadata"]["ownerReferences"] for item in objects] == [[reference]] * 3
+def test_one_engine_alone_is_one_job() -> None:
+    objects = render("--samples", "600", nodes=("jw2",))
     validate(objects)
+    (job,) = only(objects, "Job")
+    (spec,) = pod_specs([job])
+    assert breaches_of_restricted(spec) == []
+    assert spec["runtimeClassName"] == "nvidia"
+    command, *words = container(job)["args"]
+    assert command == "run"
+    parsed = run.make_context(command, list(words)).params
+    (asked,) = [item["data"]["engine.json"] for item in only(objects, "ConfigMap") if "data" in item]
+    assert engine.parse_config(json.loads(asked)).name == "jw2"
+    assert parsed["engine_config"] == "/etc/mlperf/engine.json"
+    assert (parsed["run_id"], parsed["samples"], parsed["target_qps"]) == ("June.1", 600, "auto")
+    assert str(parsed["root"]).startswith("/var/lib/mlperf/runs/")
+
+
+def test_every_gpu_of_a_node_has_an_engine_or_a_rank(tmp_path: Path) -> None:
+    several = only(render("--engines-per-node", "2"), "Job", "engine")
+    assert [job["metadata"]["labels"]["mlperf/node"] for job in several] == ["jw2", "jw2", "jw3", "jw3"]
+    settings = tmp_path / "engine.json"
+    settings.write_text(json.dumps({"tensor_parallel": 2}))
+    for job in only(render("--engine", str(settings)), "Job", "engine"):
+        assert container(job)["resources"]["limits"]["nvidia.com/gpu"] == 2
+
+
+def test_one_owner_takes_all_with_it() -> None:
+    cluster = parse_cluster({"image": IMAGE})
+    config = engine.parse_config({"name": "jw2", "model": "/m", "port": 8000})
+    spec = parse_spec(
+        {"run_id": "a", "model": "/m", "dataset": "/d", "samples": 1, "engines": [{"name": "x", "url": "http://x"}]}
+    )
+    owner = made.owner(cluster, "a")
+    owner["metadata"]["uid"] = "0-1"
+    objects = [
+        *made.engine_objects(cluster, "a", "jw2", config, owner),
+        *made.run_objects(cluster, spec, "jw2", owner),
+        made.collector(cluster, "a", "jw2", owner, alive_s=60),
+    ]
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "uid": "0-1"}
+    assert [item["metadata"]["ownerReferences"] for item in objects] == [[reference]] * 6
+    validate(objects)
+    assert all(breaches_of_restricted(one) == [] for one in pod_specs(objects))
+
+
+def test_pods_say_where_their_metrics_are(tmp_path: Path) -> None:
+    settings = tmp_path / "cluster.json"
+    settings.write_text(
+        json.dumps({"pod_annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "{port}"}})
+    )
+    ports = {
+        job["metadata"]["labels"]["app.kubernetes.io/component"]: job["spec"]["template"]["metadata"]["annotations"]
+        for job in only(render("--cluster", str(settings)), "Job")
+    }
+    assert ports["engine"]["prometheus.io/port"] == "8000"
+    assert ports["run"]["prometheus.io/port"] == "9101"
 
 
 @pytest.mark.parametrize("parts", [("run", "20261124-065433-server-600"), ("run", "A" * 88), ("run", "a.b_c", "jw2")])
 def test_names_are_labels_of_dns_and_differ(parts: tuple[str, ...]) -> None:
     import re
 
-    found = jobs.slug(*parts)
+    found = slug(*parts)
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", found)
-    assert found != jobs.slug(*parts[:-1], parts[-1].swapcase())
+    assert found != slug(*parts[:-1], parts[-1].swapcase())
 
 
 def test_a_wrong_setting_is_named() -> None:
     with pytest.raises(BadInput, match=r"cluster: memory = '32 GB'"):
-        jobs.parse_cluster({"image": IMAGE, "memory": "32 GB"})
+        parse_cluster({"image": IMAGE, "memory": "32 GB"})
     done = CliRunner().invoke(cli, ["manifests", "--node", "a", "--node", "a", "--image", IMAGE])
     assert isinstance(done.exception, BadInput)
     assert "name each node once" in str(done.exception)

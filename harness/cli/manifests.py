@@ -1,0 +1,99 @@
+"""harness manifests."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.common import read_values
+from harness.errors import BadInput
+from harness.spec import FULL_SAMPLES, Spec, parse_spec
+
+if TYPE_CHECKING:
+    from harness.cluster.settings import Cluster
+    from harness.engine import EngineConfig
+
+
+@click.command()
+@click.option("--node", "nodes", multiple=True, required=True, help="Name of a node with a GPU; give it once for each.")
+@click.option("--image", required=True, help="The node image; with its digest, figures can be compared.")
+@click.option("--samples", type=int, default=FULL_SAMPLES, show_default=True, help="How many samples of the data set.")
+@click.option("--scenario", default="server", show_default=True, help="server, offline or interactive.")
+@click.option("--mode", default="both", show_default=True, help="performance, accuracy or both.")
+@click.option("--run-id", help="Name of the run.  [default: date, time, scenario, samples]")
+@click.option("--engines-per-node", type=click.IntRange(1, 64), default=1, show_default=True, help="One for each GPU.")
+@click.option("--loadgen-node", help="Node that drives LoadGen, when there are several engines.  [default: the first]")
+@click.option("--cluster", help="Namespace, claims, resources and the like: a JSON file, see docs/operations.md.")
+@click.option("--engine", help="Settings of every engine (docs/engine-settings.md): a JSON file.")
+def manifests(
+    nodes: tuple[str, ...],
+    image: str,
+    run_id: str | None,
+    engines_per_node: int,
+    loadgen_node: str | None,
+    cluster: str | None,
+    engine: str | None,
+    **given: Any,
+) -> None:
+    """Print a benchmark on a cluster as objects for `kubectl apply -f -`, for those who do not want Ansible.
+
+    One engine alone is one Job that holds engine and LoadGen. Several are a Job each, and one more for the LoadGen that
+    drives them all.
+    """
+    import yaml
+
+    from harness.cluster import objects
+    from harness.cluster.settings import parse_cluster
+
+    if len(set(nodes)) != len(nodes):
+        raise BadInput(f"--node names {', '.join(nodes)}: name each node once")
+    where = parse_cluster({**(read_values(cluster, "cluster") if cluster else {}), "image": image})
+    run_id = run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{given['scenario']}-{given['samples']}"
+    settings = read_values(engine, "engine settings") if engine else {}
+    configs = _configs(where, nodes, engines_per_node, settings)
+    driver = loadgen_node or nodes[0]
+    spec = _spec(where, configs, {**given, "run_id": run_id, "node": driver})
+    owner = objects.owner(where, run_id)
+    found = [owner]
+    if len(configs) == 1:
+        [(node, config)] = configs
+        found += objects.single_objects(where, spec, config, node, owner)
+    else:
+        found += [one for node, config in configs for one in objects.engine_objects(where, run_id, node, config, owner)]
+        found += objects.run_objects(where, spec, driver, owner)
+
+    class Plain(yaml.SafeDumper):
+        """Says twice what is there twice: people read it."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    click.echo(yaml.dump_all(found, Dumper=Plain, sort_keys=False, explicit_start=True), nl=False)
+
+
+def _configs(
+    where: "Cluster", nodes: tuple[str, ...], per_node: int, settings: dict[str, Any]
+) -> list[tuple[str, "EngineConfig"]]:
+    from harness.cluster.settings import ENGINE_PORT
+    from harness.engine import parse_config
+
+    # A pod's addresses are its own; who may reach them is what the namespace's network policies say.
+    common = {"model": str(where.model), "host": "0.0.0.0", "port": ENGINE_PORT}  # noqa: S104
+    names = [(node, f"{node}-{number}" if per_node > 1 else node) for node in nodes for number in range(per_node)]
+    return [(node, parse_config({**common, **settings, "name": name})) for node, name in names]
+
+
+def _spec(where: "Cluster", configs: list[tuple[str, "EngineConfig"]], given: dict[str, Any]) -> Spec:
+    from harness.cluster.settings import engine_url
+
+    engines = [
+        {
+            "name": config.name,
+            "node": node,
+            "url": engine_url(where, given["run_id"], config),
+            "max_in_flight": config.max_in_flight,
+        }
+        for node, config in configs
+    ]
+    paths = {"model": str(where.model), "dataset": str(where.dataset)}
+    return parse_spec({**given, **paths, "engines": engines, "metrics_port": where.metrics_port})

@@ -1,0 +1,1 @@
+"""A benchmark on a cluster: engines and LoadGens as Jobs, watched and collected through its API."""

@@ -1,0 +1,232 @@
+"""What a benchmark is on a cluster: batch/v1 Jobs, one per engine and one per LoadGen, as plain objects.
+
+Engine and run are commands that a host knows too (`harness engine serve`, `harness start --foreground`), started from
+the node image. All pods keep to Pod Security's level `restricted`. Each Job reads what was asked from a ConfigMap of
+its own name; a small ConfigMap per run owns everything, so that deleting it cleans all but the claims.
+"""
+
+import json
+from pathlib import PurePosixPath
+from typing import Any
+
+from harness.cluster.settings import DATASET, MODEL, ROOT, RUNS, Cluster, engine_name, engines_root, run_name, slug
+from harness.engine import EngineConfig
+from harness.spec import IMAGE_VARIABLE, Spec
+
+Object = dict[str, Any]
+
+PART_OF = {"app.kubernetes.io/part-of": "mlperf"}
+COMPONENT = "app.kubernetes.io/component"
+RUN, NODE, NAME, RUN_ID = "mlperf/run", "mlperf/node", "mlperf/name", "mlperf/run-id"
+_ASKED = PurePosixPath("/etc/mlperf")
+_CACHE = "/var/cache/mlperf"
+_PLACES = {
+    **{path.name: str(path) for path in (RUNS, MODEL, DATASET)},
+    "asked": str(_ASKED),
+    "tmp": "/tmp",  # noqa: S108 (each pod has its own)
+    "cache": _CACHE,
+    "shm": "/dev/shm",  # noqa: S108
+}
+_READ_ONLY = ("model", "dataset", "asked")
+
+
+def owner(cluster: Cluster, run_id: str) -> Object:
+    """The ConfigMap that owns all objects of a run."""
+    meta = _meta(cluster, slug("mlperf", run_id), run_id, "asked")
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
+
+
+def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfig, owner: Object) -> list[Object]:
+    """ConfigMap, Service and Job of an engine on a node; `owner` is what `owner` gave, with its uid once it has one."""
+    name = engine_name(run_id, config.name)
+    meta = _meta(cluster, name, run_id, "engine", node, owner)
+    service: Object = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta,
+        "spec": {
+            "clusterIP": "None",
+            # Asked for before it is ready: the run waits for the engine itself.
+            "publishNotReadyAddresses": True,
+            "selector": {NAME: name},
+            "ports": [{"name": "http", "port": config.port, "targetPort": "http"}],
+        },
+    }
+    gpus = {cluster.gpu_resource: config.tensor_parallel} if cluster.gpu_resource else {}
+    container = {
+        "name": "engine",
+        "args": ["engine", "serve", "--json", "--root", str(engines_root(run_id)), *_asked("--config", "engine.json")],
+        "ports": [{"name": "http", "containerPort": config.port}],
+        "resources": _resources(cluster.cpu, cluster.memory, gpus),
+        "startupProbe": {
+            "httpGet": {"path": "/health", "port": "http"},
+            "periodSeconds": 5,
+            "failureThreshold": max(1, round(config.start_timeout_s / 5) + 12),
+        },
+        "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 5},
+    }
+    asked = _config_map(meta, "engine.json", config.model_dump(mode="json", exclude_defaults=True))
+    return [asked, service, _job(cluster, meta, node, container)]
+
+
+def run_objects(cluster: Cluster, spec: Spec, node: str, owner: Object) -> list[Object]:
+    """ConfigMap and Job of a LoadGen on a node."""
+    container: Object = {
+        "name": "run",
+        "args": [
+            *("start", "--foreground", "--json", "--root", str(ROOT)),
+            *("--await-engines", f"{cluster.await_engines_s:g}", *_asked("--spec", "spec.json")),
+        ],
+        "resources": _resources(cluster.run_cpu, cluster.run_memory, {}),
+    }
+    if spec.metrics_port:
+        container["ports"] = [{"name": "metrics", "containerPort": spec.metrics_port}]
+    meta = _meta(cluster, run_name(spec.run_id, spec.node), spec.run_id, "run", node, owner)
+    return [_config_map(meta, "spec.json", spec.model_dump(mode="json")), _job(cluster, meta, node, container)]
+
+
+def single_objects(cluster: Cluster, spec: Spec, config: EngineConfig, node: str, owner: Object) -> list[Object]:
+    """ConfigMap and Job of a benchmark on one node, engine and LoadGen in one pod (`harness run`)."""
+    gpus = {cluster.gpu_resource: config.tensor_parallel} if cluster.gpu_resource else {}
+    values = {"model": spec.model, "dataset": spec.dataset, "samples": spec.samples, "scenario": spec.scenario.value}
+    values |= {"mode": spec.mode.value, "target-qps": spec.target_qps, "run-id": spec.run_id}
+    container = {
+        "name": "run",
+        "args": [
+            *("run", "--json", "--root", str(RUNS / f"{spec.run_id}.root"), *_asked("--engine-config", "engine.json")),
+            *(word for key, value in values.items() for word in (f"--{key}", str(value))),
+        ],
+        "resources": _resources(cluster.cpu, cluster.memory, gpus),
+    }
+    meta = _meta(cluster, run_name(spec.run_id, spec.node), spec.run_id, "run", node, owner)
+    asked = _config_map(meta, "engine.json", config.model_dump(mode="json", exclude_defaults=True))
+    return [asked, _job(cluster, meta, node, container)]
+
+
+def collector(cluster: Cluster, run_id: str, node: str, owner: Object, *, alive_s: int) -> Object:
+    """A pod that mounts the claim of a node's runs and does nothing, so that files can be read in it."""
+    container = {
+        "name": "collector",
+        "command": ["sleep", str(alive_s)],
+        "resources": _resources("100m", "256Mi", {}),
+    }
+    meta = _meta(cluster, slug("collect", run_id, node), run_id, "collector", node, owner)
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(cluster, meta, node, container)}
+
+
+def gpus_of(job: Object) -> bool:
+    """Whether a Job's pods are given GPUs."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return bool(container["resources"]["limits"].keys() - {"memory"})
+
+
+def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Object:
+    """The spec of a pod on a node with one container, within level `restricted`.
+
+    `container` holds its name, resources, and command or arguments of `harness`; all else is added here.
+    """
+    volumes: dict[str, Object] = {
+        name: {"persistentVolumeClaim": {"claimName": claim}} for name, claim in cluster.claims(node).items()
+    }
+    volumes |= {"tmp": {"emptyDir": {}}, "cache": {"emptyDir": {}}}
+    volumes["shm"] = {"emptyDir": {"medium": "Memory", "sizeLimit": cluster.shared_memory}}
+    if meta["labels"][COMPONENT] == "collector":
+        volumes = {"runs": volumes["runs"], "tmp": volumes["tmp"]}
+    else:
+        volumes["asked"] = {"configMap": {"name": meta["name"]}}
+    pod: Object = {
+        "restartPolicy": "Never",
+        "serviceAccountName": cluster.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "affinity": _only_on(node),
+        "tolerations": [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in cluster.tolerated_taints],
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": cluster.user,
+            "runAsGroup": cluster.user,
+            "fsGroup": cluster.user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(cluster, container, tuple(volumes))],
+        "volumes": [{"name": name, **what} for name, what in volumes.items()],
+        "terminationGracePeriodSeconds": 60,
+    }
+    if cluster.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in cluster.pull_secrets]
+    if cluster.runtime_class and container["resources"]["limits"].keys() - {"memory"}:
+        pod["runtimeClassName"] = cluster.runtime_class
+    return pod
+
+
+def _container(cluster: Cluster, container: Object, volumes: tuple[str, ...]) -> Object:
+    places = {"HOME": _CACHE if "cache" in volumes else _PLACES["tmp"], IMAGE_VARIABLE: cluster.image}
+    return {
+        "command": ["harness"],
+        **container,
+        "image": cluster.image,
+        "imagePullPolicy": cluster.pull_policy,
+        "env": [{"name": name, "value": value} for name, value in places.items()],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": name, "mountPath": _PLACES[name], **({"readOnly": True} if name in _READ_ONLY else {})}
+            for name in volumes
+        ],
+    }
+
+
+def _only_on(node: str) -> Object:
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def _asked(option: str, file: str) -> tuple[str, str]:
+    return option, str(_ASKED / file)
+
+
+def _config_map(meta: Object, file: str, values: Object) -> Object:
+    data = {file: json.dumps(values, sort_keys=True)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "immutable": True, "data": data}
+
+
+def _meta(
+    cluster: Cluster, name: str, run_id: str, component: str, node: str | None = None, owner: Object | None = None
+) -> Object:
+    found: Object = {"name": name, "namespace": cluster.namespace, "annotations": {RUN_ID: run_id}}
+    found["labels"] = {**PART_OF, COMPONENT: component, RUN: slug(run_id), NAME: name}
+    if node:
+        found["labels"][NODE] = slug(node)
+    if owner and "uid" in owner["metadata"]:
+        reference = {"name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
+        found["ownerReferences"] = [{"apiVersion": owner["apiVersion"], "kind": owner["kind"], **reference}]
+    return found
+
+
+def _resources(cpu: str, memory: str, gpus: dict[str, int]) -> Object:
+    return {"requests": {"cpu": cpu, "memory": memory, **gpus}, "limits": {"memory": memory, **gpus}}
+
+
+def _job(cluster: Cluster, meta: Object, node: str, container: Object) -> Object:
+    port = container["ports"][0]["containerPort"] if container.get("ports") else ""
+    annotations = {key: value.replace("{port}", str(port)) for key, value in cluster.pod_annotations.items()}
+    pod_meta = {"labels": meta["labels"], "annotations": {**meta["annotations"], **annotations}}
+    spec = {
+        "backoffLimit": 0,
+        "completions": 1,
+        "parallelism": 1,
+        # A run that was restarted is no result, whatever ended it.
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
+            ]
+        },
+        "template": {"metadata": pod_meta, "spec": pod_spec(cluster, meta, node, container)},
+    }
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}

@@ -1,0 +1,114 @@
+"""What a cluster is to a benchmark: where Jobs go, what their pods are given, and how everything is named."""
+
+import hashlib
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.engine import EngineConfig
+from harness.errors import BadInput
+from harness.spec import explain
+
+ROOT = PurePosixPath("/var/lib/mlperf")
+MODEL, DATASET, RUNS = ROOT / "model", ROOT / "dataset", ROOT / "runs"
+ENGINE_PORT = 8000
+_NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+
+Name = Annotated[str, Field(pattern=_NAME)]
+Quantity = Annotated[str, Field(pattern=_QUANTITY)]
+
+
+class Cluster(BaseModel):
+    """Where Jobs go and what their pods are given.
+
+    `image` is any reference; a digest makes figures comparable. `runs_claim`, `model_claim` and `dataset_claim` name
+    PersistentVolumeClaims; {node} stands for the node's name. `model_path` and `dataset_path` are places in the last
+    two. `gpu_resource` is what an engine asks for, one for each of its tensor-parallel ranks; empty makes pods without
+    GPU and `runtime_class`. `pod_annotations` go to the pods of engines and runs; {port} stands for the port at which
+    the pod serves its metrics. `keep_s` is how long a finished run's Job stays after its files were collected.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
+    namespace: Name = "mlperf"
+    service_account: Name = "mlperf-runner"
+    pull_policy: Annotated[str, Field(pattern="^(IfNotPresent|Always|Never)$")] = "IfNotPresent"
+    pull_secrets: tuple[Name, ...] = ()
+    runtime_class: str = "nvidia"
+    gpu_resource: str = "nvidia.com/gpu"
+    cpu: Quantity = "4"
+    memory: Quantity = "32Gi"
+    shared_memory: Quantity = "8Gi"
+    run_cpu: Quantity = "2"
+    run_memory: Quantity = "8Gi"
+    runs_claim: str = "runs-{node}"
+    model_claim: str = "model-{node}"
+    dataset_claim: str = "dataset-{node}"
+    model_path: str = ""
+    dataset_path: str = "cnn_eval.json"
+    user: Annotated[int, Field(ge=1)] = 64040
+    metrics_port: Annotated[int, Field(ge=1024, le=65_535)] = 9101
+    tolerated_taints: tuple[str, ...] = ("nvidia.com/gpu", "node-role.kubernetes.io/control-plane")
+    pod_annotations: dict[str, str] = {}
+    await_engines_s: Annotated[float, Field(ge=0)] = 1800
+    keep_s: Annotated[int, Field(ge=86_400)] = 7 * 86_400
+
+    @property
+    def model(self) -> PurePosixPath:
+        """The weights, as a pod sees them."""
+        return MODEL / self.model_path
+
+    @property
+    def dataset(self) -> PurePosixPath:
+        """The data set, as a pod sees it."""
+        return DATASET / self.dataset_path
+
+    def claims(self, node: str) -> dict[str, str]:
+        """Names of a node's claims by what they hold."""
+        claims = {"runs": self.runs_claim, "model": self.model_claim, "dataset": self.dataset_claim}
+        return {name: claim.replace("{node}", node) for name, claim in claims.items()}
+
+
+def parse_cluster(values: Any) -> Cluster:
+    """Validate plain values.
+
+    Raises:
+        BadInput: every wrong key in one message.
+    """
+    try:
+        return Cluster.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(f"cluster: {explain(error)}") from None
+
+
+def slug(*parts: str) -> str:
+    """A name that Kubernetes takes (63 characters, a DNS label), different for different parts."""
+    whole = "-".join(parts)
+    plain = re.sub(r"[^a-z0-9]+", "-", whole.lower()).strip("-")
+    if plain == whole and len(plain) <= 63:
+        return plain
+    return f"{plain[:54].rstrip('-')}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def engine_name(run_id: str, engine: str) -> str:
+    """Name of an engine's Job, Service and ConfigMap."""
+    return slug("engine", run_id, engine)
+
+
+def run_name(run_id: str, host: str) -> str:
+    """Name of a run's Job and ConfigMap on a host."""
+    return slug("run", run_id, host)
+
+
+def engines_root(run_id: str) -> PurePosixPath:
+    """What a pod's engines are given as their root: a folder of the claim that runs are in."""
+    return RUNS / f"{run_id}.engines"
+
+
+def engine_url(cluster: Cluster, run_id: str, config: EngineConfig) -> str:
+    """Address of an engine inside the cluster: that of its Service."""
+    return f"http://{engine_name(run_id, config.name)}.{cluster.namespace}.svc:{config.port}"
