@@ -11,6 +11,7 @@ lock() {
 }
 lock engine-cpu --override requirements/engine-cpu.overrides --no-emit-package torch --find-links "${TORCH_LINKS:?}"
 lock engine-cuda
+lock deepspeed --no-deps
 # One process of the tests imports both sides, so both carry the same versions of what they share.
 lock controller --override requirements/controller.overrides --constraint requirements/engine-cpu.txt
 lock dev --override requirements/controller.overrides --constraint requirements/controller.txt --constraint requirements/engine-cpu.txt

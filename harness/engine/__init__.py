@@ -1,4 +1,4 @@
-"""Engines: one vLLM server on one GPU, a group of GPUs, or some CPU cores; or an endpoint that already runs.
+"""Engines: one vLLM or DeepSpeed server on a GPU, a group of GPUs, or some CPU cores; or an endpoint that already runs.
 
 `up`, `status` and `down` are all a caller needs, or `serve` where a container lasts as long as its command; everything
 they know is in <root>/engines/<name>/engine.json.

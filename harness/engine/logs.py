@@ -14,6 +14,8 @@ _STEPS = (
     (re.compile(r"Capturing CUDA graphs"), "capturing CUDA graphs"),
     (re.compile(r"init engine .*took"), "engine core is up, starting the HTTP server"),
     (re.compile(r"Application startup complete"), "HTTP server is up"),
+    (re.compile(r"Loading weights:.*?(\d+)/(\d+)"), "loading weights, {0} of {1}"),
+    (re.compile(r"^step: (.*)"), "{0}"),
 )
 _CORE_CONFIG = re.compile(r"Initializing a V1 LLM engine .*with config: (.*)")
 _PREFIX = re.compile(r"^(\(\S+ pid=\d+\)\s*)?((?:ERROR|CRITICAL|WARNING|INFO)\s[\d-]+ [\d:.]+ \[[^\]]*\]\s?)?")

@@ -52,7 +52,7 @@ class Supervisor:
         self._directory = directory
         stored = state.stored(directory)
         assert stored is not None
-        self._state = dataclasses.replace(stored, pid=os.getpid(), progress="starting vLLM")
+        self._state = dataclasses.replace(stored, pid=os.getpid(), progress="starting the server")
         self._config = EngineConfig.model_validate(stored.config)
         self._log = Path(stored.log)
         self._start_log = StartLog(self._log)
@@ -110,7 +110,7 @@ class Supervisor:
                 cwd=self._directory,
                 env=_inherited() | _given() | self._state.environment,
                 start_new_session=True,
-                # SIGTERM lets vLLM end its own children even if supervisor and guard die at once.
+                # SIGTERM lets a server end its own children even if supervisor and guard die at once.
                 preexec_fn=lambda: linux.signal_on_parent_death(signal.SIGTERM),
             )
         self._write(engine_pid=engine.pid)
@@ -188,9 +188,12 @@ class Supervisor:
             told = ", ".join(map(str, sorted(strangers)))
             return f"port {self._config.port} is served by somebody else too (pid {told}); choose another port"
         try:
-            settings = core_settings(self._log)
             shown = verify.shown_by(self._state.url)
-            shown |= {key: settings[key] for key in ("dtype", "quantization") if key in settings}
+            if self._config.kind == "deepspeed":
+                shown |= verify.settings_of(self._state.url)
+            else:
+                settings = core_settings(self._log)
+                shown |= {key: settings[key] for key in ("dtype", "quantization") if key in settings}
             wrong = verify.conflicts(self._config, shown)
         except Exception as error:
             return f"the running server could not be verified: {error}"

@@ -37,6 +37,16 @@ def shown_by(base_url: str) -> dict[str, Any]:
     }
 
 
+def settings_of(base_url: str) -> dict[str, Any]:
+    """What the server of `deepspeed_server` says of itself; `tuned` is false.
+
+    Raises:
+        OSError, ValueError: nothing answers, or something else.
+    """
+    shown: dict[str, Any] = json.loads(probe.get(base_url, "/settings").body)
+    return shown
+
+
 def conflicts(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
     """A sentence for each setting that the server shows to differ from what was asked.
 
@@ -45,7 +55,7 @@ def conflicts(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
     found = []
     length, asked = shown["max_model_len"], config.max_model_len
     # Somebody else's server may take longer sequences than it will be sent.
-    if length is not None and (length < asked or (length != asked and config.kind == "vllm")):
+    if length is not None and (length < asked or (length != asked and config.kind != "endpoint")):
         found.append(_differs("max_model_len", length, asked, f"start it with --max-model-len {asked}"))
     if shown["enable_prefix_caching"]:
         found.append(_differs("enable_prefix_caching", True, False, "start it with --no-enable-prefix-caching"))
