@@ -3,7 +3,7 @@
 import click
 
 from harness import __version__
-from harness.cli import engines, machine, manifests, results, runs
+from harness.cli import cluster, engines, machine, manifests, results, runs
 
 
 @click.group(
@@ -25,6 +25,8 @@ for command in (
     results.score,
     results.report,
     machine.doctor,
+    cluster.cluster,
+    cluster.pack,
     manifests.manifests,
 ):
     cli.add_command(command)

@@ -51,12 +51,15 @@ def up(root: Path, config: str, wait: bool, check: bool, as_json: bool) -> None:
 def serve(root: Path, config: str, as_json: bool) -> None:
     """Have an engine up for as long as this command runs, as in a container; a signal takes it down."""
     from harness import engine as engines
+    from harness.node.telemetry import queue
 
     said = ""
 
     def tell(state: "EngineState") -> None:
         nonlocal said
-        line = json.dumps(state.document()) if as_json else _line(state)
+        # Who looks from outside sees no file, so the engine's queue is told, too.
+        document = {**state.document(), "telemetry": queue(Path(state.log).with_name("telemetry.csv"))}
+        line = json.dumps(document) if as_json else _line(state)
         if as_json or line != said:
             said = line
             click.echo(line)

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import psutil
 
+from harness.files import tail
 from harness.node import probe
 from harness.node.gpu import GIB, Gpus
 
@@ -107,6 +108,12 @@ class Sampler:
             self._cpu_s = time.thread_time() + spent_by_pool
             # Late seconds are left out, not made up for.
             due = due + PERIOD_S if due + PERIOD_S > time.monotonic() else time.monotonic() + PERIOD_S
+
+
+def queue(path: Path) -> dict[str, float]:
+    """The engine's part of a telemetry file's last line: running, waiting, kv_cache_percent, those that were measured."""
+    row = dict(zip(COLUMNS, "".join(tail(path, 1)).split(","), strict=False))
+    return {name: float(row[name]) for name in COLUMNS[-3:] if row.get(name, "").replace(".", "", 1).isdigit()}
 
 
 def _look_at_node() -> dict[str, Any]:

@@ -30,7 +30,8 @@ class ActionModule(ActionBase):
         name = self._task.action.rpartition(".")[2]
         module, check_mode = _module(name), self._task.check_mode
         _, params = self.validate_argument_spec(module.ARGUMENTS)
-        if name in CALL_THE_HARNESS and (check_mode or params.get("state") == "stopped"):
+        looks = check_mode or params.get("state") == "stopped"
+        if name in CALL_THE_HARNESS and looks and params["launcher"] == "process":
             return {**result, **self._execute_module(task_vars=task_vars)}  # it looks at the node's files, too
         try:
             found = module.act(_Node(self, params)) if name in CALL_THE_HARNESS else module.answer(params, check_mode)
@@ -51,7 +52,7 @@ class _Node:
     """What calling the harness needs of an AnsibleModule, over the task's connection."""
 
     def __init__(self, action, params):
-        self._action, self.params = action, params
+        self._action, self.params, self.check_mode = action, params, action._task.check_mode
 
     def run_command(self, argv, data=None, cwd=None, handle_exceptions=True):
         """(exit code, output, errors) of a command on the node."""

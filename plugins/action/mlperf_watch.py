@@ -8,7 +8,10 @@ import importlib.util
 import json
 import math
 import os
+import select
 import shlex
+import subprocess
+import tempfile
 import time
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
@@ -52,6 +55,38 @@ class Lost(Exception):
     """The node has not answered for too long."""
 
 
+class Looker:
+    """A command that looks by itself and prints what it sees, a line of JSON each time."""
+
+    def __init__(self, command):
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process)
+        # Unbuffered, so that whatever has been said is seen by select.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, cwd="/", bufsize=0
+        )
+
+    def has_more(self, seconds):
+        """Whether it says something, or ends, within so many seconds."""
+        return bool(select.select([self._process.stdout], [], [], seconds)[0])
+
+    def next(self):
+        """The next look; ConnectionError when it has ended."""
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        raise ConnectionError(said[-1] if said else f"looking ended with {self._process.returncode}")
+
+    def end(self):
+        """End it, if it still runs."""
+        self._process.terminate()
+        self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+
 class ActionModule(ActionBase):
     """Looks, shows, writes down, waits; until there is nothing more to wait for."""
 
@@ -63,7 +98,8 @@ class ActionModule(ActionBase):
         _, self._args = self.validate_argument_spec(
             {
                 "kind": {"type": "str", "required": True, "choices": ["step", "engine", "calibration", "run"]},
-                "files": {"type": "list", "elements": "path", "required": True},
+                "files": {"type": "list", "elements": "path", "default": []},
+                "command": {"type": "list", "elements": "str", "default": []},
                 "interval_s": {"type": "float", "default": 10.0},
                 "lost_after_s": {"type": "float", "default": 120.0},
                 "progress": {"type": "path", "default": ""},
@@ -77,12 +113,15 @@ class ActionModule(ActionBase):
         self._width = max(map(len, task_vars.get("ansible_play_hosts_all", [self._host])))
         if self._args["notice"]:
             display.display(self._args["notice"])
+        self._looker = self._seen = None
         try:
             found = self._watch()
         except Lost as lost:
             self._show(str(lost))
             self._note(None, lost=str(lost))
             found = {"state": "lost", "reason": str(lost)}
+        finally:
+            self._end_looker()
         good = found["state"] in GOOD
         reason = "" if good else found.get("reason") or f"it ended as {found['state']}"
         return {
@@ -111,7 +150,7 @@ class ActionModule(ActionBase):
             if not missing and (last := self._last(records)):
                 return last
             patience = 0.0 if missing or self._args["until"] else self._args["interval_s"]
-            if not patience:
+            if not patience and not self._args["command"]:
                 self._wait(min(self._args["interval_s"], 1.0) if missing else self._args["interval_s"])
 
     def _last(self, records):
@@ -148,15 +187,11 @@ class ActionModule(ActionBase):
         """
         begun, pause = time.monotonic() + patience, 1.0
         while True:
-            command = _command(self._args["files"], patience)
-            patience = 0.0
             try:
-                answer = self._low_level_execute_command(command)
-                if answer["rc"] == 0:
-                    return self._judged(answer["stdout"])
-                cause = (answer["stderr"] or answer["stdout"]).strip()[-200:] or f"exit status {answer['rc']}"
+                return self._read_looker() if self._args["command"] else self._look_there(patience)
             except (AnsibleConnectionFailure, AnsibleError, ConnectionError, ValueError, IndexError) as error:
                 cause = " ".join(str(error).split())[:200]
+            patience = 0.0
             silent = time.monotonic() - begun
             if silent + pause > self._args["lost_after_s"]:
                 raise Lost(f"{self._host} has not answered for {lines.duration(silent)}: {cause}")
@@ -165,7 +200,44 @@ class ActionModule(ActionBase):
             pause = min(2 * pause, self._args["interval_s"])
             self._reset()
 
+    def _look_there(self, patience):
+        """One look on the node, after at most `patience` s of waiting there for an end."""
+        answer = self._low_level_execute_command(_command(self._args["files"], patience))
+        if answer["rc"] == 0:
+            return self._judged(answer["stdout"])
+        cause = (answer["stderr"] or answer["stdout"]).strip()[-200:]
+        raise ConnectionError(cause or f"exit status {answer['rc']}")
+
+    def _read_looker(self):
+        """The next look of the command that looks, which is started where it does not run."""
+        if self._looker is None:
+            self._looker = Looker(self._args["command"])
+        patience_s = self._args["interval_s"] + self._args["lost_after_s"]
+        end = time.monotonic() + patience_s
+        while not self._looker.has_more(0.2):
+            if self._args["until"] and self._seen and self._has_ended(self._args["until"]):
+                return self._seen
+            if time.monotonic() > end:
+                self._end_looker()
+                raise ConnectionError(f"looking has said nothing for {patience_s:.0f} s")
+        try:
+            look = self._looker.next()
+        except ConnectionError:
+            self._end_looker()
+            raise
+        if look["records"] is None:
+            raise ConnectionError(look["away"])
+        self._seen = (look["unix"], look["records"])
+        return self._seen
+
+    def _end_looker(self):
+        if self._looker is not None:
+            self._looker.end()
+            self._looker = None
+
     def _reset(self):
+        if self._args["command"]:
+            return
         try:
             self._connection.reset()
         except Exception as error:  # a broken connection may break in any way; the next look tells

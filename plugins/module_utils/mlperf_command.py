@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Tuple
 COMMAND: Dict[str, Dict[str, Any]] = {
     "command": {"type": "list", "elements": "str", "required": True},
     "root": {"type": "path", "required": True},
+    "launcher": {"type": "str", "choices": ["process", "kubernetes", "torchx"], "default": "process"},
 }
 """What every module that calls the harness takes."""
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
@@ -40,6 +41,11 @@ def call(module: Any, arguments: List[str], given: Any = None, accepted: Tuple[i
     reason = (answer or {}).get("error") or _last_line(err) or _last_line(out) or "it printed nothing"
     module.fail_json(msg=str(reason), exit=code, cmd=argv)
     raise AssertionError("fail_json returned")
+
+
+def on_cluster(module: Any) -> bool:
+    """Whether the command works on a cluster, so that this machine's files tell nothing."""
+    return module.params["launcher"] != "process"
 
 
 def tell(module: Any, result: Dict[str, Any]) -> None:

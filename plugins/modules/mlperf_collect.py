@@ -32,11 +32,18 @@ options:
     description: Directory on the controller for this node's files.
     type: path
     required: true
+  command:
+    description:
+      - The C(harness cluster) command as a list of words, called on the controller, which brings the directories of a
+        node's claim through the cluster's API instead of over the task's connection.
+    type: list
+    elements: str
+    default: []
 author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: full
-    description: Fetches nothing, and says whether it would.
+    description: Fetches nothing, and says whether it would; with O(command) it always says so, for looking takes a pod.
   diff_mode:
     support: full
     description: Shows the files that are fetched.
@@ -125,6 +132,7 @@ def main() -> None:
                 },
             },
             "path": {"type": "path", "required": True},
+            "command": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

@@ -19,6 +19,13 @@ options:
     description: Folder of this node's engines and runs.
     type: path
     required: true
+  launcher:
+    description:
+      - What starts engines and runs. With another one than V(process) O(command) is C(harness cluster), which works on
+        a cluster from wherever it is called, and O(root) is the folder that pods have their claims in.
+    type: str
+    choices: [process, kubernetes, torchx]
+    default: process
   engines:
     description: Settings of the engines that are going to be brought up on this machine.
     type: list

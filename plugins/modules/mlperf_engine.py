@@ -23,6 +23,13 @@ options:
     description: Folder of this node's engines and runs.
     type: path
     required: true
+  launcher:
+    description:
+      - What starts engines and runs. With another one than V(process) O(command) is C(harness cluster), which works on
+        a cluster from wherever it is called, and O(root) is the folder that pods have their claims in.
+    type: str
+    choices: [process, kubernetes, torchx]
+    default: process
   name:
     description: Name of the engine.
     type: str
@@ -77,8 +84,10 @@ state:
   returned: success
   type: str
   sample: starting
-limits:
-  description: How many requests a run may keep at the engine (C(max_in_flight)); empty until it was started once.
+reference:
+  description:
+    - How runs refer to it beyond its name, how many requests they may keep at it (C(max_in_flight)), and on a cluster
+      its address (C(url)). Empty until it was started once.
   returned: success
   type: dict
   sample: {max_in_flight: 72}
@@ -93,7 +102,7 @@ import os
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_command import COMMAND, call, tell
+from ansible.module_utils.mlperf_command import COMMAND, call, on_cluster, tell
 from ansible.module_utils.mlperf_state import Record, engine_file, look
 
 BAD_INPUT = 2
@@ -128,7 +137,7 @@ def checkable(params: Dict[str, Any]) -> bool:
     config = params["config"]
     return (
         params["state"] == "up"
-        and config.get("kind", "vllm") == "vllm"
+        and config.get("kind", "vllm") != "endpoint"
         and os.access(params["command"][0], os.X_OK)
         and os.path.isdir(str(config.get("model")))
     )
@@ -150,6 +159,8 @@ def change(params: Dict[str, Any], current: Record) -> bool:
 def act(module: Any) -> Dict[str, Any]:
     """Bring the engine up or take it down; the result of the module. `module` is what `call` takes."""
     params = module.params
+    if module.check_mode:
+        return check_on_cluster(module)
     if params["state"] == "up":
         engine = call(module, ["engine", "up", "--no-wait"], {**params["config"], "name": params["name"]})
         before = "down"
@@ -157,6 +168,17 @@ def act(module: Any) -> Dict[str, Any]:
         engine, before = call(module, ["engine", "down", params["name"]]), "up"
     changed = bool(engine.pop("changed"))
     return told(params, changed, before if changed else engine["state"], engine)
+
+
+def check_on_cluster(module: Any) -> Dict[str, Any]:
+    """Say what would be done, by what the cluster's API says."""
+    params = module.params
+    if params["state"] == "up":
+        config = {**params["config"], "name": params["name"]}
+        changed = bool(call(module, ["engine", "up", "--check"], config)["would_change"])
+        return told(params, changed, "absent" if changed else "ready", {})
+    changed = bool(call(module, ["engine", "down", params["name"], "--check"])["changed"])
+    return told(params, changed, "ready" if changed else "absent", {})
 
 
 def check(module: Any) -> Dict[str, Any]:
@@ -175,11 +197,12 @@ def check(module: Any) -> Dict[str, Any]:
 
 def told(params: Dict[str, Any], changed: bool, before: str, engine: Record) -> Dict[str, Any]:
     """The module's result: the engine now, and in its diff the state before with what was asked for."""
+    known = ("max_in_flight",) if params["launcher"] == "process" else ("max_in_flight", "url")
     return {
         "changed": changed,
         "state": engine.get("state", "absent"),
         "engine": engine,
-        "limits": {"max_in_flight": engine["max_in_flight"]} if "max_in_flight" in engine else {},
+        "reference": {key: engine[key] for key in known if key in engine},
         "file": engine_file(params["root"], params["name"]),
         "diff": {"before": {"state": before}, "after": {"state": params["state"] if changed else before}},
     }
@@ -188,7 +211,7 @@ def told(params: Dict[str, Any], changed: bool, before: str, engine: Record) -> 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    tell(module, check(module) if module.check_mode else act(module))
+    tell(module, check(module) if module.check_mode and not on_cluster(module) else act(module))
 
 
 if __name__ == "__main__":

@@ -38,12 +38,16 @@ options:
         description: V(fleet) or V(per_node).
         type: str
       launcher:
-        description: V(process).
+        description: V(process), V(kubernetes) or V(torchx).
         type: str
   samples:
     description: How many samples when none are given.
     type: int
     required: true
+  launcher:
+    description: The launcher when none is given.
+    type: str
+    default: process
   nodes:
     description: Hosts of this play that have engines.
     type: list
@@ -144,9 +148,9 @@ CHOICES = {
     "scenario": ("server", "offline", "interactive"),
     "mode": ("performance", "accuracy", "both"),
     "topology": ("fleet", "per_node"),
-    "launcher": ("process",),
+    "launcher": ("process", "kubernetes", "torchx"),
 }
-DEFAULTS = {"scenario": "server", "mode": "both", "target_qps": "auto", "launcher": "process"}
+DEFAULTS = {"scenario": "server", "mode": "both", "target_qps": "auto"}
 PUBLIC = ("scenario", "mode", "samples", "target_qps", "topology", "launcher")
 ARGUMENTS: Dict[str, Dict[str, Any]] = {
     "given": {
@@ -155,6 +159,7 @@ ARGUMENTS: Dict[str, Dict[str, Any]] = {
         "options": {name: {"type": "str"} for name in ("run_id", *PUBLIC)},
     },
     "samples": {"type": "int", "required": True},
+    "launcher": {"type": "str", "default": "process"},
     "nodes": {"type": "list", "elements": "str", "required": True},
     "controllers": {"type": "list", "elements": "str", "default": []},
     "forks": {"type": "int", "required": True},
@@ -243,7 +248,8 @@ def request(params: Dict[str, Any], now: Optional[time.struct_time] = None) -> D
         )
     if run_id and not before and os.path.isdir(directory) and os.listdir(directory):
         raise Refused(f"run_id {run_id}: {directory} holds files of something else; choose another run_id")
-    defaults = {**DEFAULTS, "samples": params["samples"], "topology": "fleet" if len(nodes) > 1 else "per_node"}
+    topology = "fleet" if len(nodes) > 1 else "per_node"
+    defaults = {**DEFAULTS, "samples": params["samples"], "launcher": params["launcher"], "topology": topology}
     asked = complete(given, before.get("asked", {}), defaults)
     topology = asked["topology"] if len(nodes) > 1 else "per_node"
     if topology == "per_node" and asked["samples"] < len(nodes):

@@ -22,14 +22,23 @@ options:
     description: Folder of this node's engines and runs.
     type: path
     required: true
+  launcher:
+    description:
+      - What starts engines and runs. With another one than V(process) O(command) is C(harness cluster), which works on
+        a cluster from wherever it is called, and O(root) is the folder that pods have their claims in.
+    type: str
+    choices: [process, kubernetes, torchx]
+    default: process
   run_id:
     description: Name of the run.
     type: str
     required: true
   state:
-    description: Whether it shall run (or have run), or be ended.
+    description:
+      - Whether it shall run (or have run), be ended, or, when its files were collected, be removed by its cluster in
+        due time.
     type: str
-    choices: [started, stopped]
+    choices: [started, stopped, released]
     default: started
   spec:
     description: What is asked, without the run's name; needed with O(state=started).
@@ -80,20 +89,26 @@ file:
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_command import COMMAND, call, tell
+from ansible.module_utils.mlperf_command import COMMAND, call, on_cluster, tell
 from ansible.module_utils.mlperf_state import look, run_file
 
 BAD_INPUT = 2
 ARGUMENTS: Dict[str, Dict[str, Any]] = {
     **COMMAND,
     "run_id": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+    "state": {"type": "str", "choices": ["started", "stopped", "released"], "default": "started"},
     "spec": {"type": "dict", "default": {}},
 }
 
 
 def act(module: Any) -> Dict[str, Any]:
     """Start the run; the result of the module. `module` is what `call` takes."""
+    if module.params["state"] == "stopped":
+        return stop_on_cluster(module)
+    if module.params["state"] == "released":
+        return release(module)
+    if module.check_mode:
+        return check(module, "absent")
     given = {**module.params["spec"], "run_id": module.params["run_id"]}
     answer = call(module, ["start", "--spec", "-"], given)
     return told(module.params, answer["changed"], answer["state"], "absent" if answer["changed"] else answer["state"])
@@ -117,6 +132,19 @@ def check(module: Any, before: str) -> Dict[str, Any]:
     return told(module.params, answer["would_change"], before, before)
 
 
+def stop_on_cluster(module: Any) -> Dict[str, Any]:
+    """End the run's Job, or say whether that would change anything."""
+    words = ["stop", module.params["run_id"]] + (["--check"] if module.check_mode else [])
+    answer = call(module, words)
+    return told(module.params, answer["changed"], answer["state"], "running" if answer["changed"] else "absent")
+
+
+def release(module: Any) -> Dict[str, Any]:
+    """Let the cluster remove the run's Jobs in due time."""
+    changed = on_cluster(module) and not module.check_mode and call(module, ["release"])["changed"]
+    return told(module.params, changed, "released", "finished")
+
+
 def stop(module: Any, before: str) -> Dict[str, Any]:
     """End the run, or say whether that would change anything."""
     if before != "running" or module.check_mode:
@@ -135,7 +163,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     starts = module.params["state"] == "started"
-    if starts and not module.check_mode:
+    if on_cluster(module) or (starts and not module.check_mode):
         tell(module, act(module))
     try:
         before = (look(run_file(module.params["root"], module.params["run_id"])) or {"state": "absent"})["state"]

@@ -9,13 +9,24 @@ DOCUMENTATION = r"""
 module: mlperf_run_info
 short_description: Look at the benchmark runs of a node
 description:
-  - Reads the state files of runs; starts, changes and calls nothing.
+  - Reads the state files of runs; starts and changes nothing.
   - A run whose process is gone, or whose heartbeat stopped, counts as failed, whatever its file says.
+  - On a cluster it asks for the node's Jobs instead.
 options:
   root:
     description: Folder of this node's engines and runs.
     type: path
     required: true
+  launcher:
+    description: What starts engines and runs; with another one than V(process), O(command) is asked.
+    type: str
+    choices: [process, kubernetes, torchx]
+    default: process
+  command:
+    description: The C(harness cluster) command as a list of words.
+    type: list
+    elements: str
+    default: []
   run_id:
     description: The run of interest.
     type: str
@@ -58,29 +69,46 @@ running:
   returned: success
   type: list
   elements: str
+gpus:
+  description: How many GPUs a cluster's node offers; null when that cannot be told, or is not asked.
+  returned: success
+  type: int
 """
 
+from typing import Any, Dict, List
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_state import look_all
+from ansible.module_utils.mlperf_command import COMMAND, call, on_cluster
+from ansible.module_utils.mlperf_state import Record, look_all
+
+ARGUMENTS: Dict[str, Dict[str, Any]] = {
+    **COMMAND,
+    "command": {"type": "list", "elements": "str", "default": []},
+    "run_id": {"type": "str", "default": ""},
+}
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={"root": {"type": "path", "required": True}, "run_id": {"type": "str", "default": ""}},
-        supports_check_mode=True,
-    )
-    root, run_id = module.params["root"], module.params["run_id"]
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    found: List[Record] = []
+    gpus = None
     try:
-        runs = {run["run_id"]: run for run in look_all(root, "runs", "status.json")}
+        if on_cluster(module):
+            answer = call(module, ["status"])
+            found, gpus = answer["runs"], answer["gpus"]
+        else:
+            found = look_all(module.params["root"], "runs", "status.json")
+        runs = {run["run_id"]: run for run in found}
     except (OSError, ValueError, KeyError) as error:
         module.fail_json(msg=str(error))
-    run = runs.get(run_id, {})
+    run = runs.get(module.params["run_id"], {})
     module.exit_json(
         changed=False,
         state=run.get("state", "absent"),
         run=run,
-        running=[name for name, found in runs.items() if found["state"] == "running"],
+        running=[name for name, one in runs.items() if one["state"] == "running"],
+        gpus=gpus,
     )
 
 

@@ -25,7 +25,14 @@ options:
     description: Paths of the state files on the node.
     type: list
     elements: path
-    required: true
+    default: []
+  command:
+    description:
+      - Instead of O(files), a command of the controller that looks by itself and prints each look as a line of JSON,
+        with C(unix), C(records) and C(away), as C(harness cluster watch) does.
+    type: list
+    elements: str
+    default: []
   interval_s:
     description: Seconds between two looks.
     type: float

@@ -167,7 +167,7 @@ def test_no_rule_reaches_secrets_exec_or_everything() -> None:
     rules = [rule for item in namespace() if item["kind"] in ("Role", "ClusterRole") for rule in item["rules"]]
     named = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     assert not {pair for pair in named if "*" in pair or pair[0] in ("secrets", "pods/exec")}
-    assert {verb for resource, verb in named if resource == "nodes"} == {"get", "list", "watch"}
+    assert {verb for resource, verb in named if resource == "nodes"} == {"get"}
 
 
 def test_scrape_objects_and_dashboard() -> None:

@@ -145,11 +145,11 @@ def engine(harness: Path, **more: Any) -> dict[str, Any]:
     return {"command": [str(harness)], "root": str(root), "name": "one", "config": {"port": 8101}, **more}
 
 
-def test_engine_up_gives_the_whole_config_and_returns_its_limits(harness: Path) -> None:
+def test_engine_up_gives_the_whole_config_and_returns_how_to_refer_to_it(harness: Path) -> None:
     answer(harness, {"state": "starting", "max_in_flight": 72, "changed": True})
     result = call("mlperf_engine", engine(harness))
     assert result["changed"] is True
-    assert result["limits"] == {"max_in_flight": 72}
+    assert result["reference"] == {"max_in_flight": 72}
     root = str(harness.parent / "root")
     assert calls(harness) == [[["engine", "up", "--no-wait", "--root", root, "--json"], {"port": 8101, "name": "one"}]]
     assert "changed" not in result["engine"]

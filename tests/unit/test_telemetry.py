@@ -13,7 +13,7 @@ import pytest
 
 from harness.node import telemetry
 from harness.node.gpu import Gpus
-from harness.node.telemetry import COLUMNS, Sampler
+from harness.node.telemetry import COLUMNS, Sampler, queue
 from tests.engines import FAKE, free_port, until
 from tests.unit.fake_nvml import FakeNvml
 
@@ -135,3 +135,15 @@ def test_two_cores_of_an_engine_add_up() -> None:
         telemetry.probe.get = original
     assert row == {"engine": "e", "running": 7, "kv_cache_percent": 60.0}
     assert spent >= 0
+
+
+def test_the_queue_is_what_the_last_line_has_measured(tmp_path: Path) -> None:
+    file = tmp_path / "telemetry.csv"
+    assert queue(file) == {}
+    cells = dict.fromkeys(COLUMNS, "") | {"engine": "e", "running": "31", "waiting": "0", "kv_cache_percent": "41.5"}
+    file.write_text(",".join(COLUMNS) + "\n")
+    assert queue(file) == {}
+    file.write_text(file.read_text() + ",".join(cells.values()) + "\n")
+    assert queue(file) == {"running": 31.0, "waiting": 0.0, "kv_cache_percent": 41.5}
+    file.write_text(",".join(dict.fromkeys(COLUMNS, "").values()) + "\n")
+    assert queue(file) == {}

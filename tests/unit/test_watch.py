@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import threading
 import time
@@ -313,3 +314,60 @@ def test_watching_another_host_that_never_writes_is_bounded(tmp_path: Path, show
 def test_check_mode_watches_nothing(tmp_path: Path, shown: list[str]) -> None:
     result = run(Node(), tmp_path / "absent", check=True)
     assert (result["skipped"], result["changed"], shown) == (True, False, [])
+
+
+def looker(tmp_path: Path, *looks: Any, then: str = "") -> list[str]:
+    """A command that prints each look once, then does what a line of shell says."""
+    script = "".join(f"echo {shlex.quote(json.dumps(look))}\n" for look in looks)
+    file = tmp_path / "looker"
+    file.write_text(f"#!/bin/sh\n{script}{then}\n")
+    file.chmod(0o755)
+    return [str(file)]
+
+
+def look(*records: Any, away: str | None = None) -> dict[str, Any]:
+    return {"unix": time.time(), "records": list(records) or None, "away": away}
+
+
+def test_a_command_that_looks_is_watched_like_files(tmp_path: Path, shown: list[str]) -> None:
+    progress = tmp_path / "progress.jsonl"
+    looks = [look(RUN), look(RUN | {"samples_done": 2000}), look(RUN | {"state": "finished"})]
+    command = looker(tmp_path, *looks, then="sleep 100")
+    begun = time.monotonic()
+    result = run(Node(), command=command, interval_s=50, progress=str(progress))
+    assert time.monotonic() - begun < 10
+    assert (result["good"], result["status"]["run_id"]) == (True, "r1")
+    assert [json.loads(line)["status"]["samples_done"] for line in progress.read_text().splitlines()] == [
+        1234,
+        2000,
+        1234,
+    ]
+    assert "2000/13368" in shown[1]
+
+
+def test_a_server_that_is_away_is_waited_for(tmp_path: Path, shown: list[str]) -> None:
+    away = look(away="the API server does not answer: Connection refused")
+    command = looker(tmp_path, look(RUN), away, look(RUN | {"state": "failed", "reason": "killed for memory"}))
+    result = run(Node(), command=command)
+    assert (result["state"], result["reason"]) == ("failed", "killed for memory")
+    assert any("no answer, trying again: the API server" in line for line in shown)
+
+
+def test_a_looker_that_breaks_is_started_again_for_a_bounded_time(tmp_path: Path, shown: list[str]) -> None:
+    command = looker(tmp_path, then="echo 'kubeconfig x does not exist' >&2; exit 2")
+    result = run(Node(), command=command, lost_after_s=1.5)
+    assert result["state"] == "lost"
+    assert "kubeconfig x does not exist" in result["reason"]
+
+
+def test_engines_that_a_command_looks_at_are_watched_until_the_run_has_ended(tmp_path: Path, shown: list[str]) -> None:
+    engine = {"name": "jw3", "kind": "vllm", "state": "ready", "started_unix": 1.0, "log": "/e.log"}
+    progress = tmp_path / "progress.jsonl"
+    ended = {"unix": time.time(), "host": "jw1", "kind": "run", "status": {"state": "finished"}, "lost": None}
+    timer = threading.Timer(0.7, lambda: progress.write_text(json.dumps(ended) + "\n"))
+    timer.start()
+    command = looker(tmp_path, look(engine), then="sleep 100")
+    begun = time.monotonic()
+    result = run(Node(), command=command, kind="engine", until="jw1", interval_s=60, progress=str(progress))
+    assert (result["good"], result["state"]) == (True, "ready")
+    assert 0.6 < time.monotonic() - begun < 10

@@ -1,0 +1,239 @@
+"""One namespace of a cluster through its API: plain objects in and out, refusals as the house's errors."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client, config, watch
+from kubernetes.client.exceptions import ApiException
+
+from harness.errors import BadInput, HarnessError, NotReady, RunFailed
+
+Object = dict[str, Any]
+
+CONNECT_S, ANSWER_S = 5.0, 30.0
+PATIENCE_S = 20.0
+_TRANSIENT = frozenset({0, 429, 500, 502, 503, 504})
+_CORE = {
+    "ConfigMap": "config_map",
+    "Service": "service",
+    "Pod": "pod",
+    "PersistentVolumeClaim": "persistent_volume_claim",
+    "Event": "event",
+}
+
+
+class Away(NotReady):
+    """The API server does not answer, or not now; what runs on the cluster goes on."""
+
+
+class Forbidden(NotReady):
+    """The API server knows who asks, and refuses it."""
+
+
+class Api:
+    """What a benchmark needs of the API, in one namespace.
+
+    Args:
+        namespace: where everything is.
+        kubeconfig: file of the credentials; None for the usual places, and inside a pod its service account.
+        context: one of the kubeconfig's contexts; None for its current one.
+        patience_s: how long a server that is busy or away is asked again.
+
+    Raises:
+        BadInput: no such file or context.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self.namespace, self._patience_s = namespace, patience_s
+        settings = client.Configuration()
+        try:
+            config.load_config(
+                config_file=str(kubeconfig) if kubeconfig else None, context=context, client_configuration=settings
+            )
+        except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"kubeconfig {kubeconfig or 'in the usual places'}: {error}; give --kubeconfig") from None
+        # Retries are made here, where they are bounded and an absent server is told from a busy one.
+        settings.retries = urllib3.Retry(0, redirect=3)
+        self.client = client.ApiClient(settings)
+        self.core, self.batch = client.CoreV1Api(self.client), client.BatchV1Api(self.client)
+
+    @property
+    def address(self) -> str:
+        """Where the API server is."""
+        return str(self.client.configuration.host)
+
+    def create(self, wanted: Object, *, dry_run: bool = False) -> tuple[bool, Object]:
+        """(whether it is new, the object as it is stored); one of the same name is left as it is.
+
+        With `dry_run` the API server judges it and stores nothing.
+        """
+        more = {"dry_run": "All"} if dry_run else {}
+        try:
+            return True, self._call(self._verb("create", wanted["kind"]), self.namespace, wanted, **more)
+        except ApiException as error:
+            if error.status == 409:
+                there = self.read(wanted["kind"], wanted["metadata"]["name"])
+                if there is not None and "deletionTimestamp" not in there["metadata"]:
+                    return False, there
+                raise NotReady(f"{_named(wanted)} is still being deleted; try again in a minute") from None
+            raise self.explained(error, f"create {_named(wanted)}") from None
+
+    def read(self, kind: str, name: str) -> Object | None:
+        """An object, or None when there is none."""
+        return self._optional(f"get {kind} {name}", self._verb("read", kind), name, self.namespace)
+
+    def all(self, kind: str, selector: str = "", **more: Any) -> list[Object]:
+        """All objects of a kind that carry the labels of `selector`."""
+        found = self._asked(
+            f"list {kind}s", self._verb("list", kind), self.namespace, label_selector=selector or None, **more
+        )
+        return [{"kind": kind, **item} for item in found["items"]]
+
+    def delete(self, kind: str, name: str) -> bool:
+        """Delete an object and what it owns; whether there was one."""
+        call = self._verb("delete", kind)
+        gone = self._optional(f"delete {kind} {name}", call, name, self.namespace, propagation_policy="Background")
+        return gone is not None
+
+    def patch(self, kind: str, name: str, change: Object) -> Object | None:
+        """Merge a change into an object; None when there is none."""
+        return self._optional(f"patch {kind} {name}", self._verb("patch", kind), name, self.namespace, change)
+
+    def log(self, pod: str, lines: int) -> str:
+        """The last lines that a pod's container has printed; empty while it has printed nothing."""
+        try:
+            raw = self._call(
+                self.core.read_namespaced_pod_log, pod, self.namespace, tail_lines=lines, _preload_content=False
+            )
+        except ApiException as error:
+            if error.status in (400, 404):  # no container yet, or no pod any more
+                return ""
+            raise self.explained(error, f"read the log of pod {pod}") from None
+        return bytes(raw.data).decode(errors="replace")
+
+    def node(self, name: str) -> Object | None:
+        """A node; None when there is none of that name.
+
+        Raises:
+            Forbidden: nodes may not be read.
+        """
+        return self._optional(f"get node {name}", self.core.read_node, name)
+
+    def may(self, verb: str, group: str, resource: str, *, everywhere: bool = False) -> bool:
+        """Whether these credentials may do that, in the namespace or (for what is in none) at all."""
+        plain, _, part = resource.partition("/")
+        asked = {"verb": verb, "group": group, "resource": plain}
+        asked |= {"subresource": part} if part else {}
+        asked |= {} if everywhere else {"namespace": self.namespace}
+        review = {"spec": {"resourceAttributes": asked}}
+        create = client.AuthorizationV1Api(self.client).create_self_subject_access_review
+        answer = self._asked("ask what is allowed", create, review)
+        return bool(answer["status"].get("allowed"))
+
+    def wait(self, selector: str, seconds: float) -> None:
+        """Return when a pod or Job with these labels changes, after `seconds` at the latest.
+
+        A watch that is refused, expires or breaks costs no more than the rest of the time.
+        """
+        end = time.monotonic() + seconds
+        try:
+            pods = self._asked("list pods", self.core.list_namespaced_pod, self.namespace, label_selector=selector)
+            seen = {"label_selector": selector, "resource_version": pods["metadata"]["resourceVersion"]}
+            bounds = {"timeout_seconds": max(1, round(seconds)), "_request_timeout": (CONNECT_S, seconds + CONNECT_S)}
+            for event in watch.Watch().stream(self.core.list_namespaced_pod, self.namespace, **seen, **bounds):
+                if event["type"] != "BOOKMARK":
+                    return
+        except (ApiException, HarnessError, urllib3.exceptions.HTTPError, ValueError, OSError):
+            pass
+        time.sleep(max(0.0, end - time.monotonic()))
+
+    def _verb(self, verb: str, kind: str) -> Callable[..., Any]:
+        if kind == "Job":
+            return getattr(self.batch, f"{verb}_namespaced_job")  # type: ignore[no-any-return]
+        return getattr(self.core, f"{verb}_namespaced_{_CORE[kind]}")  # type: ignore[no-any-return]
+
+    def _asked(self, doing: str, call: Callable[..., Any], *words: Any, **more: Any) -> Object:
+        try:
+            return dict(self._call(call, *words, **more))
+        except ApiException as error:
+            raise self.explained(error, doing) from None
+
+    def _optional(self, doing: str, call: Callable[..., Any], *words: Any, **more: Any) -> Object | None:
+        try:
+            return dict(self._call(call, *words, **more))
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise self.explained(error, doing) from None
+
+    def _call(self, call: Callable[..., Any], *words: Any, **more: Any) -> Any:
+        """Call, and again for a bounded time while the server is busy or away; plain data comes back."""
+        end, pause = time.monotonic() + self._patience_s, 0.5
+        while True:
+            try:
+                found = call(*words, _request_timeout=(CONNECT_S, ANSWER_S), **more)
+                return found if "_preload_content" in more else self.client.sanitize_for_serialization(found)
+            except urllib3.exceptions.HTTPError as error:
+                away: Exception = Away(f"the API server {self.address} does not answer: {_cause(error)}")
+            except ApiException as error:
+                if error.status not in _TRANSIENT:
+                    raise
+                away = Away(f"the API server {self.address} is not well: {_message(error)}")
+            if time.monotonic() + pause > end:
+                raise away
+            time.sleep(pause)
+            pause *= 2
+
+    def explained(self, error: ApiException, doing: str) -> HarnessError:
+        """What a refusal means to the house: who must act, and how."""
+        said = _message(error)
+        if error.status == 401:
+            return NotReady(f"the API server {self.address} does not know these credentials ({said}); renew them")
+        if error.status == 403 and "exceeded quota" not in said and "violates PodSecurity" not in said:
+            return Forbidden(
+                f"may not {doing} in namespace {self.namespace}: {said}; the rights that are needed stand in "
+                "docs/operations.md, and `kubectl auth can-i --list` shows those there are"
+            )
+        if error.status in (400, 403, 404, 422):
+            return BadInput(f"the API server refuses to {doing}: {said}")
+        return RunFailed(f"the API server could not {doing}: {said}")
+
+
+def _message(error: ApiException) -> str:
+    """What the API server said, in its own words."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return f"{error.status} {error.reason}" if error.status else str(error.reason).strip().replace("\n", ": ")
+
+
+def _cause(error: BaseException) -> str:
+    reason = getattr(error, "reason", None)
+    return _cause(reason) if isinstance(reason, BaseException) else str(error).rsplit(": ", 1)[-1]
+
+
+def _named(thing: Object) -> str:
+    return f"{thing['kind']} {thing['metadata']['name']}"
+
+
+def whole(lines: Iterable[str]) -> Object | None:
+    """The last of `lines` that is a whole JSON object; None when there is none."""
+    for line in reversed(list(lines)):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return None

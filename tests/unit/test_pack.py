@@ -1,0 +1,91 @@
+"""Files that come as one stream: whole or not at all, whatever happens to it on the way."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from harness.cluster.pack import SUMS, pack, unpack
+from harness.errors import BadInput, RunFailed
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "r1"
+    (folder / "performance").mkdir(parents=True)
+    (folder / "status.json").write_text('{"state": "finished"}')
+    (folder / "journal.jsonl").write_bytes(b'{"qsl_idx": 1}\n' * 50_000)
+    (folder / "performance" / "mlperf_log_detail.txt").write_text("detail")
+    (folder / ".reserve").write_text("hidden")
+    (folder / "link").symlink_to("/etc/passwd")
+    return folder
+
+
+def packed(*sources: tuple[Path, str]) -> bytes:
+    out = io.BytesIO()
+    pack(dict(sources), out)
+    return out.getvalue()
+
+
+def test_files_arrive_with_their_hashes(run: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "engines" / "e"
+    engine.mkdir(parents=True)
+    (engine / "engine.json").write_text("{}")
+    into = tmp_path / "nodes" / "jw2"
+    data = packed((run, ""), (engine, "engines/e"), (tmp_path / "absent", "calibration"))
+    names, fetched = unpack(io.BytesIO(data), into)
+    assert names == ["engines/e/engine.json", "journal.jsonl", "performance/mlperf_log_detail.txt", "status.json"]
+    assert sorted(fetched) == names
+    assert (into / "journal.jsonl").read_bytes() == (run / "journal.jsonl").read_bytes()
+    assert subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=into).returncode == 0
+    assert not list(into.rglob("*.part"))
+
+
+def test_what_is_there_is_left_alone_and_earlier_hashes_stay(run: Path, tmp_path: Path) -> None:
+    into = tmp_path / "into"
+    unpack(io.BytesIO(packed((run, ""))), into)
+    (run / "status.json").write_text('{"state": "stopped"}')
+    names, fetched = unpack(io.BytesIO(packed((run, ""))), into)
+    assert (len(names), fetched) == (3, ["status.json"])
+    unpack(io.BytesIO(packed((run / "performance", "calibration"))), into)
+    assert len((into / SUMS).read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_a_stream_that_was_cut_is_refused(run: Path, tmp_path: Path, part: float) -> None:
+    data = packed((run, ""))
+    with pytest.raises(RunFailed, match="cut"):
+        unpack(io.BytesIO(data[: int(len(data) * part)]), tmp_path / "into")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_file_that_is_not_what_was_hashed_is_refused(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w|gz") as archive:
+        for name, content in (("a", b"other"), (SUMS, f"{hashlib.sha256(b'asked').hexdigest()}  a\n".encode())):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(RunFailed, match="damaged: a"):
+        unpack(io.BytesIO(out.getvalue()), tmp_path / "into")
+
+
+def test_nothing_is_written_outside(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w|gz") as archive:
+        archive.addfile(tarfile.TarInfo("../outside"), io.BytesIO())
+    with pytest.raises(BadInput, match="outside"):
+        unpack(io.BytesIO(out.getvalue()), tmp_path / "into")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_the_command_prints_the_stream(run: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "pack", f"{run}="], cwd=REPOSITORY, capture_output=True, check=True
+    )
+    assert unpack(io.BytesIO(done.stdout), tmp_path / "into")[0][-1] == "status.json"
