@@ -15,6 +15,10 @@ class Advice(Enum):
         "The nodes share one machine's cores and memory, so their speed together and their efficiency as a pair mean "
         "nothing; measure efficiency on separate machines."
     )
+    NOT_TUNED = (
+        "Engine {engine} is DeepSpeed behind a plain adapter and is not tuned: samples wait for a whole batch to end, "
+        "so its figures are not the best that DeepSpeed can do; do not take them for it."
+    )
     TARGET_TOO_HIGH = (
         "The engines answered {rate:.2f} samples/s of the {target:.2f} that were sent, so requests queued up; "
         "lower target_qps, or, where it was auto, calibrate longer (limits.calibration_s)."
@@ -110,6 +114,7 @@ def find(
         found.append(Advice.SHARED_MACHINE.about())
     found += _rates(asked, together, nodes)
     for node in nodes:
+        found += [Advice.NOT_TUNED.about(node.name, engine=one.name) for one in node.engines if one.kind == "deepspeed"]
         found += _batching(asked, node)
         found += _gpu(node)
         found += _telemetry(node.name, node.telemetry)

@@ -119,7 +119,7 @@ def _listed(*values: Any) -> str:
 
 def _version(node: Node, name: str) -> str | None:
     from_engine = next((engine.version.get(name) for engine in node.engines if engine.version.get(name)), None)
-    return from_engine or node.machine.versions.get(name)
+    return from_engine or (None if name == "vllm" and node.engines else node.machine.versions.get(name))
 
 
 def _gpus(gpus: Sequence[Gpu]) -> str:
@@ -134,12 +134,18 @@ def _gpus(gpus: Sequence[Gpu]) -> str:
 
 def _engines(engines: Sequence[EngineSettings] | None) -> str:
     told = [
-        f"{engine.name} ({engine.kind}, max_num_seqs {short(engine.max_num_seqs)}, "
+        f"{engine.name} ({_kind(engine)}, max_num_seqs {short(engine.max_num_seqs)}, "
         f"context {short(engine.max_model_len)}, prefix caching {switched(engine.prefix_caching)}, "
         f"speculative decoding {switched(engine.speculative_decoding)})"
         for engine in engines or ()
     ]
     return "; ".join(told) or NONE
+
+
+def _kind(engine: EngineSettings) -> str:
+    if engine.kind != "deepspeed":
+        return engine.kind
+    return f"deepspeed {short(engine.version.get('deepspeed'))}, not tuned"
 
 
 _PROPERTIES: tuple[_Property, ...] = (

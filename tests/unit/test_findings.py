@@ -79,6 +79,12 @@ def shared(folder: Path) -> None:
     edit(folder / "plan.json", lambda plan: plan.update(shared_machine=True))
 
 
+def deepspeed(folder: Path) -> None:
+    version = {"deepspeed": "0.19.8", "torch": "2.13.0", "package": "deepspeed"}
+    path = folder / "nodes/alpha/engines/alpha-0/engine.json"
+    edit(path, lambda engine: engine.update(kind="deepspeed", version=version))
+
+
 def queued(folder: Path) -> None:
     path = folder / "nodes/alpha/journal.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
@@ -106,6 +112,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str | None, str]] = {
         lambda folder: edit(folder / "nodes/alpha/outcome.json", lambda o: o["telemetry_cost"].update(cpu_s=2.0)),
         "TELEMETRY_COST", "alpha", "10.0 % of one core",
     ),
+    "deepspeed": (deepspeed, "NOT_TUNED", "alpha", "alpha-0 is DeepSpeed behind a plain adapter and is not tuned"),
     "queue": (queued, "ENGINES_FULL", "alpha", "up to 50 ms (p99) in the client"),
 }  # fmt: skip
 

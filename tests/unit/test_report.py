@@ -226,6 +226,17 @@ def test_infrastructure_leaves_out_what_no_node_is_known_by(tmp_path: Path) -> N
     assert rows["driver, CUDA"] == ["0, –", "–, –"] and rows["system"] == ["–, –", "–, 6.1.0"]
 
 
+def test_deepspeed_is_labelled_as_not_tuned(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    version = {"deepspeed": "0.19.8", "torch": "2.13.0"}
+    path = folder / "nodes/beta/engines/beta-0/engine.json"
+    edit(path, lambda engine: engine.update(kind="deepspeed", version=version))
+    rows = {name: cells for name, *cells in render.infrastructure(record(folder))}
+    assert rows["engines"][0].startswith("alpha-0 (vllm, max")
+    assert rows["engines"][1].startswith("beta-0 (deepspeed 0.19.8, not tuned, max")
+    assert rows["vLLM"][1] == "–"
+
+
 def test_failed_node_costs_only_its_own_figures(tmp_path: Path) -> None:
     folder = benchmark(tmp_path / "run", topology="per_node", samples=100)
     shutil.rmtree(folder / "nodes/beta")
