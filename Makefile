@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 samples ?= 600
+site_words ?=
 HOST_PACKAGES := debootstrap systemd-container iproute2 tinyproxy-bin dpkg-dev apt-utils gpg openssh-client util-linux
 
 .DEFAULT_GOAL := help
@@ -16,8 +17,10 @@ benchmark: site ## Set everything up, run the benchmark on this machine (samples
 	$(BIN)/ansible-playbook benchmark.yml -e samples=$(samples)
 
 site: .venv/controller ## Prepare this machine: vLLM for the CPU, a tiny model and its data set, all under .mlperf/
-	$(BIN)/ansible-playbook site.yml -e samples=$(samples)
+	$(BIN)/ansible-playbook site.yml -e samples=$(samples) $(site_words)
 
+# Tests of every engine; a benchmark installs those that it names.
+test integration: site_words = -e harness_deepspeed=true
 test: lint unit integration hosts ## Lint and run every test
 
 lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)

@@ -1,0 +1,79 @@
+"""The real DeepSpeed behind its adapter, under the real LoadGen: it answers as the reference does."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.engines import everything_of, free_port, until
+
+SAMPLES = 48
+TIMEOUT_S = 240
+
+
+@pytest.fixture(scope="module")
+def python(node_python: Path) -> Path:
+    """The node's Python, with DeepSpeed in it."""
+    look = subprocess.run([node_python, "-c", "import deepspeed"], capture_output=True, text=True, timeout=120)
+    if look.returncode != 0:
+        why = "DeepSpeed is not in the node's environment; `make integration` puts it there"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    return node_python
+
+
+def harness(python: Path, *words: object, text: str | None = None) -> dict[str, Any]:
+    done = subprocess.run(
+        [str(python), "-m", "harness", *map(str, words), "--json"],
+        input=text,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def config(**values: Any) -> str:
+    asked = {"name": "ds", "kind": "deepspeed", "port": free_port(), "dtype": "float32", "max_num_seqs": 16}
+    return json.dumps(asked | values)
+
+
+def test_a_benchmark_of_deepspeed(python: Path, sandbox: Path, tmp_path: Path) -> None:
+    asked = {"sandbox": sandbox, "samples": SAMPLES, "scenario": "offline", "mode": "accuracy", "root": tmp_path}
+    words = [word for key, value in asked.items() for word in (f"--{key}", value)]
+    harness(python, "run", *words, "--run-id", "one", "--engine-config", "-", text=config())
+    folder = tmp_path / "runs" / "one"
+    reference = json.loads((folder / "accuracy" / "score.json").read_text())["reference"]
+    assert reference["compared"] == SAMPLES
+    assert reference["identical"] >= 0.9 * SAMPLES, reference  # float32 differs from float32 in rounding alone
+    engine = json.loads((folder / "manifest.json").read_text())["engines"][0]
+    assert (engine["kind"], engine["verified"]["tuned"], engine["unverified"]) == ("deepspeed", False, [])
+    assert engine["version"]["deepspeed"]
+    assert everything_of(tmp_path, "ds") == set()
+    stamps = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    assert len(stamps) == SAMPLES
+    # A batch's first tokens come at its first step, not with its answers.
+    assert all(entry["first_s"] < entry["last_s"] for entry in stamps if len(entry["token_ids"]) > 16)
+
+
+def test_a_killed_server_is_a_failed_engine_without_remains(python: Path, sandbox: Path, tmp_path: Path) -> None:
+    text = config(model=str(sandbox / "model"), cpu_cores="0")
+    state = harness(python, "engine", "up", "--root", tmp_path, "--config", "-", text=text)
+    try:
+        assert (state["state"], state["verified"]["dtype"]) == ("ready", "float32")
+        assert os.sched_getaffinity(state["engine_pid"]) == {0}
+        os.kill(state["engine_pid"], signal.SIGKILL)
+        stored = tmp_path / "engines" / "ds" / "engine.json"
+        assert until(lambda: json.loads(stored.read_text())["state"] == "failed", 10)
+        assert "was killed by SIGKILL" in json.loads(stored.read_text())["reason"]
+        assert until(lambda: everything_of(tmp_path, "ds") == set(), 15)
+    finally:
+        harness(python, "engine", "down", "--root", tmp_path, "ds")
