@@ -3,15 +3,15 @@
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from harness.cluster import objects
 from harness.cluster.api import Api, Away, Forbidden, Object, whole
-from harness.cluster.diagnosis import Diagnosis, Seen, diagnose, record
+from harness.cluster.causes import Diagnosis, Kind, Seen
+from harness.cluster.diagnosis import diagnose
+from harness.cluster.records import record
 from harness.cluster.settings import engine_name, run_name, slug
 from harness.errors import HarnessError
 
-Kind = Literal["engine", "run"]
 SOONEST_S = 0.5
 _LOG_LINES = 12
 _ENDED = frozenset({"finished", "failed", "stopped"})
