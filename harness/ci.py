@@ -169,7 +169,12 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(values) - set(PUBLIC))
     if unknown:
         raise BadInput(f"{', '.join(unknown)} is no setting of {DOOR}; choose from {', '.join(PUBLIC)}")
-    choices = {"scenario": [*Scenario], "mode": [*Mode], "topology": ["fleet", "per_node"], "launcher": ["process"]}
+    choices: dict[str, list[str]] = {
+        "scenario": [*Scenario],
+        "mode": [*Mode],
+        "topology": ["fleet", "per_node"],
+        "launcher": ["process", "kubernetes", "torchx"],
+    }
     for name, known in choices.items():
         if name in values and values[name] not in known:
             raise BadInput(f"{name} {values[name]!r} is unknown; choose {', '.join(known)}")
@@ -196,7 +201,7 @@ def _positive(value: Any) -> bool:
 @click.option("--mode", help="performance, accuracy or both.")
 @click.option("--target-qps", help="Samples per second to offer, or auto.")
 @click.option("--topology", help="fleet or per_node.")
-@click.option("--launcher", help="What starts engines and runs on a node.")
+@click.option("--launcher", help="process, kubernetes or torchx.")
 @click.option("--run-id", help="Name of the run and of its directory in results/.")
 @click.option("--inventory", type=click.Path(path_type=Path), help="An inventory; the project's own without it.")
 @click.option("--limit", help="Only these hosts, as in ansible-playbook --limit.")

@@ -24,6 +24,7 @@ root_ignored = click.option("--root", hidden=True, help="Given by callers that k
 class _Place:
     """What the group's options say."""
 
+    launcher_name: str
     kubeconfig: Path | None
     context: str | None
     settings: str
@@ -47,10 +48,25 @@ class _Place:
         except ValueError as error:
             raise BadInput(f"--settings is not JSON: {error}") from None
         cluster = parse_cluster(values)
+        if self.launcher_name == "torchx":
+            from harness.cluster.volcano import TorchxApi
+
+            queued = TorchxApi(
+                cluster.namespace, self.kubeconfig, self.context, patience_s=patience_s, queue=cluster.queue
+            )
+            return Launcher(queued, cluster)
         return Launcher(Api(cluster.namespace, self.kubeconfig, self.context, patience_s=patience_s), cluster)
 
 
 @click.group()
+@click.option(
+    "--launcher",
+    "launcher_name",
+    type=click.Choice(["kubernetes", "torchx"]),
+    default="kubernetes",
+    show_default=True,
+    help="Jobs of Kubernetes, or jobs of Volcano made through TorchX.",
+)
 @click.option("--kubeconfig", type=PATH, envvar="KUBECONFIG", help="Credentials.  [default: the usual places]")
 @click.option("--context", help="One of its contexts.  [default: its current one]")
 @click.option("--settings", required=True, help="Image, namespace, claims and the like, as JSON or a file of it.")

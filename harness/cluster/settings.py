@@ -28,8 +28,8 @@ class Cluster(BaseModel):
     PersistentVolumeClaims; {node} stands for the node's name. `model_path` and `dataset_path` are places in the last
     two. `gpu_resource` is what an engine asks for, one for each of its tensor-parallel ranks; empty makes pods without
     GPU and `runtime_class`. `pod_annotations` go to the pods of engines and runs; {port} stands for the port at which
-    the pod serves its metrics. `collect_over_api` says that results shall come through the API. `keep_s` is how long a
-    finished run's Job stays after its files were collected.
+    the pod serves its metrics. `queue` is Volcano's, for launcher torchx. `collect_over_api` says that results shall
+    come through the API. `keep_s` is how long a finished run's Job stays after its files were collected.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +55,7 @@ class Cluster(BaseModel):
     metrics_port: Annotated[int, Field(ge=1024, le=65_535)] = 9101
     tolerated_taints: tuple[str, ...] = ("nvidia.com/gpu", "node-role.kubernetes.io/control-plane")
     pod_annotations: dict[str, str] = {}
+    queue: Name = "default"
     await_engines_s: Annotated[float, Field(ge=0)] = 1800
     collect_over_api: bool = False
     keep_s: Annotated[int, Field(ge=86_400)] = 7 * 86_400
