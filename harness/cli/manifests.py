@@ -1,17 +1,12 @@
 """harness manifests."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from harness.cli.common import read_values
-from harness.errors import BadInput
-from harness.spec import FULL_SAMPLES, Spec, parse_spec
-
-if TYPE_CHECKING:
-    from harness.cluster.settings import Cluster
-    from harness.engine import EngineConfig
+from harness.spec import FULL_SAMPLES
 
 
 @click.command()
@@ -42,25 +37,17 @@ def manifests(
     """
     import yaml
 
-    from harness.cluster import objects
+    from harness.cluster import objects, plain
     from harness.cluster.settings import parse_cluster
 
-    if len(set(nodes)) != len(nodes):
-        raise BadInput(f"--node names {', '.join(nodes)}: name each node once")
     where = parse_cluster({**(read_values(cluster, "cluster") if cluster else {}), "image": image})
     run_id = run_id or f"{time.strftime('%Y%m%d-%H%M%S')}-{given['scenario']}-{given['samples']}"
     settings = read_values(engine, "engine settings") if engine else {}
-    configs = _configs(where, nodes, engines_per_node, settings)
+    configs = plain.engines(where, nodes, engines_per_node, settings)
     driver = loadgen_node or nodes[0]
-    spec = _spec(where, configs, {**given, "run_id": run_id, "node": driver})
+    spec = plain.spec(where, configs, {**given, "run_id": run_id, "node": driver})
     owner = objects.owner(where, run_id)
-    found = [owner]
-    if len(configs) == 1:
-        [(node, config)] = configs
-        found += objects.single_objects(where, spec, config, node, owner)
-    else:
-        found += [one for node, config in configs for one in objects.engine_objects(where, run_id, node, config, owner)]
-        found += objects.run_objects(where, spec, driver, owner)
+    found = [owner, *plain.things(where, configs, spec, owner)]
 
     class Plain(yaml.SafeDumper):
         """Says twice what is there twice: people read it."""
@@ -69,31 +56,3 @@ def manifests(
             return True
 
     click.echo(yaml.dump_all(found, Dumper=Plain, sort_keys=False, explicit_start=True), nl=False)
-
-
-def _configs(
-    where: "Cluster", nodes: tuple[str, ...], per_node: int, settings: dict[str, Any]
-) -> list[tuple[str, "EngineConfig"]]:
-    from harness.cluster.settings import ENGINE_PORT
-    from harness.engine import parse_config
-
-    # A pod's addresses are its own; who may reach them is what the namespace's network policies say.
-    common = {"model": str(where.model), "host": "0.0.0.0", "port": ENGINE_PORT}  # noqa: S104
-    names = [(node, f"{node}-{number}" if per_node > 1 else node) for node in nodes for number in range(per_node)]
-    return [(node, parse_config({**common, **settings, "name": name})) for node, name in names]
-
-
-def _spec(where: "Cluster", configs: list[tuple[str, "EngineConfig"]], given: dict[str, Any]) -> Spec:
-    from harness.cluster.settings import engine_url
-
-    engines = [
-        {
-            "name": config.name,
-            "node": node,
-            "url": engine_url(where, given["run_id"], config),
-            "max_in_flight": config.max_in_flight,
-        }
-        for node, config in configs
-    ]
-    paths = {"model": str(where.model), "dataset": str(where.dataset)}
-    return parse_spec({**given, **paths, "engines": engines, "metrics_port": where.metrics_port})
