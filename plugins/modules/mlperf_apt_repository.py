@@ -34,6 +34,7 @@ options:
   key:
     description:
       - The key that signs the repository, as armored text, as an address or as the absolute path of a file on the host.
+        Address and file may hold it binary.
       - Without one, the repository must be signed by a key that the host trusts already.
     type: str
     default: ""
@@ -71,6 +72,7 @@ file:
   type: str
 """
 
+import base64
 import os
 import tempfile
 from typing import Any
@@ -114,6 +116,14 @@ def key(module: Any) -> bytes:
             "address, a file on the host, or its armored text"
         )
         raise AssertionError("fail_json returned") from error
+
+
+def armored(content: bytes) -> bytes:
+    """A key as text: that is what apt takes a file NAME.asc for, and keyrings on a host are mostly binary."""
+    if b"-----BEGIN PGP" in content:
+        return content
+    head, tail = (b"-----%s PGP PUBLIC KEY BLOCK-----\n" % word for word in (b"BEGIN", b"END"))
+    return head + b"\n" + base64.encodebytes(content) + tail
 
 
 def read(path: str) -> bytes:
@@ -178,7 +188,7 @@ def main() -> None:
     # An address is asked once, and again only when it is another one.
     settled = not params["key"] or (address and os.path.exists(keyring) and before == after)
     unread = address and module.check_mode
-    content = read(keyring) if settled or unread else key(module)
+    content = read(keyring) if settled or unread else armored(key(module))
     changed = before != after or bool(params["key"] and content != read(keyring)) or bool(unread and not settled)
     if changed and not module.check_mode:
         if params["key"]:

@@ -11,7 +11,8 @@ short_description: Install Debian packages at pinned versions and hold them
 description:
   - Looks at dpkg's own list, so that an unchanged host is not asked for more, and check mode is right also for packages
     of a repository that is not configured yet.
-  - All packages are installed in one call of C(apt-get).
+  - All packages are installed in one call of C(apt-get). Where that fails, the package lists are read anew and it is
+    tried once more, for lists may be missing, or older than what the repository still has.
 options:
   packages:
     description: Names of the packages, each with the version it must have, which may hold V(*). Empty for any version.
@@ -62,7 +63,6 @@ pending:
 """
 
 import fnmatch
-import os
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -92,12 +92,22 @@ def lines(found: Found, names: List[str]) -> str:
     return "".join(f"{name} {found[name][0]}{held.get(found[name][1], '')}\n" for name in names if name in found)
 
 
-def apt(module: Any, arguments: List[str]) -> None:
-    """Call apt-get without questions."""
+def call(module: Any, arguments: List[str]) -> Tuple[int, str, str]:
+    """Run apt-get without questions."""
     argv = ["apt-get", "--quiet", "--yes", f"-oDPkg::Lock::Timeout={module.params['lock_timeout_s']}"]
     argv += ["-oDpkg::Options::=--force-confdef", "-oDpkg::Options::=--force-confold", "--no-install-recommends"]
     variables = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C"}
     code, out, err = module.run_command([*argv, *arguments], environ_update=variables)
+    return code, out, err
+
+
+def apt(module: Any, arguments: List[str], again: bool = False) -> None:
+    """Call apt-get; `again`: once more with new package lists, for old ones name versions that are gone."""
+    code, out, err = call(module, arguments)
+    if code != 0 and again:
+        # It may fail for a repository that does not matter here: what counts is whether the second try succeeds.
+        call(module, ["update"])
+        code, out, err = call(module, arguments)
     if code != 0:
         errors = [line[3:] for line in (out + err).splitlines() if line.startswith("E: ")]
         module.fail_json(
@@ -121,12 +131,8 @@ def hold(module: Any, names: List[str], wish: str) -> None:
 def install(module: Any, wrong: List[str], unheld: List[str], wanted: Dict[str, str]) -> None:
     """Install what is missing or has another version, then hold."""
     if wrong:
-        if not os.path.exists("/var/lib/apt/lists") or not any(
-            name.endswith("Packages") or "_Packages" in name for name in os.listdir("/var/lib/apt/lists")
-        ):
-            apt(module, ["update"])
         specs = [f"{name}={wanted[name]}" if wanted[name] else name for name in wrong]
-        apt(module, ["install", "--allow-change-held-packages", "--allow-downgrades", *specs])
+        apt(module, ["install", "--allow-change-held-packages", "--allow-downgrades", *specs], again=True)
     if unheld:
         hold(module, unheld, "hold" if module.params["hold"] else "install")
 

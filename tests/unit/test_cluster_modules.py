@@ -1,5 +1,6 @@
 """Modules that make a cluster: the truth in check mode, one call where nothing changes, no token in any output."""
 
+import base64
 import json
 import sys
 import textwrap
@@ -159,7 +160,8 @@ def test_package_that_is_missing_or_another_is_installed_at_its_version_and_held
     assert "kubelet 1.36.* (held)" in checked["diff"]["after"]
     assert commands.calls("apt-get") == commands.calls("dpkg") == []
     assert call("mlperf_packages", arguments)["changed"] is True
-    assert commands.calls("apt-get")[-1][0][-1] == "kubelet=1.36.*"
+    ((asked, _given),) = commands.calls("apt-get")
+    assert (asked[-1], "install" in asked) == ("kubelet=1.36.*", True)
     ((argv, given),) = commands.calls("dpkg")
     assert (argv, given.strip()) == (["--set-selections"], "kubelet hold")
 
@@ -178,6 +180,8 @@ def test_package_that_no_repository_has_is_refused_with_apts_own_words(commands:
     commands.answer("apt-get", install=(100, "", "E: Version '1.99.*' for 'kubelet' was not found\n"))
     with pytest.raises(Failed, match=r"Version '1\.99\.\*' for 'kubelet' was not found"):
         call("mlperf_packages", {"packages": {"kubelet": "1.99.*"}})
+    # Lists that are older than the repository say the same, so they are read anew before it is given up.
+    assert commands.verbs("apt-get") == ["install", "update", "install"]
 
 
 def test_removed_packages_do_not_count_as_installed(commands: Commands) -> None:
@@ -290,6 +294,15 @@ def test_key_of_an_address_is_fetched_once(apt: Path) -> None:
     assert call("mlperf_apt_repository", arguments)["changed"] is False
     with pytest.raises(Failed, match="cannot be read from file"):
         call("mlperf_apt_repository", {**arguments, "key": f"file://{apt}/other.asc"})
+
+
+def test_binary_keyring_becomes_the_text_that_its_name_promises(apt: Path) -> None:
+    (apt / "binary.gpg").write_bytes(bytes(range(256)))
+    arguments = {"name": "k", "uri": "http://192.0.2.1/k/", "key": f"{apt}/binary.gpg"}
+    assert [call("mlperf_apt_repository", arguments)["changed"] for _ in range(2)] == [True, False]
+    head, empty, *lines, tail = (apt / "keyrings" / "k.asc").read_text().splitlines()
+    assert (head[:14], empty, tail[:12]) == ("-----BEGIN PGP", "", "-----END PGP")
+    assert base64.b64decode("".join(lines)) == bytes(range(256))
 
 
 def test_repository_that_cannot_be_read_leaves_no_file_behind(apt: Path, commands: Commands) -> None:
