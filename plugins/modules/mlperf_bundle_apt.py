@@ -57,6 +57,10 @@ options:
     description: Names of the packages, each with its version, which may hold V(*); V("") for any version.
     type: dict
     required: true
+  preferences:
+    description: Preferences as in apt_preferences(5), where several repositories or versions have the same package.
+    type: str
+    default: ""
 author: The MLPerf distributed authors
 attributes:
   check_mode:
@@ -139,7 +143,7 @@ def prepare(module: Any) -> List[str]:
     """An apt of its own below the cache folder; returns the options that lead apt-get there."""
     params = module.params
     cache = params["cache"]
-    for name in ("lists/partial", "archives/partial", "etc", "log"):
+    for name in ("lists/partial", "archives/partial", "etc/empty", "log"):
         os.makedirs(os.path.join(cache, name), exist_ok=True)
     stanzas = []
     for index, source in enumerate(params["sources"]):
@@ -155,6 +159,8 @@ def prepare(module: Any) -> List[str]:
         stanzas.append("\n".join(lines))
     with open(os.path.join(cache, "etc", "all.sources"), "w", encoding="utf-8") as stream:
         stream.write("\n\n".join(stanzas) + "\n")
+    with open(os.path.join(cache, "etc", "preferences"), "w", encoding="utf-8") as stream:
+        stream.write(params["preferences"])
     # The empty package state: nothing is installed, so everything that is needed is fetched.
     open(os.path.join(cache, "status"), "w", encoding="utf-8").close()
     settings = {
@@ -165,7 +171,8 @@ def prepare(module: Any) -> List[str]:
         "Dir::Cache::archives": f"{cache}/archives",
         "Dir::Etc::sourcelist": f"{cache}/etc/all.sources",
         "Dir::Etc::sourceparts": "-",
-        "Dir::Etc::preferencesparts": "-",
+        "Dir::Etc::preferences": f"{cache}/etc/preferences",
+        "Dir::Etc::preferencesparts": f"{cache}/etc/empty",
         "Dir::Log": f"{cache}/log",
         "APT::Architecture": params["architecture"],
         "APT::Architectures": params["architecture"],
@@ -249,13 +256,14 @@ def main() -> None:
             "architecture": {"type": "str", "default": "amd64"},
             "sources": {"type": "list", "elements": "dict", "required": True, "options": source},
             "packages": {"type": "dict", "required": True},
+            "preferences": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     params = module.params
     note = f"{params['path']}.json"
     before = recall(note)
-    asked = {name: params[name] for name in ("architecture", "sources", "packages")}
+    asked = {name: params[name] for name in ("architecture", "sources", "packages", "preferences")}
     if module.check_mode:
         changed = before.get("asked") != asked or not os.path.exists(params["path"])
         module.exit_json(changed=changed, packages=before.get("packages", []), diff={"before": "", "after": ""})

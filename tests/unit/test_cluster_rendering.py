@@ -137,6 +137,12 @@ def test_kubeadm_configuration_can_be_reached_everywhere() -> None:
     assert made["KubeProxyConfiguration"]["mode"] == "nftables"
 
 
+def test_an_upgrade_keeps_the_patches() -> None:
+    assert value("kubernetes", "__kubernetes_patched") == []
+    (flag,) = value("kubernetes", "__kubernetes_patched", kubernetes_patches={"kube-apiserver0+merge.yaml": "{}"})
+    assert flag == f"--patches={init(kubernetes_patches={'x': ''})['InitConfiguration']['patches']['directory']}"
+
+
 def test_worker_joins_with_what_the_control_plane_printed() -> None:
     digest = "sha256:" + "0123456789abcdef" * 4
     printed = f"kubeadm join 192.0.2.11:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash {digest} \n"

@@ -1,0 +1,110 @@
+"""The offline bundle: what is collected is what hosts without a network will ask for."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.ansible_modules import call
+from tests.unit.role_values import templar, value
+from tests.unit.role_vars import render
+
+NVIDIA = {
+    "node_packages": ["socat"],
+    "containerd_packages": {"containerd.io": "2.2.*"},
+    "kubernetes_packages": {"kubeadm": "1.36.0-*"},
+    "nvidia_driver_branch": 580,
+    "nvidia_driver_packages": ["nvidia-open-580"],
+    "nvidia_pinning_packages": ["nvidia-driver-pinning-580"],
+    "nvidia_toolkit_packages": ["nvidia-container-toolkit"],
+    "nvidia_toolkit_version": "1.18.1-1",
+}
+
+
+PINNED = "Package: *nvidia*\nPin: version 580.*\nPin-Priority: 1001\n"
+
+
+@pytest.mark.parametrize(("version", "wanted", "pin"), [("", "", "580.*"), ("580.95.05", "580.95.05-*", "580.95.05-*")])
+def test_driver_is_collected_in_the_version_that_hosts_will_ask_for(version: str, wanted: str, pin: str) -> None:
+    given = {**NVIDIA, "nvidia_driver_version": version}
+    packages = value("bundle", "__bundle_packages", **given)
+    assert packages["nvidia-open-580"] == wanted
+    assert packages["nvidia-driver-pinning-580"] == ""
+    assert packages["nvidia-container-toolkit"] == "1.18.1-1"
+    assert f"\nPin: version {pin}\n" in value("bundle", "__bundle_preferences", **given)
+
+
+def test_images_of_kubernetes_are_those_of_the_kubeadm_just_collected() -> None:
+    files = ["containerd.io_2.2.1-1_amd64.deb", "kubeadm_1.36.0-1.1_amd64.deb", "kubelet_1.36.0-1.1_amd64.deb"]
+    collected = {"results": [{"packages": files}]}
+    assert value("bundle", "__bundle_kubeadm_package", __bundle_collected=collected) == files[1]
+    assert value("bundle", "__bundle_kubeadm_version", __bundle_collected=collected) == "v1.36.0"
+
+
+def test_sandbox_image_of_a_host_without_network_is_the_one_in_the_bundle(tmp_path: Path) -> None:
+    images = {"registry.k8s.io/kube-apiserver:v1.36.0": "a.tar", "registry.k8s.io/pause:3.10.1": "b.tar"}
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "images.json").write_text(json.dumps({"images": images, "node": ""}))
+
+    def sandbox(**given: Any) -> str:
+        return str(render("containerd", "__containerd_values", group_names=[], **given)["sandbox_image"])
+
+    assert sandbox(bundle=str(tmp_path)) == "registry.k8s.io/pause:3.10.1"
+    assert sandbox(bundle=str(tmp_path), containerd_sandbox_image="mine/pause:1") == "mine/pause:1"
+    assert sandbox() == ""
+
+
+def test_host_takes_each_part_of_the_bundle_once() -> None:
+    sums = {"apt/debian-12.tar": "a" * 64, "wheels/x.whl": "b" * 64, "files/calico.yaml": "c" * 64}
+    marks = value("bundle", "__bundle_marks", __bundle_sums=sums)
+    assert marks["apt"] == "a" * 64
+    other = value("bundle", "__bundle_marks", __bundle_sums={**sums, "wheels/y.whl": "d" * 64})
+    assert other["wheels"] != marks["wheels"]
+    assert value("bundle", "__bundle_marks", __bundle_sums={"apt/debian-12.tar": "a" * 64})["wheels"] == ""
+    here = {"results": [{"item": "apt", "content": "YWFhCg=="}, {"item": "wheels", "msg": "no such file"}]}
+    assert value("bundle", "__bundle_taken", __bundle_here=here) == {"apt": "aaa", "wheels": ""}
+
+
+@pytest.mark.parametrize(("bundle", "variables"), [("", {}), ("/media/bundle", {"PIP_NO_INDEX": "1"})])
+def test_pip_asks_the_bundle_alone(bundle: str, variables: dict[str, str]) -> None:
+    made = templar("bundle", bundle=bundle)
+    loader = made._loader
+    inventory = Path(__file__).resolve().parents[2] / "inventory/jw/group_vars/all.yml"
+    given = loader.load_from_file(str(inventory), trusted_as_template=True)["harness_pip_variables"]
+    found = made.template(given)
+    assert found == ({**variables, "PIP_FIND_LINKS": f"{value('bundle', 'bundle_folder')}/wheels"} if bundle else {})
+
+
+@pytest.mark.skipif(not shutil.which("apt-get") or not shutil.which("dpkg-deb"), reason="needs apt-get and dpkg-deb")
+@pytest.mark.parametrize(("preferences", "kept"), [("", "610.1-1"), (PINNED, "580.9-1")])
+def test_packages_follow_the_preferences(tmp_path: Path, preferences: str, kept: str) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    listed = ""
+    for version in ("580.9-1", "610.1-1"):
+        root = tmp_path / version
+        (root / "DEBIAN").mkdir(parents=True)
+        control = (
+            f"Package: nvidia-open\nVersion: {version}\nArchitecture: amd64\nDescription: t\nMaintainer: t <t@t.test>\n"
+        )
+        (root / "DEBIAN" / "control").write_text(control)
+        file = repository / f"nvidia-open_{version}_amd64.deb"
+        subprocess.run(["dpkg-deb", "--root-owner-group", "--build", root, file], check=True, capture_output=True)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        listed += f"{control}Filename: ./{file.name}\nSize: {file.stat().st_size}\nSHA256: {digest}\n\n"
+    (repository / "Packages").write_text(listed)
+    made = call(
+        "mlperf_bundle_apt",
+        {
+            "path": str(tmp_path / "apt.tar"),
+            "cache": str(tmp_path / "cache"),
+            "sources": [{"uri": f"file:{repository}", "suites": ["./"], "trusted": True}],
+            "packages": {"nvidia-open": ""},
+            "preferences": preferences,
+        },
+    )
+    assert made["packages"] == [f"nvidia-open_{kept}_amd64.deb"]
