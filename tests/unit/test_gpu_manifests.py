@@ -108,6 +108,26 @@ def test_a_version_brings_differing_drivers_together() -> None:
     assert nvidia("__nvidia_wanted", **facts, nvidia_driver_version="580.95.05")["nvidia-open-580"] == "580.95.05-*"
 
 
+def test_a_new_node_alone_is_refused_where_nobody_looked_at_the_others() -> None:
+    facts = host("jw3") | {"groups": {"gpu_nodes": ["jw2", "jw3"], "cluster": ["jw1", "jw2", "jw3"]}}
+    (refusal,) = nvidia("__nvidia_refusals", **facts)
+    assert "which one jw2 has" in refusal
+    assert nvidia("__nvidia_refusals", **facts, nvidia_driver_version="580.95.05") == []
+    configured = facts | {"__nvidia_look": {"node": NODE | {"packages": package("580.95.05-1")}}}
+    assert nvidia("__nvidia_refusals", **configured) == []
+
+
+def test_from_branch_590_on_packages_have_no_branch_in_their_names() -> None:
+    facts = host(drivers={"jw2": "", "jw3": ""})
+    assert nvidia("__nvidia_wanted", **facts, nvidia_driver_branch=595)["nvidia-open"] == ""
+    assert nvidia("nvidia_pinning_packages", **facts, nvidia_driver_branch=595) == ["nvidia-driver-pinning-595"]
+    # A driver of an older branch, under its older name, came from these packages too.
+    older = host(packages=package("580.95.05-1"), driver_loaded="580.95.05")
+    wanted = {"nvidia_driver_branch": 595, "nvidia_driver_version": "595.71.05"}
+    assert nvidia("__nvidia_foreign", **older, **wanted) is False
+    assert nvidia("__nvidia_wanted", **older, **wanted)["nvidia-open"] == "595.71.05-*"
+
+
 def test_a_driver_that_came_some_other_way_is_left_alone() -> None:
     facts = host(drivers={"jw2": "580.95.05"}, driver_loaded="580.95.05")
     assert nvidia("__nvidia_foreign", **facts) is True
