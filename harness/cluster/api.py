@@ -10,6 +10,7 @@ import urllib3
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
+from harness.cluster.rights import RIGHTS, Right
 from harness.errors import BadInput, HarnessError, NotReady, RunFailed
 
 Object = dict[str, Any]
@@ -46,6 +47,8 @@ class Api:
     Raises:
         BadInput: no such file or context.
     """
+
+    rights: tuple[Right, ...] = RIGHTS
 
     def __init__(
         self,

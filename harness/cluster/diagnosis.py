@@ -232,7 +232,9 @@ def _not_created(case: _Case) -> Diagnosis | None:
                 return Diagnosis("waiting", cause, reason.format(ns=case.namespace), patience_s, f"waiting: {cause}")
         reason = f"the cluster refuses the pod of {case.who}: {_short(message)}; {case.show()}"
         return Diagnosis("waiting", Cause.POD_REFUSED, reason, 30.0, "waiting for its pod")
-    return None
+    # Volcano makes no pod before there is room for all.
+    pending = next(case.messages("PodGroupPending"), None)
+    return _unschedulable(case, pending) if pending else None
 
 
 def _not_scheduled(case: _Case) -> Diagnosis | None:

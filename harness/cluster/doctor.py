@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.cluster.api import Api, Forbidden, Object
 from harness.cluster.launch import Launcher
-from harness.cluster.rights import RIGHTS
 from harness.cluster.settings import Cluster
 from harness.engine import EngineConfig
 from harness.errors import HarnessError
@@ -67,7 +66,7 @@ def _rights(api: Api, cluster: Cluster) -> Iterator[Finding]:
                 if not api.may(verb, right.group, right.resource, everywhere=right.everywhere)
             ],
         )
-        for right in RIGHTS
+        for right in api.rights
         if right.needed != "collecting" or cluster.collect_over_api
     ]
     for right, verbs in refused:

@@ -31,3 +31,9 @@ RIGHTS = (
     Right("", "pods/exec", ("get", "create"), "reading them", needed="collecting"),
     Right("", "nodes", ("get",), "GPUs there are, and nodes that are lost", everywhere=True, needed="never"),
 )
+VOLCANO = (
+    Right("batch.volcano.sh", "jobs", ("get", "list", "create", "patch", "delete"), "engines and runs"),
+    Right("batch.volcano.sh", "jobs/status", ("get",), "what TorchX says of them"),
+)
+ON_VOLCANO = (*VOLCANO, *(right for right in RIGHTS if right.group != "batch"))
+"""With launcher torchx."""

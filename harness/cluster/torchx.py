@@ -19,7 +19,7 @@ from torchx.schedulers.kubernetes_scheduler import LABEL_UNIQUE_NAME, sanitize_f
 
 from harness.cluster import objects, plain
 from harness.cluster.objects import Object
-from harness.cluster.settings import Cluster, parse_cluster, slug
+from harness.cluster.settings import parse_cluster, slug
 from harness.errors import BadInput
 
 SCHEDULER = "kubernetes"
@@ -67,7 +67,7 @@ def benchmark(
     }
     asked = plain.spec(where, configs, given)
     found = plain.things(where, configs, asked, objects.owner(where, run_id))
-    refuse_more_than(where, jobs_of(found), dict.fromkeys(names, gpus_per_node))
+    refuse_more_than(jobs_of(found), {name: {where.gpu_resource: gpus_per_node} for name in names})
     return application(slug("mlperf", run_id), jobs_of(found))
 
 
@@ -139,26 +139,29 @@ def _completed(task: Object, job: Object, name: str) -> Object:
     return found
 
 
-def refuse_more_than(cluster: Cluster, jobs: Sequence[Object], there: Mapping[str, int | None]) -> None:
-    """Refuse Jobs that together want more GPUs of a node than it has (None: not known).
+def refuse_more_than(jobs: Sequence[Object], there: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuse Jobs that together want more GPUs of a node than it has; a node that `there` does not know may have any.
 
     Raises:
         BadInput: they do.
     """
-    if not cluster.gpu_resource:
-        return
-    wanted: dict[str, int] = {}
+    wanted: dict[tuple[str, str], int] = {}
     for job in jobs:
-        spec = job["spec"]["template"]["spec"]
-        (limits,) = (container["resources"]["limits"] for container in spec["containers"])
-        wanted[node_of(job)] = wanted.get(node_of(job), 0) + int(limits.get(cluster.gpu_resource, 0))
-    for node, count in wanted.items():
-        has = there.get(node)
-        if has is not None and count > has:
+        for resource, count in _gpus(job).items():
+            place = node_of(job), resource
+            wanted[place] = wanted.get(place, 0) + count
+    for (node, resource), count in wanted.items():
+        if node in there and count > there[node].get(resource, 0):
             raise BadInput(
-                f"the engines of node {node} ask for {count} {cluster.gpu_resource}, it has {has}; lower "
+                f"the engines of node {node} ask for {count} {resource}, it has {there[node].get(resource, 0)}; lower "
                 "engines_per_node or tensor_parallel"
             )
+
+
+def _gpus(job: Object) -> dict[str, int]:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    asked = container["resources"]["limits"].items()
+    return {resource: int(count) for resource, count in asked if resource not in ("cpu", "memory")}
 
 
 def node_of(job: Object) -> str:
@@ -177,7 +180,6 @@ def _role(name: str, job: Object) -> specs.Role:
         if "persistentVolumeClaim" in volume
     }
     requests = container["resources"]["requests"]
-    gpus = [int(count) for resource, count in requests.items() if resource not in ("cpu", "memory")]
     return specs.Role(
         name=name,
         image=container["image"],
@@ -188,7 +190,7 @@ def _role(name: str, job: Object) -> specs.Role:
         max_retries=0,
         resource=specs.Resource(
             cpu=max(1, round(parse_quantity(requests["cpu"]))),
-            gpu=sum(gpus),
+            gpu=sum(_gpus(job).values()),
             memMB=int(parse_quantity(requests["memory"])) // _MIB,
         ),
         port_map={port["name"]: port["containerPort"] for port in container.get("ports", ())},

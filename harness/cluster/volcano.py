@@ -12,7 +12,8 @@ from torchx.schedulers.kubernetes_scheduler import JOB_STATE, KubernetesJob, cre
 from torchx.specs import AppState, make_app_handle
 
 from harness.cluster import objects, torchx
-from harness.cluster.api import PATIENCE_S, Api, Object
+from harness.cluster.api import PATIENCE_S, Api, Forbidden, Object
+from harness.cluster.rights import ON_VOLCANO
 from harness.errors import NotReady
 
 _KIND = ("batch.volcano.sh", "v1alpha1")
@@ -26,6 +27,8 @@ class TorchxApi(Api):
     Args:
         queue: the queue; the others as `Api`.
     """
+
+    rights = ON_VOLCANO
 
     def __init__(
         self,
@@ -95,6 +98,7 @@ class TorchxApi(Api):
             raise NotReady(f"Job {name} is still being deleted; try again in a minute")
         if there is not None:
             return False, there
+        self._refuse_more_gpus(wanted)
         info = self.dryrun(name, [wanted])
         if dry_run:
             body, call = info.request.resource, self._jobs.create_namespaced_custom_object
@@ -137,6 +141,17 @@ class TorchxApi(Api):
         if kind != "Job":
             return super().patch(kind, name, change)
         return self._of_job(name, "patch", self._jobs.patch_namespaced_custom_object, change)
+
+    def _refuse_more_gpus(self, job: Object) -> None:
+        node = torchx.node_of(job)
+        try:
+            there = self.node(node)
+        except Forbidden:
+            return
+        if there is not None:
+            offers = there["status"].get("allocatable", {}).items()
+            counts = {resource: int(count) for resource, count in offers if str(count).isdigit()}
+            torchx.refuse_more_than([job], {node: counts})
 
     def _of_job(self, name: str, verb: str, call: Callable[..., Any], *words: Any, **more: Any) -> Object | None:
         place = (*_KIND, self.namespace, "jobs", torchx.job_name(name))

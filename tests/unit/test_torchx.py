@@ -17,7 +17,10 @@ from torchx.runner import get_runner
 from torchx.specs import AppState
 
 from harness.cluster import objects, plain, torchx
+from harness.cluster.causes import Cause, Seen
+from harness.cluster.diagnosis import diagnose
 from harness.cluster.launch import Launcher
+from harness.cluster.rights import RIGHTS, VOLCANO
 from harness.cluster.settings import Cluster, parse_cluster
 from harness.cluster.volcano import TorchxApi, dryrun
 from harness.engine import parse_config
@@ -184,6 +187,7 @@ class Volcano(ThreadingHTTPServer):
         self.stored: dict[str, Object] = {}
         self.dry: list[str] = []
         self.logs: dict[str, str] = {}
+        self.forbidden: set[str] = set()
 
     def phase(self, name: str, phase: str) -> None:
         """Have Volcano's controller write a phase."""
@@ -225,7 +229,9 @@ class _Requests(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        if path.endswith("/log"):
+        if path in self.server.forbidden:
+            self.answer(403, {"kind": "Status", "message": "forbidden", "reason": "Forbidden"})
+        elif path.endswith("/log"):
             self.answer(200, self.server.logs[path.split("/")[-2]])
         elif path.endswith("/jobs"):
             self.answer(200, {"items": [one for name, one in self.server.stored.items() if f"{path}/" in name]})
@@ -297,6 +303,24 @@ def test_an_engine_is_made_once_watched_and_deleted_by_the_launcher_of_batch_job
     assert launcher.engine_down("june", "jw2") is False
 
 
+def test_more_gpus_than_the_node_has_are_refused_and_a_node_that_may_not_be_read_is_not(
+    volcano: Volcano, launcher: Launcher
+) -> None:
+    node = {
+        "kind": "Node",
+        "metadata": {"name": "jw2"},
+        "status": {"allocatable": {"nvidia.com/gpu": "1", "cpu": "15500m"}},
+    }
+    volcano.stored["/api/v1/nodes/jw2"] = node
+    both = CONFIG.model_copy(update={"tensor_parallel": 2})
+    with pytest.raises(BadInput, match=r"of node jw2 ask for 2 nvidia\.com/gpu, it has 1; lower engines_per_node"):
+        launcher.engine_up("june", "jw2", both)
+    assert not [path for path in volcano.stored if "/jobs/" in path]
+    volcano.forbidden.add("/api/v1/nodes/jw2")
+    launcher.engine_down("june", "jw2")
+    assert launcher.engine_up("june", "jw2", CONFIG).changed is True
+
+
 def test_a_dry_run_is_judged_by_the_api_server_and_stores_nothing(volcano: Volcano, launcher: Launcher) -> None:
     assert launcher.engine_up("june", "jw2", CONFIG, dry_run=True).changed is True
     assert volcano.stored == {}
@@ -347,3 +371,20 @@ def test_a_collected_job_is_let_go_of(volcano: Volcano, launcher: Launcher) -> N
     assert launcher.api.patch("Job", "engine-june-jw2", {"spec": {"ttlSecondsAfterFinished": 86400}}) is not None
     (job,) = launcher.api.all("Job")
     assert job["spec"]["ttlSecondsAfterFinished"] == 86400
+
+
+def test_a_job_that_waits_in_its_queue_says_what_for() -> None:
+    event = {"reason": "PodGroupPending", "message": "1/1 tasks in gang unschedulable: 1 Insufficient nvidia.com/gpu"}
+    job = {"metadata": {"name": "engine-june-jw2", "namespace": "mlperf", "uid": "1"}, "spec": {}, "status": {}}
+    seen = Seen(job=job, pods=[], events=[event], node=None, now=0.0)
+    found = diagnose("engine", "jw2", "jw2", seen)
+    assert (found.state, found.cause) == ("waiting", Cause.GPU)
+    assert "engine jw2 finds no place on node jw2: 1/1 tasks in gang unschedulable" in found.reason
+
+
+def test_role_volcano_grants_just_what_is_needed() -> None:
+    rules = yaml.safe_load((REPOSITORY / "roles/volcano/defaults/main.yml").read_text())["volcano_rules"]
+    granted = {(rule["apiGroups"][0], rule["resources"][0], tuple(rule["verbs"])) for rule in rules}
+    assert granted == {(right.group, right.resource, right.verbs) for right in VOLCANO}
+    assert {right.resource for right in TorchxApi.rights} >= {right.resource for right in RIGHTS}
+    assert "batch" not in {right.group for right in TorchxApi.rights}
