@@ -18,6 +18,13 @@ from harness.spec import FULL_SAMPLES
 @click.option("--run-id", help="Name of the run.  [default: date, time, scenario, samples]")
 @click.option("--engines-per-node", type=click.IntRange(1, 64), default=1, show_default=True, help="One for each GPU.")
 @click.option("--loadgen-node", help="Node that drives LoadGen, when there are several engines.  [default: the first]")
+@click.option(
+    "--launcher",
+    type=click.Choice(["kubernetes", "torchx"]),
+    default="kubernetes",
+    show_default=True,
+    help="Jobs of Kubernetes, or one job of Volcano as TorchX makes it.",
+)
 @click.option("--cluster", help="Namespace, claims, resources and the like: a JSON file, see docs/operations.md.")
 @click.option("--engine", help="Settings of every engine (docs/engine-settings.md): a JSON file.")
 def manifests(
@@ -26,6 +33,7 @@ def manifests(
     run_id: str | None,
     engines_per_node: int,
     loadgen_node: str | None,
+    launcher: str,
     cluster: str | None,
     engine: str | None,
     **given: Any,
@@ -48,6 +56,10 @@ def manifests(
     spec = plain.spec(where, configs, {**given, "run_id": run_id, "node": driver})
     owner = objects.owner(where, run_id)
     found = [owner, *plain.things(where, configs, spec, owner)]
+    if launcher == "torchx":
+        from harness.cluster.volcano import as_one
+
+        found = as_one(where, run_id, found)
 
     class Plain(yaml.SafeDumper):
         """Says twice what is there twice: people read it."""

@@ -14,6 +14,7 @@ from torchx.specs import AppState, make_app_handle
 from harness.cluster import objects, torchx
 from harness.cluster.api import PATIENCE_S, Api, Forbidden, Object
 from harness.cluster.rights import ON_VOLCANO
+from harness.cluster.settings import Cluster, slug
 from harness.errors import NotReady
 
 _KIND = ("batch.volcano.sh", "v1alpha1")
@@ -156,6 +157,14 @@ class TorchxApi(Api):
     def _of_job(self, name: str, verb: str, call: Callable[..., Any], *words: Any, **more: Any) -> Object | None:
         place = (*_KIND, self.namespace, "jobs", torchx.job_name(name))
         return self._optional(f"{verb} job.batch.volcano.sh {name}", call, *place, *words, **more)
+
+
+def as_one(cluster: Cluster, run_id: str, found: Sequence[Object]) -> list[Object]:
+    """The same objects with one job of Volcano for all their Jobs, which starts whole; asks no cluster."""
+    jobs = torchx.jobs_of(found)
+    with Runner(_SESSION, {torchx.SCHEDULER: create_scheduler}) as runner:
+        job = dryrun(runner, cluster.namespace, cluster.queue, slug("mlperf", run_id), jobs).request.resource
+    return [*(one for one in found if one not in jobs), job]
 
 
 def dryrun(

@@ -13,9 +13,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from torchx.runner import get_runner
 from torchx.specs import AppState
 
+from harness.cli import cli
 from harness.cluster import objects, plain, torchx
 from harness.cluster.causes import Cause, Seen
 from harness.cluster.diagnosis import diagnose
@@ -177,6 +179,23 @@ def test_the_component_refuses_in_one_sentence(words: tuple[str, str], said: str
         torchx.benchmark(**given)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_benchmark_is_printed_as_one_job_of_volcano_with_what_its_pods_read() -> None:
+    words = ["--node", "jw2", "--node", "jw3", "--image", IMAGE, "--run-id", "june", "--launcher", "torchx"]
+    done = CliRunner().invoke(cli, ["manifests", *words])
+    assert done.exit_code == 0, done.output
+    found = list(yaml.safe_load_all(done.stdout))
+    assert [one["kind"] for one in found] == ["ConfigMap", *["ConfigMap", "Service"] * 2, "ConfigMap", "Job"]
+    validated(found[-1])
+    assert found[-1]["apiVersion"] == "batch.volcano.sh/v1alpha1"
+    read = {
+        volume["configMap"]["name"]
+        for task in found[-1]["spec"]["tasks"]
+        for volume in task["template"]["spec"]["volumes"]
+        if "configMap" in volume
+    }
+    assert read == {one["metadata"]["name"] for one in found[1:] if one["kind"] == "ConfigMap"}
 
 
 class Volcano(ThreadingHTTPServer):
