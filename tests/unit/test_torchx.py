@@ -1,6 +1,7 @@
 """Launcher torchx: its component, the completed request, and Jobs of Volcano that look like batch/v1 Jobs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -382,6 +383,27 @@ def test_what_a_role_printed_comes_through_torchx(volcano: Volcano, launcher: La
     assert isinstance(api, TorchxApi)
     assert api.handle("engine-june-jw2") == "kubernetes://mlperf/mlperf:engine-june-jw2"
     assert api.lines("engine-june-jw2", "engine-jw2") == ["2026-01-01T00:00:00Z {}", "… done"]
+
+
+def test_torchxs_own_command_sees_such_jobs(volcano: Volcano, launcher: Launcher, tmp_path: Path) -> None:
+    launcher.engine_up("june", "jw2", CONFIG)
+    volcano.phase("engine-june-jw2", "Running")
+    volcano.logs["engine-june-jw2-engine-jw2-0-0"] = "2026-01-01T00:00:00Z {}\n"
+    handle = "kubernetes://mlperf/mlperf:engine-june-jw2"
+    told = {}
+    for words in (["status", handle], ["log", "--tail", f"{handle}/engine-jw2/0"]):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("torchx"), *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")},
+        )
+        assert done.returncode == 0, done.stderr
+        told[words[0]] = done.stdout
+    assert "RUNNING" in told["status"]
+    assert "2026-01-01T00:00:00Z {}" in told["log"]
+    assert "b'" not in told["log"]
 
 
 def test_a_collected_job_is_let_go_of(volcano: Volcano, launcher: Launcher) -> None:
