@@ -235,13 +235,13 @@ class _Requests(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         url, body = urlsplit(self.path), self.body()
         path = f"{url.path}/{body['metadata']['name']}"
-        if parse_qs(url.query).get("dryRun") == ["All"]:
-            self.server.dry.append(path.rpartition("/")[2])
-            self.answer(201, body)
-        elif path in self.server.stored:
+        if path in self.server.stored:
             self.answer(
                 409, {"kind": "Status", "message": "exists", "reason": "AlreadyExists", "details": {"name": "x"}}
             )
+        elif parse_qs(url.query).get("dryRun") == ["All"]:
+            self.server.dry.append(path.rpartition("/")[2])
+            self.answer(201, body)
         else:
             body["metadata"]["uid"] = f"uid-{len(self.server.stored)}"
             self.server.stored[path] = body
@@ -314,6 +314,7 @@ def test_an_engine_is_made_once_watched_and_deleted_by_the_launcher_of_batch_job
     assert made["spec"]["queue"] == "benchmarks"
     assert made["metadata"]["ownerReferences"][0]["uid"].startswith("uid-")
     assert launcher.engine_up("june", "jw2", CONFIG).changed is False
+    assert launcher.engine_up("june", "jw2", CONFIG, dry_run=True).changed is False
     other = CONFIG.model_copy(update={"max_num_seqs": 8})
     with pytest.raises(BadInput, match="exists with other settings"):
         launcher.engine_up("june", "jw2", other)
