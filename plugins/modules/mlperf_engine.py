@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: mlperf_engine
 short_description: Bring an inference engine up or take it down
 description:
-  - Starts a server that makes tokens (O(config.kind=vllm)), attaches to a running one (O(config.kind=endpoint)), or
-    stops it with all its children.
+  - Starts a server that makes tokens (O(config.kind=vllm) or O(config.kind=deepspeed)), attaches to a running one
+    (O(config.kind=endpoint)), or stops it with all its children.
   - Starting returns at once. Watch the engine with M(mlperf_watch), look at it with M(mlperf_engine_info).
   - An engine that runs under the same name with another configuration is refused, both values named.
 options:
