@@ -13,7 +13,8 @@ from tests.unit.ansible_modules import call
 from tests.unit.role_values import templar, value
 from tests.unit.role_vars import render
 
-NVIDIA = {
+SETTINGS = {
+    "bundle_wheels": [],
     "node_packages": ["socat"],
     "containerd_packages": {"containerd.io": "2.2.*"},
     "kubernetes_packages": {"kubeadm": "1.36.0-*"},
@@ -30,7 +31,7 @@ PINNED = "Package: *nvidia*\nPin: version 580.*\nPin-Priority: 1001\n"
 
 @pytest.mark.parametrize(("version", "wanted", "pin"), [("", "", "580.*"), ("580.95.05", "580.95.05-*", "580.95.05-*")])
 def test_driver_is_collected_in_the_version_that_hosts_will_ask_for(version: str, wanted: str, pin: str) -> None:
-    given = {**NVIDIA, "nvidia_driver_version": version}
+    given = {**SETTINGS, "nvidia_driver_version": version}
     packages = value("bundle", "__bundle_packages", **given)
     assert packages["nvidia-open-580"] == wanted
     assert packages["nvidia-driver-pinning-580"] == ""
