@@ -15,7 +15,6 @@ import yaml
 
 from tests.conftest import REPOSITORY
 from tests.integration.conftest import PLAYBOOK
-from tests.unit.role_vars import render, validate
 
 MANIFEST = "apiVersion: v1\nkind: Namespace\nmetadata: {name: volcano-system}\n"
 KUBECTL = """#!/bin/sh
@@ -155,9 +154,3 @@ def test_another_launcher_installs_nothing(cluster: Cluster) -> None:
     assert cluster.play(launcher="kubernetes") == 0, cluster.output
     assert cluster.calls() == []
     assert not (cluster.folder / "kept").exists()
-
-
-def test_rights_are_objects_that_the_api_knows() -> None:
-    found = render("volcano", "__volcano_rights")
-    validate(found)
-    assert found[1]["roleRef"]["name"] == found[0]["metadata"]["name"]

@@ -201,3 +201,9 @@ def test_scrape_objects_and_dashboard() -> None:
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     quiet = render("monitoring", "__monitoring_objects", **host(), monitoring_operator=False)
     assert {item["kind"] for item in quiet} == {"Namespace", "ConfigMap"}
+
+
+def test_rights_on_jobs_of_volcano_are_bound_to_the_operator() -> None:
+    found = render("volcano", "__volcano_rights")
+    validate(found)
+    assert found[1]["roleRef"]["name"] == found[0]["metadata"]["name"]
