@@ -1,5 +1,6 @@
 """Every way in which a Job, its pod or its node may fail is named, with what was seen and what to do next."""
 
+import math
 from typing import Any
 
 import pytest
@@ -44,6 +45,21 @@ def waiting(reason: str, message: str = "") -> Object:
 def terminated(code: int, reason: str = "Error", **more: Any) -> Object:
     state = {"terminated": {"exitCode": code, "reason": reason, **more}}
     return pod("Failed", containerStatuses=[{"name": "run", "state": state}])
+
+
+def asking(the_pod: Object, gpus: int) -> Object:
+    the_pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = str(gpus)
+    return the_pod
+
+
+def leaving(the_pod: Object) -> Object:
+    the_pod["metadata"]["deletionTimestamp"] = CREATED
+    return the_pod
+
+
+def owned(the_pod: Object, name: str, uid: str) -> Object:
+    the_pod["metadata"] |= {"name": name, "ownerReferences": [{"kind": "Job", "uid": uid}]}
+    return the_pod
 
 
 def unschedulable(message: str) -> Object:
@@ -229,7 +245,12 @@ SCRIPTED: list[tuple[Cause, str, Seen, str]] = [
         seen(POLICY, terminated(4), log_tail="RuntimeError: CUDA error: uncorrectable ECC error encountered"),
         "nvidia-smi",
     ),
-    (Cause.GPU_LOST, "bad", seen(POLICY, terminated(4), node=node(gpus=(2, 1))), "offers 1 of its 2 nvidia.com/gpu"),
+    (
+        Cause.GPU_LOST,
+        "bad",
+        seen(POLICY, asking(terminated(4), 2), node=node(gpus=(2, 1))),
+        "offers 1 of its 2 nvidia.com/gpu",
+    ),
     (
         Cause.GPU_LOST,
         "bad",
@@ -309,6 +330,204 @@ def test_each_cause_is_named_with_what_was_seen_and_what_to_do(
     # A state that may pass says how it is shown and has an end; harness's own words say themselves what to do.
     assert found.state == "bad" or (found.patience_s < 600 and (found.progress or cause is Cause.ABSENT))
     assert ";" in found.reason or "kubectl" in found.reason or cause is Cause.HARNESS
+
+
+SHUTDOWN = "Pod was terminated in response to imminent node shutdown."
+PINNED = (
+    "0/3 nodes are available: {}2 node(s) didn't satisfy plugin(s) [NodeAffinity]. no new claims to deallocate, "
+    "preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod."
+)
+PULLED = 'failed to resolve reference "registry.example/node@sha256:{}": {}'
+HEX = "4014034040" * 6 + "abcd"
+UNREADY = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+BACKOFF = ended("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+TAINTED = {**node(), "spec": {"taints": [{"key": "team", "effect": "NoSchedule"}]}}
+# As a cluster of release 1.36 words it, for a pod pinned to its node by name.
+WORDED: list[tuple[Cause, Seen, str]] = [
+    (
+        Cause.GPU,
+        seen(job(), unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, "))),
+        "on node jw2: 1 Insufficient nvidia.com/gpu; `kubectl get pods -A",
+    ),
+    (
+        Cause.GPU_LOST,
+        seen(job(), asking(unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, ")), 1), node=node(gpus=(1, 0))),
+        "offers 0 of its 1 nvidia.com/gpu; look on the node with `nvidia-smi`",
+    ),
+    (Cause.NODE_UNKNOWN, seen(job(), unschedulable(PINNED.format("")), node=None), "set harness_node"),
+    (
+        Cause.UNSCHEDULABLE,
+        seen(job(), unschedulable(PINNED.format("1 node(s) didn't have free ports for the requested pod ports, "))),
+        "on node jw2: 1 node(s) didn't have free ports for the requested pod ports; kubectl -n bench describe pod",
+    ),
+    (
+        Cause.TAINT,
+        seen(job(), unschedulable(PINNED.format("1 node(s) had untolerated taint(s), ")), node=TAINTED),
+        "untolerated taint(s) (team); name the taint's key",
+    ),
+    (
+        Cause.VOLUME_UNBOUND,
+        seen(
+            job(),
+            nowhere("pod has unbound immediate PersistentVolumeClaims. preemption: no"),
+            events=[event("ProvisioningFailed", 'storageclass.storage.k8s.io "fast" not found')],
+            claims={"runs-jw2": "Pending"},
+        ),
+        '"fast" not found); the claim runs-jw2 waits',
+    ),
+    (
+        Cause.VOLUME_UNBOUND,
+        seen(job(), pod(), events=[event("ProvisioningFailed", "the pool is full")]),
+        "the pool is full; kubectl -n bench describe pvc",
+    ),
+    (
+        Cause.IMAGE,
+        seen(job(), waiting("ErrImagePull", PULLED.format(HEX, "dial tcp 10.0.0.9:443: i/o timeout"))),
+        "reaches the registry: crictl pull",
+    ),
+    (
+        Cause.IMAGE,
+        seen(
+            job(),
+            waiting("ImagePullBackOff", "Back-off pulling image"),
+            events=[
+                event("Failed", f"Failed to pull image: {PULLED.format(HEX, '403 Forbidden')}"),
+                event("Failed", "Error: ErrImagePull"),
+                event("Failed", "Error: ImagePullBackOff", "2027-01-15T08:00:09Z"),
+            ],
+        ),
+        "403 Forbidden; correct harness_image, or give pull_secrets",
+    ),
+    (
+        Cause.IMAGE,
+        seen(job(), waiting("ErrImagePull", "write /var/lib/containerd/x: no space left on device")),
+        "df -h /var/lib/containerd",
+    ),
+    (Cause.CONTAINER, seen(job(), waiting("SomeNewError", "it will not")), "(SomeNewError): it will not; kubectl"),
+    (
+        Cause.MOUNT,
+        seen(job(), pod(), events=[event("FailedMount", 'path "/var/lib/mlperf/runs" does not exist')]),
+        "site.yml --tags namespace",
+    ),
+    (
+        Cause.RESOURCES,
+        seen(BACKOFF, pod("Failed", reason="OutOfcpu", message="Pod was rejected: requested: 4000, capacity: 4000")),
+        "(OutOfcpu): Pod was rejected: requested: 4000, capacity: 4000; kubectl -n bench describe node jw2",
+    ),
+    (Cause.POD_REFUSED, seen(BACKOFF, pod("Failed", reason="NodeAffinity", message="not here")), "not here; kubectl"),
+    (Cause.NODE_LOST, seen(POLICY, disrupted("TerminationByKubelet", SHUTDOWN)), "shut down under run jw2"),
+    (Cause.NODE_LOST, seen(POLICY, pod("Failed", reason="Terminated", message=SHUTDOWN)), "imminent node shutdown"),
+    (Cause.NODE_LOST, seen(POLICY, terminated(255, "Unknown")), "last -x reboot"),
+    (Cause.NODE_LOST, seen(job(), pod("Running", conditions=UNREADY), node=None), "kubectl describe node jw2"),
+    (
+        Cause.NODE_LOST,
+        seen(
+            ended("Failed", "PodFailurePolicy", "Pod bench/x has condition DisruptionTarget matching FailJob rule"),
+            node=node("Unknown", "Kubelet stopped posting node status."),
+        ),
+        "stopped posting node status; look at its kubelet",
+    ),
+    (
+        Cause.PREEMPTED,
+        seen(POLICY, pod("Failed", reason="Preempting", message="Preempted in order to admit critical pod")),
+        "to make room for a pod of the system",
+    ),
+    (Cause.DELETED, seen(leaving(job()), pod("Running")), "the Job of run jw2 was deleted"),
+    (Cause.DELETED, seen(job(), leaving(pod("Running"))), "pod run-r1-jw2-abcde of run jw2 was deleted"),
+    (
+        Cause.DELETED,
+        seen(POLICY, leaving(terminated(4)), said={"state": "stopped", "reason": "stopped on request"}),
+        "start with another run_id",
+    ),
+    (
+        Cause.DISRUPTED,
+        seen(job(), owned(pod("Failed"), "first", "1"), owned(pod("Running"), "second", "1")),
+        "started again as second, after first",
+    ),
+    (Cause.SIGNAL, seen(POLICY, terminated(137)), "SIGKILL (mostly by a kernel out of memory: `dmesg"),
+    (Cause.SIGNAL, seen(POLICY, terminated(7)), "with exit code 7"),
+    (
+        Cause.SIGNAL,
+        seen(job(), terminated(139), log_tail="Fatal Python error\n"),
+        "Fatal Python error; kubectl -n bench logs",
+    ),
+    (
+        Cause.POD_SECURITY,
+        seen(job(), events=[refused('violates PodSecurity "restricted:latest": {seccompProfile} (container "run")')]),
+        "{seccompProfile}",
+    ),
+    (
+        Cause.GPU,
+        seen(job(), events=[event("PodGroupPending", "0/3 nodes are unavailable: 1 Insufficient nvidia.com/gpu.")]),
+        "on node jw2: 1 Insufficient nvidia.com/gpu;",
+    ),
+]
+
+
+@pytest.mark.parametrize(("cause", "look", "words"), WORDED, ids=[f"{row[0]}-{row[2]}" for row in WORDED])
+def test_the_words_of_a_cluster_are_understood(cause: Cause, look: Seen, words: str) -> None:
+    found = diagnose("run", "jw2", "jw2", look)
+    assert found.cause is cause, found.reason
+    assert words in found.reason
+    assert "preemption" not in found.reason
+    assert ";" in found.reason or "kubectl" in found.reason
+
+
+def test_harness_has_the_last_word_about_itself() -> None:
+    said = {"state": "failed", "reason": "the weights are not there; run site.yml --tags assets"}
+    broken = seen(POLICY, asking(terminated(3), 1), said=said, node=node(gpus=(2, 1)))
+    found = diagnose("engine", "jw2", "jw2", broken)
+    assert (found.cause, found.state) == (Cause.HARNESS, "bad")
+    assert found.reason.startswith(said["reason"])
+    assert "offers 1 of its 2 nvidia.com/gpu" in found.reason
+    assert diagnose("run", "jw2", "jw2", broken).reason == said["reason"]
+    # Deleted after its end, by whoever tidies up: that is not what ended it.
+    assert diagnose("run", "jw2", "jw2", seen(POLICY, leaving(terminated(3)), said=said)).reason == said["reason"]
+    invalid = seen(POLICY, terminated(5), said={"state": "finished"})
+    assert diagnose("run", "jw2", "jw2", invalid).state == "good"
+
+
+def test_pods_of_an_earlier_job_of_the_same_name_are_left_out() -> None:
+    look = seen(job(), owned(leaving(terminated(143)), "old", "0"))
+    assert diagnose("engine", "jw2", "jw2", look).progress == "waiting for its pod"
+    look = seen(job(), owned(leaving(terminated(143)), "old", "0"), owned(pod("Running"), "new", "1"))
+    assert diagnose("engine", "jw2", "jw2", look).state == "going"
+
+
+def test_what_has_passed_is_forgotten() -> None:
+    creating = waiting("ContainerCreating")
+    failed, later = event("FailedCreatePodSandBox", "no network yet"), "2027-01-15T08:00:20Z"
+    assert diagnose("run", "jw2", "jw2", seen(job(), creating, events=[failed])).cause is Cause.CONTAINER
+    pulls = {"reason": "Pulling", "message": "Pulling image", "series": {"lastObservedTime": later}}
+    found = diagnose("run", "jw2", "jw2", seen(job(), creating, events=[pulls, failed]))
+    assert (found.state, found.progress) == ("going", "pulling the image")
+    pulled = {"reason": "Pulled", "message": "Image is present", "eventTime": "2027-01-15T08:00:30.123456Z"}
+    found = diagnose("run", "jw2", "jw2", seen(job(), creating, events=[pulls, pulled, failed]))
+    assert found.progress == "starting its container"
+
+
+def test_a_suspended_job_waits_for_its_queue_without_limit() -> None:
+    held = seen(ended("Suspended", "JobSuspended", "Job suspended"))
+    found = diagnose("run", "jw2", "jw2", held)
+    assert (found.state, found.patience_s) == ("going", math.inf)
+    assert "suspended" in found.progress
+
+
+@pytest.mark.parametrize(("age_s", "cause"), [(50, Cause.RUNNING), (70, Cause.SILENT)])
+def test_silence_is_told_after_a_minute_and_borne_for_two_more(age_s: float, cause: Cause) -> None:
+    said = {"state": "running", "phase": "performance", "updated_unix": NOW - age_s}
+    found = diagnose("run", "jw2", "jw2", seen(job(), pod("Running"), said=said))
+    assert found.cause is cause
+    assert found.state in ("going", "waiting")
+    assert found.patience_s >= 120
+
+
+def test_a_node_that_is_lost_is_given_up_within_the_time_that_is_promised() -> None:
+    # The cluster needs up to 50 s to notice that a kubelet is silent; all in all 90 s are promised.
+    silent = seen(job(), pod("Running"), node=node("Unknown", "Kubelet stopped posting node status."))
+    assert 50 + diagnose("run", "jw2", "jw2", silent).patience_s < 90
+    unwell = seen(job(), pod("Running"), node=node("False", "container runtime is down"))
+    assert 15 < diagnose("run", "jw2", "jw2", unwell).patience_s < 90
 
 
 def test_every_failure_is_told_apart() -> None:
