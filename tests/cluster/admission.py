@@ -1,0 +1,170 @@
+"""Whether an object may be created or changed, and as what: defaults, schema, values, admission plugins."""
+
+from decimal import Decimal
+
+from tests.cluster import defaults, schema, security, validation
+from tests.cluster.kinds import (
+    CUSTOM,
+    JOB,
+    NAMESPACE,
+    POD,
+    QUOTA,
+    RUNTIME_CLASS,
+    SERVICE_ACCOUNT,
+    Kind,
+    Object,
+)
+from tests.cluster.quantities import amount, requests, written
+from tests.cluster.status import bad_request, forbidden, not_found
+from tests.cluster.store import Store, suffix
+
+_LEVEL = "pod-security.kubernetes.io"
+
+
+def identify(kind: Kind, thing: Object, namespace: str) -> None:
+    """Give a new object its kind, namespace and name.
+
+    Raises:
+        Refusal: it says otherwise, or has no name.
+    """
+    for field, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
+        if thing.setdefault(field, wanted) != wanted:
+            raise bad_request(
+                f'{thing.get("kind")} in version "{thing.get("apiVersion")}" cannot be handled as a '
+                f'{kind.kind}: no kind "{thing.get("kind")}" is registered for version "{thing.get("apiVersion")}"'
+            )
+    meta = thing.setdefault("metadata", {})
+    if kind.namespaced and meta.setdefault("namespace", namespace) != namespace:
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+    for field in ("uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "selfLink", "managedFields"):
+        if field == "resourceVersion" and meta.get(field):
+            raise bad_request("resourceVersion should not be set on objects to be created")
+        meta.pop(field, None)
+    if not meta.get("name"):
+        if not meta.get("generateName"):
+            causes = validation.Causes(kind, "")
+            causes.required("metadata.name", "name or generateName is required")
+            causes.refuse()
+        meta["name"] = meta["generateName"][:58] + suffix()
+
+
+def admit(store: Store, kind: Kind, thing: Object) -> list[str]:
+    """Complete a new object in place; the warnings that go with the answer.
+
+    Raises:
+        Refusal: it is not let in.
+    """
+    meta = thing["metadata"]
+    schema.check(kind, thing)
+    namespace: Object = {}
+    if kind.namespaced:
+        found = store.find(NAMESPACE, "", meta["namespace"])
+        if found is None:
+            raise not_found(NAMESPACE, meta["namespace"])
+        namespace = found
+        if "deletionTimestamp" in namespace["metadata"]:
+            why = f"unable to create new content in namespace {meta['namespace']} because it is being terminated"
+            raise forbidden(kind, meta["name"], why)
+    if kind in CUSTOM:
+        return []
+    defaults.fill(kind, thing)
+    if kind is POD:
+        _pod(store, thing)
+    validation.check(kind, thing, None)
+    warnings = _secure(kind, thing, namespace["metadata"].get("labels") or {}) if kind in (POD, JOB) else []
+    _quotas(store, kind, thing)
+    return warnings
+
+
+def change(kind: Kind, new: Object, old: Object) -> None:
+    """Refuse a change of an object that may not be.
+
+    Raises:
+        Refusal: what may not be.
+    """
+    if kind not in CUSTOM:
+        schema.check(kind, new)
+        validation.check(kind, new, old)
+
+
+def _pod(store: Store, pod: Object) -> None:
+    spec, meta = pod["spec"], pod["metadata"]
+    account = spec["serviceAccountName"]
+    if store.find(SERVICE_ACCOUNT, meta["namespace"], account) is None:
+        why = f'error looking up service account {meta["namespace"]}/{account}: serviceaccount "{account}" not found'
+        raise forbidden(POD, meta["name"], why)
+    if spec.get("priorityClassName", "system-node-critical") not in ("system-node-critical", "system-cluster-critical"):
+        raise forbidden(POD, meta["name"], f"no PriorityClass with name {spec['priorityClassName']} was found")
+    runtime = spec.get("runtimeClassName")
+    if runtime and store.find(RUNTIME_CLASS, "", runtime) is None:
+        raise forbidden(POD, meta["name"], f'pod rejected: RuntimeClass "{runtime}" not found')
+
+
+def _secure(kind: Kind, thing: Object, labels: dict[str, str]) -> list[str]:
+    spec = thing["spec"] if kind is POD else thing["spec"]["template"]["spec"]
+    enforced = labels.get(f"{_LEVEL}/enforce", "privileged")
+    version = labels.get(f"{_LEVEL}/enforce-version", "latest")
+    found = security.breaches(spec, enforced)
+    if found and kind is POD:
+        raise forbidden(POD, thing["metadata"]["name"], f'violates PodSecurity "{enforced}:{version}": {found}')
+    warned = labels.get(f"{_LEVEL}/warn", "privileged")
+    found = security.breaches(spec, warned)
+    return (
+        [f'would violate PodSecurity "{warned}:{labels.get(f"{_LEVEL}/warn-version", "latest")}": {found}']
+        if found
+        else []
+    )
+
+
+def usage(kind: Kind, thing: Object) -> dict[str, Decimal]:
+    """What an object counts for, by the names that quotas use."""
+    found = {f"count/{kind.resource}": Decimal(1)}
+    if not kind.group:
+        found[kind.plural] = Decimal(1)
+    if kind is POD:
+        for what in ("requests", "limits"):
+            for name, value in requests(thing["spec"], what).items():
+                found[f"{what}.{name}"] = value
+                if what == "requests" and name in ("cpu", "memory"):
+                    found[name] = value
+    return found
+
+
+def quota_used(store: Store, namespace: str, hard: dict[str, str]) -> dict[str, Decimal]:
+    """How much of a quota the objects of a namespace use."""
+    used = dict.fromkeys(hard, Decimal(0))
+    for kind, thing in store.everything():
+        if thing["metadata"].get("namespace") != namespace or thing.get("status", {}).get("phase") in (
+            "Succeeded",
+            "Failed",
+        ):
+            continue
+        for name, value in usage(kind, thing).items():
+            if name in used:
+                used[name] += value
+    return used
+
+
+def _quotas(store: Store, kind: Kind, thing: Object) -> None:
+    meta = thing["metadata"]
+    for quota in store.all(QUOTA, meta.get("namespace", "")) if kind.namespaced else ():
+        hard = quota["spec"].get("hard", {})
+        wanted = {name: value for name, value in usage(kind, thing).items() if name in hard}
+        if kind is POD:
+            missing = sorted(
+                f"{name} for: {','.join(one['name'] for one in thing['spec']['containers'])}"
+                for name in hard
+                if name not in wanted and name.removeprefix("requests.").removeprefix("limits.") in ("cpu", "memory")
+            )
+            if missing:
+                raise forbidden(
+                    kind, meta["name"], f"failed quota: {quota['metadata']['name']}: must specify {'; '.join(missing)}"
+                )
+        used = quota_used(store, meta["namespace"], hard)
+        over = sorted(name for name, value in wanted.items() if used[name] + value > amount(hard[name]))
+        if over:
+            told = [("requested", wanted), ("used", used), ("limited", {name: amount(hard[name]) for name in over})]
+            texts = [
+                f"{word}: " + ",".join(f"{name}={written(values[name])}" for name in over) for word, values in told
+            ]
+            raise forbidden(kind, meta["name"], f"exceeded quota: {quota['metadata']['name']}, {', '.join(texts)}")

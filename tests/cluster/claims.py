@@ -1,0 +1,41 @@
+"""Claims and the volumes that they are bound to."""
+
+from tests.cluster.kinds import CLAIM, VOLUME, Object
+from tests.cluster.world import World
+
+_SIZE = {"storage": "100Gi"}
+
+
+def make(world: World, namespace: str, name: str, node: str, bound: bool) -> None:
+    """A claim, and its volume when it is bound."""
+    spec: Object = {"accessModes": ["ReadWriteMany"], "resources": {"requests": _SIZE}, "storageClassName": ""}
+    world.create(CLAIM, {"metadata": {"name": name}, "spec": spec}, namespace)
+    if bound:
+        bind(world, namespace, name, node)
+
+
+def bind(world: World, namespace: str, name: str, node: str) -> None:
+    """Bind a claim to a volume made for it, of one node where one is given."""
+    volume = f"{namespace}-{name}"
+    claim = world.store.get(CLAIM, namespace, name)
+    spec: Object = {
+        "capacity": _SIZE, "accessModes": ["ReadWriteMany"], "persistentVolumeReclaimPolicy": "Retain",
+        "storageClassName": "", "volumeMode": "Filesystem",
+        "claimRef": {
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": name,
+            "uid": claim["metadata"]["uid"],
+        },
+    }
+    if node:
+        only = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+        spec |= {"local": {"path": f"/claims/{name}"}}
+        spec |= {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [only]}]}}}
+    else:
+        spec |= {"nfs": {"server": "127.0.0.1", "path": f"/claims/{name}"}}
+    world.create(VOLUME, {"metadata": {"name": volume}, "spec": spec, "status": {"phase": "Bound"}}, "")
+
+    def change(new: Object) -> None:
+        new["spec"]["volumeName"] = volume
+        new["status"] = {"phase": "Bound", "accessModes": ["ReadWriteMany"], "capacity": _SIZE}
+
+    world.store.edit(CLAIM, namespace, name, change)

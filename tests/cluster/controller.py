@@ -1,0 +1,41 @@
+"""A loop that brings objects to what is wanted: each key that changed is looked at once, and again when asked."""
+
+import asyncio
+import traceback
+from collections.abc import Callable
+
+from tests.cluster.kinds import Key
+from tests.cluster.world import World
+
+
+class Controller:
+    """Keys waiting for a look. `look` returns after how many seconds it wants to look again, or None."""
+
+    def __init__(self, world: World, name: str, look: Callable[[Key], float | None]) -> None:
+        self._world, self._name, self._look = world, name, look
+        self._waiting: dict[Key, None] = {}
+        self._later: dict[Key, asyncio.TimerHandle] = {}
+        self._wake = asyncio.Event()
+
+    def add(self, key: Key) -> None:
+        """Have a key looked at."""
+        self._waiting[key] = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Look at what waits, for ever; what fails is kept for the end and looked at again."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(0)
+            self._wake.clear()
+            keys, self._waiting = list(self._waiting), {}
+            for key in keys:
+                if handle := self._later.pop(key, None):
+                    handle.cancel()
+                try:
+                    again = self._look(key)
+                except Exception:
+                    self._world.problems.append(f"{self._name} {key}: {traceback.format_exc()}")
+                    again = 1.0
+                if again is not None:
+                    self._later[key] = asyncio.get_running_loop().call_later(again, self.add, key)

@@ -1,0 +1,175 @@
+"""Deleting: grace, propagation, finalizers, and the collection of what has lost its owners."""
+
+import asyncio
+import copy
+from dataclasses import dataclass, field
+
+from tests.cluster.kinds import CLAIM, JOB, NAMESPACE, POD, Kind, Object
+from tests.cluster.status import bad_request, conflict
+from tests.cluster.store import Change, Store, key_of, stamp
+
+ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
+_HELD_CLAIM = "kubernetes.io/pvc-protection"
+_POLICIES = ("Background", "Foreground", "Orphan")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How something is deleted."""
+
+    propagation: str = ""
+    grace_s: int | None = None
+    preconditions: Object = field(default_factory=dict)
+    dry_run: bool = False
+
+
+def options_of(body: Object, query: dict[str, str]) -> Options:
+    """The options of a request: in its body, or in its query.
+
+    Raises:
+        Refusal: there is no such policy.
+    """
+    given = {**query, **{key: value for key, value in body.items() if value is not None}}
+    policy = given.get("propagationPolicy") or ""
+    if policy and policy not in _POLICIES:
+        raise bad_request(f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "{policy}"')
+    if given.get("orphanDependents") in (True, "true"):
+        policy = "Orphan"
+    grace = given.get("gracePeriodSeconds")
+    dry = given.get("dryRun") in ("All", ["All"])
+    return Options(policy, None if grace is None else int(grace), given.get("preconditions") or {}, dry)
+
+
+def delete(store: Store, kind: Kind, thing: Object, options: Options) -> tuple[Object, bool]:
+    """Delete an object; its last state, and whether it is gone already.
+
+    Raises:
+        Refusal: a precondition does not hold.
+    """
+    namespace, name = key_of(thing)
+    for what, word in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        wanted = options.preconditions.get(what)
+        if wanted and wanted != thing["metadata"][what]:
+            why = f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {thing['metadata'][what]}"
+            raise conflict(kind, name, why)
+    if options.dry_run:
+        return thing, True
+    new = copy.deepcopy(thing)
+    meta = new["metadata"]
+    grace = _grace(kind, thing, options)
+    held = list(meta.get("finalizers", []))
+    policy = options.propagation or ("Orphan" if kind is JOB else "Background")
+    if policy == "Orphan" and _dependents(store, meta["uid"]) and ORPHAN not in held:
+        held.append(ORPHAN)
+    if policy == "Foreground" and FOREGROUND not in held:
+        held.append(FOREGROUND)
+    if held:
+        meta["finalizers"] = held
+    if kind is NAMESPACE:
+        new["status"]["phase"] = "Terminating"
+        held = held or ["kubernetes"]
+    if not held and not grace:
+        return store.remove(kind, new), True
+    if "deletionTimestamp" not in meta or grace < meta.get("deletionGracePeriodSeconds", 0):
+        meta["deletionTimestamp"] = stamp(grace)
+        meta["deletionGracePeriodSeconds"] = grace
+    stored = store.update(kind, {**new, "metadata": {**meta, "resourceVersion": thing["metadata"]["resourceVersion"]}})
+    return stored, store.find(kind, namespace, name) is None
+
+
+def _grace(kind: Kind, thing: Object, options: Options) -> int:
+    """Seconds until the kubelet ends a pod; nothing else has any, nor has a pod that runs nowhere."""
+    if kind is not POD:
+        return 0
+    if not thing["spec"].get("nodeName") or thing["status"].get("phase") in ("Succeeded", "Failed"):
+        return 0
+    if options.grace_s is not None:
+        return options.grace_s
+    return int(thing["spec"]["terminationGracePeriodSeconds"])
+
+
+def _dependents(store: Store, uid: str) -> list[tuple[Kind, Object]]:
+    return [
+        (kind, one)
+        for kind, one in store.everything()
+        if any(owner.get("uid") == uid for owner in one["metadata"].get("ownerReferences", ()))
+    ]
+
+
+class Collector:
+    """The garbage collector, and the end of namespaces and claims."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._wake = asyncio.Event()
+        store.listeners.append(self._saw)
+
+    def _saw(self, change: Change) -> None:
+        if change.type == "DELETED" or {"deletionTimestamp", "ownerReferences"} & change.new["metadata"].keys():
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Collect whenever something is deleted or owned."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(0.02)
+            self._wake.clear()
+            uids = {one["metadata"]["uid"] for _, one in self._store.everything()}
+            for kind, thing in list(self._store.everything()):
+                current = self._store.find(kind, *key_of(thing))
+                if current is not None:
+                    self._look(kind, current, uids)
+
+    def _look(self, kind: Kind, thing: Object, uids: set[str]) -> None:
+        meta = thing["metadata"]
+        owners = meta.get("ownerReferences", ())
+        if owners and "deletionTimestamp" not in meta and not any(owner["uid"] in uids for owner in owners):
+            delete(self._store, kind, thing, Options("Background"))
+        elif "deletionTimestamp" in meta:
+            self._finish(kind, thing)
+
+    def _finish(self, kind: Kind, thing: Object) -> None:
+        """Let go of an object that is being deleted, when nothing holds it any more."""
+        meta = thing["metadata"]
+        held = meta.get("finalizers", [])
+        dependents = _dependents(self._store, meta["uid"])
+        if ORPHAN in held:
+            for other, one in dependents:
+                self._store.edit(other, *key_of(one), lambda new: _disown(new, meta["uid"]))
+            self._release(kind, thing, ORPHAN)
+        elif FOREGROUND in held:
+            for other, one in dependents:
+                if "deletionTimestamp" not in one["metadata"]:
+                    delete(self._store, other, one, Options("Foreground"))
+            if not _dependents(self._store, meta["uid"]):
+                self._release(kind, thing, FOREGROUND)
+        elif kind is CLAIM and _HELD_CLAIM in held and not self._used(thing):
+            self._release(kind, thing, _HELD_CLAIM)
+        elif kind is NAMESPACE:
+            inside = [
+                (k, one) for k, one in self._store.everything() if one["metadata"].get("namespace") == meta["name"]
+            ]
+            for other, one in inside:
+                if "deletionTimestamp" not in one["metadata"]:
+                    delete(self._store, other, one, Options("Background"))
+            if not inside:
+                self._store.remove(kind, thing)
+
+    def _used(self, claim: Object) -> bool:
+        namespace, name = key_of(claim)
+        return any(
+            volume.get("persistentVolumeClaim", {}).get("claimName") == name
+            for pod in self._store.all(POD, namespace)
+            if pod["status"].get("phase") not in ("Succeeded", "Failed")
+            for volume in pod["spec"].get("volumes", ())
+        )
+
+    def _release(self, kind: Kind, thing: Object, finalizer: str) -> None:
+        self._store.edit(kind, *key_of(thing), lambda new: new["metadata"]["finalizers"].remove(finalizer))
+
+
+def _disown(thing: Object, uid: str) -> None:
+    meta = thing["metadata"]
+    meta["ownerReferences"] = [owner for owner in meta["ownerReferences"] if owner["uid"] != uid]
+    if not meta["ownerReferences"]:
+        del meta["ownerReferences"]

@@ -1,0 +1,52 @@
+"""What goes wrong on the way between a client and the API server."""
+
+from dataclasses import dataclass, field
+
+from tests.cluster.rbac import Asked
+from tests.cluster.status import Refusal, away
+
+
+@dataclass
+class Fault:
+    """One thing that goes wrong with requests of a verb and a resource, empty for all; `times` None is for ever."""
+
+    verb: str = ""
+    resource: str = ""
+    times: int | None = 1
+    code: int = 0
+    delay_s: float = 0.0
+
+    def meets(self, asked: Asked) -> bool:
+        """Whether it happens to this request; it is counted."""
+        if self.times == 0 or self.verb not in ("", asked.verb) or self.resource not in ("", asked.full):
+            return False
+        if self.times is not None:
+            self.times -= 1
+        return True
+
+
+@dataclass
+class Faults:
+    """The faults that are planned. `watch_events`: a watch is dropped after so many events; `drops` is how often."""
+
+    planned: list[Fault] = field(default_factory=list)
+    watch_events: int = 0
+    drops: int = 0
+    expire_in_stream: bool = True
+
+    def of(self, asked: Asked) -> tuple[float, Refusal | None]:
+        """Seconds that the answer takes longer, and the refusal that is the answer."""
+        delay = 0.0
+        for fault in self.planned:
+            if fault.meets(asked):
+                delay += fault.delay_s
+                if fault.code:
+                    return delay, away(fault.code)
+        return delay, None
+
+    def drops_after(self) -> int | None:
+        """After how many events this watch is dropped; None for not at all."""
+        if self.drops <= 0:
+            return None
+        self.drops -= 1
+        return self.watch_events

@@ -1,0 +1,39 @@
+"""Quantities of resources: what pods ask for, and how much that is."""
+
+from decimal import Decimal
+
+from tests.cluster.kinds import Object
+
+_UNITS = {
+    **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), 1)},
+    **{unit: Decimal(1000) ** power for power, unit in enumerate(("k", "M", "G", "T", "P"), 1)},
+    "m": Decimal("0.001"),
+}
+
+
+def amount(written: str | int | float) -> Decimal:
+    """A quantity as a number."""
+    text = str(written)
+    for unit, factor in _UNITS.items():
+        if text.endswith(unit):
+            return Decimal(text.removesuffix(unit)) * factor
+    return Decimal(text)
+
+
+def written(value: Decimal) -> str:
+    """A number as a quantity."""
+    if value != value.to_integral_value():
+        return f"{(value * 1000).normalize():f}m"
+    for unit in ("Ti", "Gi", "Mi", "Ki"):
+        if value and value % _UNITS[unit] == 0:
+            return f"{value / _UNITS[unit]:f}{unit}"
+    return f"{value:f}"
+
+
+def requests(spec: Object, what: str = "requests") -> dict[str, Decimal]:
+    """What a pod's containers ask for together."""
+    found: dict[str, Decimal] = {}
+    for container in spec["containers"]:
+        for name, value in container.get("resources", {}).get(what, {}).items():
+            found[name] = found.get(name, Decimal(0)) + amount(value)
+    return found

@@ -1,0 +1,90 @@
+"""Who asks, and what they may: bearer tokens with the rules of Roles and ClusterRoles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.cluster.kinds import BY_PATH, Kind, Object
+from tests.cluster.status import Refusal, forbidden
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as authorisation sees it. `name` is namespace/name, or None where none is named (list, create)."""
+
+    group: str
+    resource: str
+    verb: str
+    name: str | None
+    user: str
+    allowed: bool
+
+    @property
+    def right(self) -> tuple[str, str, str]:
+        """What a rule must hold: API group, resource with subresource, verb."""
+        return self.group, self.resource, self.verb
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one request wants to do."""
+
+    verb: str
+    group: str
+    resource: str
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+
+    @property
+    def full(self) -> str:
+        """The resource as rules name it."""
+        return f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+
+
+@dataclass
+class User:
+    """An identity: rules by namespace, "" for those of ClusterRoles, which hold everywhere."""
+
+    name: str
+    rules: dict[str, list[Object]] = field(default_factory=dict)
+
+    def may(self, asked: Asked) -> bool:
+        """Whether a rule allows it."""
+        held = [*self.rules.get("", []), *(self.rules.get(asked.namespace, []) if asked.namespace else [])]
+        return any(_covers(rule, asked) for rule in [*held, *_EVERYONE])
+
+    def refusal(self, asked: Asked) -> Refusal:
+        """How the API server says no."""
+        kind = next(
+            (one for (group, _, plural), one in BY_PATH.items() if (group, plural) == (asked.group, asked.resource)),
+            Kind(asked.group, "", asked.resource, ""),
+        )
+        where = f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"
+        why = f'User "{self.name}" cannot {asked.verb} resource "{asked.full}" in API group "{asked.group}" {where}'
+        return forbidden(kind, asked.name, why)
+
+
+ADMIN: Object = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+_EVERYONE = ({"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]},)
+
+
+def _covers(rule: Object, asked: Asked) -> bool:
+    def held(values: Sequence[str], value: str) -> bool:
+        return "*" in values or value in values
+
+    resources = rule.get("resources", ())
+    fits = held(resources, asked.full) or (asked.subresource and f"*/{asked.subresource}" in resources)
+    names = rule.get("resourceNames") or ()
+    if names and asked.name not in names:
+        return False
+    return bool(held(rule.get("verbs", ()), asked.verb) and held(rule.get("apiGroups", ()), asked.group) and fits)
+
+
+def review(user: User, body: Object) -> Object:
+    """A SelfSubjectAccessReview with its answer."""
+    wanted = body.get("spec", {}).get("resourceAttributes") or {}
+    keys = ("verb", "group", "resource", "subresource", "namespace", "name")
+    asked = Asked(**{key: wanted.get(key, "") for key in keys})
+    allowed = user.may(asked)
+    shared = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
+    return {**shared, "metadata": {}, "spec": body.get("spec", {}), "status": {"allowed": allowed}}

@@ -1,0 +1,186 @@
+"""The scheduler: a node for each pod, or why there is none, in the words of default-scheduler."""
+
+from collections import Counter
+from decimal import Decimal
+
+from tests.cluster.controller import Controller
+from tests.cluster.kinds import CLAIM, NODE, POD, VOLUME, Key, Object
+from tests.cluster.quantities import amount, requests
+from tests.cluster.store import Change, key_of, stamp
+from tests.cluster.world import World
+
+_BY = "default-scheduler"
+_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
+_NARROWED = "node(s) didn't satisfy plugin(s) [NodeAffinity]"
+_INSUFFICIENT = "Insufficient "
+
+
+class Scheduler:
+    """Looks at pods without a node whenever anything changes that may help them."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._store = world, world.store
+        self.controller = Controller(world, _BY, self._look)
+        self._store.listeners.append(self._saw)
+
+    def _saw(self, change: Change) -> None:
+        if change.kind is POD and change.type != "DELETED":
+            self.controller.add(key_of(change.new))
+        if change.kind in (POD, NODE, CLAIM, VOLUME):
+            for pod in self._store.all(POD):
+                if not pod["spec"].get("nodeName"):
+                    self.controller.add(key_of(pod))
+
+    def _look(self, key: Key) -> float | None:
+        pod = self._store.find(POD, *key)
+        if pod is None or pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
+            return None
+        if pod["status"].get("phase") != "Pending" or pod["spec"]["schedulerName"] != _BY:
+            return None
+        scripted = next((one.unschedulable for one in self._world.scripts if one.unschedulable and one.fits(pod)), "")
+        nodes = self._store.all(NODE)
+        found = (None, scripted) if scripted else self._choose(pod, nodes)
+        node, why = found
+        if node is None:
+            self._refuse(pod, why)
+        else:
+            self._bind(pod, node)
+        return None
+
+    def _choose(self, pod: Object, nodes: list[Object]) -> tuple[Object | None, str]:
+        """A node that fits, or the message that says why none does."""
+        if not nodes:
+            return None, "no nodes available to schedule pods"
+        start = f"0/{len(nodes)} nodes are available: "
+        unhelpful = (
+            f"preemption: 0/{len(nodes)} nodes are available: {len(nodes)} Preemption is not helpful for scheduling."
+        )
+        waiting = self._unbound(pod)
+        if waiting:
+            return None, f"{start}{waiting}. {unhelpful}"
+        named = _named(pod["spec"])
+        reasons: Counter[str] = Counter()
+        helpful = 0
+        for node in nodes:
+            # A pod that names its nodes is filtered before any other rule is looked at.
+            apart = named is not None and node["metadata"]["name"] not in named
+            bad = [_NARROWED] if apart else self._misfits(pod, node)
+            if not bad:
+                return node, ""
+            helpful += all(reason.startswith(_INSUFFICIENT) for reason in bad)
+            reasons.update(bad)
+        texts = sorted(f"{count} {reason}" for reason, count in reasons.items())
+        later = [f"{helpful} No preemption victims found for incoming pod"] if helpful else []
+        later += [f"{len(nodes) - helpful} Preemption is not helpful for scheduling"] if helpful < len(nodes) else []
+        return None, f"{start}{', '.join(texts)}. preemption: 0/{len(nodes)} nodes are available: {', '.join(later)}."
+
+    def _unbound(self, pod: Object) -> str:
+        """What is wrong with the claims of a pod before any node is looked at."""
+        for volume in pod["spec"].get("volumes", ()):
+            if "persistentVolumeClaim" not in volume:
+                continue
+            name = volume["persistentVolumeClaim"]["claimName"]
+            claim = self._store.find(CLAIM, pod["metadata"]["namespace"], name)
+            if claim is None:
+                return f'persistentvolumeclaim "{name}" not found'
+            if "deletionTimestamp" in claim["metadata"]:
+                return f'persistentvolumeclaim "{name}" is being deleted'
+            if claim["status"].get("phase") != "Bound":
+                return "pod has unbound immediate PersistentVolumeClaims"
+        return ""
+
+    def _misfits(self, pod: Object, node: Object) -> list[str]:
+        """Why a node does not take a pod; the first filter that refuses says so, resources all together."""
+        spec = pod["spec"]
+        if node["spec"].get("unschedulable"):
+            return ["node(s) were unschedulable"]
+        if any(not _tolerated(taint, spec) for taint in node["spec"].get("taints", ())):
+            return ["node(s) had untolerated taint(s)"]
+        labels = node["metadata"].get("labels", {})
+        if any(labels.get(key) != value for key, value in spec.get("nodeSelector", {}).items()):
+            return [_AFFINITY]
+        free = {name: amount(value) for name, value in node["status"]["allocatable"].items()}
+        here = [one for one in self._store.all(POD) if one["spec"].get("nodeName") == node["metadata"]["name"]]
+        for other in here:
+            if other["status"].get("phase") not in ("Succeeded", "Failed"):
+                for name, value in requests(other["spec"]).items():
+                    free[name] = free.get(name, Decimal(0)) - value
+        short = [
+            f"{_INSUFFICIENT}{name}" for name, value in requests(spec).items() if value > free.get(name, Decimal(0))
+        ]
+        if short:
+            return sorted(short)
+        return [] if self._reachable(pod, node) else ["node(s) didn't match PersistentVolume's node affinity"]
+
+    def _reachable(self, pod: Object, node: Object) -> bool:
+        for volume in pod["spec"].get("volumes", ()):
+            name = volume.get("persistentVolumeClaim", {}).get("claimName")
+            claim = self._store.find(CLAIM, pod["metadata"]["namespace"], name) if name else None
+            bound = self._store.find(VOLUME, "", claim["spec"].get("volumeName", "")) if claim else None
+            terms = (
+                bound["spec"].get("nodeAffinity", {}).get("required", {}).get("nodeSelectorTerms", ()) if bound else ()
+            )
+            hosts = {
+                value for term in terms for one in term.get("matchExpressions", ()) for value in one.get("values", ())
+            }
+            if hosts and node["metadata"]["name"] not in hosts:
+                return False
+        return True
+
+    def _refuse(self, pod: Object, why: str) -> None:
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
+
+        def change(new: Object) -> None:
+            old = [one for one in new["status"].get("conditions", []) if one["type"] == "PodScheduled"]
+            since = old[0]["lastTransitionTime"] if old else stamp()
+            rest = [one for one in new["status"].get("conditions", []) if one["type"] != "PodScheduled"]
+            new["status"]["conditions"] = [*rest, {**condition, "lastProbeTime": None, "lastTransitionTime": since}]
+
+        before = self._store.find(POD, *key_of(pod))
+        after = self._store.edit(POD, *key_of(pod), change)
+        if before != after:
+            self._world.event(pod, "FailedScheduling", why, by=_BY, warning=True)
+
+    def _bind(self, pod: Object, node: Object) -> None:
+        name = node["metadata"]["name"]
+
+        def change(new: Object) -> None:
+            new["spec"]["nodeName"] = name
+            rest = [one for one in new["status"].get("conditions", []) if one["type"] != "PodScheduled"]
+            times = {"lastProbeTime": None, "lastTransitionTime": stamp()}
+            new["status"]["conditions"] = [*rest, {"type": "PodScheduled", "status": "True", **times}]
+
+        self._store.edit(POD, *key_of(pod), change)
+        where = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        self._world.event(pod, "Scheduled", f"Successfully assigned {where} to {name}", by=_BY)
+
+
+def _named(spec: Object) -> set[str] | None:
+    """The nodes that a pod's affinity names by their metadata.name; None when it names none."""
+    affinity = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution")
+    if not affinity:
+        return None
+    found: set[str] = set()
+    for term in affinity["nodeSelectorTerms"]:
+        fields = [
+            one for one in term.get("matchFields", ()) if one["key"] == "metadata.name" and one["operator"] == "In"
+        ]
+        if not fields:
+            return None
+        found.update(value for one in fields for value in one["values"])
+    return found
+
+
+def _tolerated(taint: Object, spec: Object) -> bool:
+    if taint["effect"] == "PreferNoSchedule":
+        return True
+    return any(tolerates(one, taint) for one in spec.get("tolerations", ()))
+
+
+def tolerates(toleration: Object, taint: Object) -> bool:
+    """Whether a toleration is for a taint."""
+    if toleration.get("effect") not in (None, "", taint["effect"]):
+        return False
+    if toleration.get("key") not in (None, "", taint["key"]):
+        return False
+    return toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.get("value", "")

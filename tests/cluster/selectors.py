@@ -1,0 +1,88 @@
+"""Label and field selectors, as list and watch take them."""
+
+import re
+from collections.abc import Callable
+
+from tests.cluster.kinds import EVENT, JOB, NAMESPACE, POD, Kind, Object
+from tests.cluster.status import bad_request
+
+Test = Callable[[Object], bool]
+
+_SET = re.compile(r"^([^\s,!=()]+)\s+(in|notin)\s+\(([^)]*)\)$")
+_COMMA = re.compile(r",(?![^(]*\))")
+_FIELDS = {
+    POD: (
+        *("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName"),
+        *("spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"),
+    ),
+    EVENT: (
+        *("involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid"),
+        *("involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath"),
+        *("reason", "reportingComponent", "source", "type"),
+    ),
+    JOB: ("status.successful",),
+    NAMESPACE: ("status.phase",),
+}
+
+
+def label_test(selector: str) -> Test:
+    """Whether an object has the labels of a selector.
+
+    Raises:
+        Refusal: the selector cannot be read.
+    """
+    tests = [_label(part.strip()) for part in _COMMA.split(selector) if part.strip()]
+    return lambda thing: all(test(thing["metadata"].get("labels") or {}) for test in tests)
+
+
+def _label(part: str) -> Callable[[dict[str, str]], bool]:
+    if found := _SET.match(part):
+        key, verb, listed = found.groups()
+        values = {one.strip() for one in listed.split(",")}
+        return lambda labels: (labels.get(key) in values) == (verb == "in")
+    if part.startswith("!"):
+        return lambda labels: part[1:].strip() not in labels
+    for sign, same in (("!=", False), ("==", True), ("=", True)):
+        key, found_sign, value = part.partition(sign)
+        if found_sign:
+            return lambda labels: (labels.get(key.strip()) == value.strip()) == same
+    if re.search(r"[\s()]", part):
+        raise bad_request(
+            f"unable to parse requirement: found '{part.split()[-1]}', expected: in, notin, =, ==, !=, gt, lt"
+        )
+    return lambda labels: part in labels
+
+
+def field_test(kind: Kind, selector: str) -> Test:
+    """Whether an object has the field values of a selector.
+
+    Raises:
+        Refusal: the field is none that the resource can be selected by.
+    """
+    tests: list[Test] = []
+    for part in filter(None, (part.strip() for part in selector.split(","))):
+        found = re.match(r"^([^=!]+)(!=|==|=)(.*)$", part)
+        if not found:
+            raise bad_request(f'invalid selector: "{selector}"; can\'t understand "{part}"')
+        field, sign, value = found.groups()
+        if field not in ("metadata.name", "metadata.namespace", *_FIELDS.get(kind, ())):
+            known = f"{field}" if kind is not POD else field
+            raise bad_request(
+                f'Unable to find "{kind.api_version}, Resource={kind.plural}" that match label selector '
+                f'"", field selector "{selector}": field label not supported: {known}'
+            )
+        tests.append(
+            lambda thing, field=field, sign=sign, value=value: (_field(thing, field) == value) == (sign != "!=")
+        )
+    return lambda thing: all(test(thing) for test in tests)
+
+
+def _field(thing: Object, path: str) -> str:
+    if path == "source":
+        return str((thing.get("source") or {}).get("component") or thing.get("reportingComponent") or "")
+    if path == "status.successful":
+        return str(thing.get("status", {}).get("succeeded", 0))
+    found: object = thing
+    for word in path.split("."):
+        found = found.get(word) if isinstance(found, dict) else None
+    return "" if found is None else str(found)

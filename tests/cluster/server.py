@@ -1,0 +1,242 @@
+"""The API server: HTTP on 127.0.0.1, with authentication, authorisation, verbs and faults."""
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+from aiohttp import web
+
+from tests.cluster import admission, rbac
+from tests.cluster.deletion import delete, options_of
+from tests.cluster.disruption import disrupt
+from tests.cluster.kinds import BY_PATH, CUSTOM, POD, REVIEW, Kind, Object, discovery
+from tests.cluster.listing import listed, matching
+from tests.cluster.patch import APPLY, patched
+from tests.cluster.rbac import Asked, Request, User
+from tests.cluster.status import Refusal, bad_request, not_allowed, unauthorized
+from tests.cluster.store import key_of
+from tests.cluster.streams import Streams
+from tests.cluster.watching import watch
+from tests.cluster.world import World
+
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "GET": "get", "DELETE": "delete"}
+
+
+class Server:
+    """Answers requests about one world."""
+
+    def __init__(self, world: World, streams: Streams) -> None:
+        self._world, self._streams = world, streams
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def up(self) -> None:
+        """Listen, on the same port as before."""
+        app = web.Application(client_max_size=8 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def down(self) -> None:
+        """Break every connection and listen no more: others are refused."""
+        if self._runner is None:
+            return
+        server = self._runner.server
+        for connection in server.connections if server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._runner.cleanup()
+        self._runner = None
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._serve(request)
+        except Refusal as refusal:
+            return web.json_response(refusal.body, status=refusal.code, headers=refusal.headers)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:
+            self._world.problems.append(f"{request.method} {request.path_qs}: {error!r}")
+            raise
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        user = self._user(request)
+        found = discovery(request.path.rstrip("/"))
+        if found is not None:
+            return web.json_response(found)
+        kind, asked = _parse(request)
+        delay, refusal = self._world.faults.of(asked)
+        await asyncio.sleep(delay)
+        if refusal is not None:
+            raise refusal
+        self._authorize(user, asked)
+        if kind is REVIEW:
+            return web.json_response(rbac.review(user, await _body(request)), status=201)
+        if asked.subresource in ("log", "exec"):
+            if asked.subresource == "exec" and request.method == "GET":
+                # Since 1.35 a websocket needs what a POST would need.
+                self._authorize(user, Asked("create", *_rest(asked)))
+            return await getattr(self._streams, asked.subresource)(request, asked)
+        if asked.verb == "watch":
+            return await watch(self._world, kind, asked, request)
+        status, answer, headers = await self._do(kind, asked, request)
+        return web.json_response(answer, status=status, headers=headers)
+
+    def _user(self, request: web.Request) -> User:
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        user = self._world.users.get(token)
+        if user is None:
+            raise unauthorized()
+        return user
+
+    def _authorize(self, user: User, asked: Asked) -> None:
+        allowed = user.may(asked)
+        name = "/".join(filter(None, (asked.namespace, asked.name))) if asked.name else None
+        self._world.requests.append(Request(asked.group, asked.full, asked.verb, name, user.name, allowed))
+        if not allowed:
+            raise user.refusal(asked)
+
+    async def _do(self, kind: Kind, asked: Asked, request: web.Request) -> tuple[int, Object, dict[str, str]]:
+        store, query = self._world.store, dict(request.query)
+        dry = query.get("dryRun") == "All"
+        if asked.verb == "create" and asked.subresource == "eviction":
+            return 201, self._evict(store.get(kind, asked.namespace, asked.name), await _body(request)), {}
+        if asked.verb == "create" and not asked.name:
+            made, warnings = self._world.create(kind, await _body(request), asked.namespace, dry_run=dry)
+            return 201, made, _warned(warnings)
+        if asked.verb == "list":
+            return 200, listed(store, kind, asked.namespace, query), {}
+        if asked.verb == "deletecollection":
+            options = options_of(await _body(request, optional=True), query)
+            found = matching(store, kind, asked.namespace, query)
+            for thing in found:
+                delete(store, kind, thing, options)
+            return 200, listed(store, kind, asked.namespace, query, found), {}
+        if (
+            asked.verb == "patch"
+            and request.content_type == APPLY
+            and store.find(kind, asked.namespace, asked.name) is None
+        ):
+            return 201, self._world.create(kind, await _body(request), asked.namespace, dry_run=dry)[0], {}
+        thing = store.get(kind, asked.namespace, asked.name)
+        if asked.verb == "get":
+            return 200, thing, {}
+        if asked.verb == "delete":
+            return self._delete(kind, thing, await _body(request, optional=True), query)
+        if asked.verb not in ("update", "patch"):
+            raise not_allowed()
+        body = await _body(request)
+        if asked.verb == "patch":
+            body = patched(thing, body, request.content_type, kind in CUSTOM)
+        return 200, store.update(kind, _replaced(kind, thing, body, asked.subresource), dry_run=dry), {}
+
+    def _delete(
+        self, kind: Kind, thing: Object, body: Object, query: dict[str, str]
+    ) -> tuple[int, Object, dict[str, str]]:
+        options = options_of(body, query)
+        last, gone = delete(self._world.store, kind, thing, options)
+        warnings = []
+        if kind.plural == "jobs" and kind.group == "batch" and not options.propagation:
+            warnings = [
+                "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to "
+                "remove them or set propagationPolicy=Orphan to suppress this warning"
+            ]
+        if kind.returned or not gone:
+            return 200, last, _warned(warnings)
+        group = {"group": kind.group} if kind.group else {}
+        details = {"name": key_of(thing)[1], **group, "kind": kind.plural, "uid": thing["metadata"]["uid"]}
+        shared = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+        return 200, {**shared, "details": details}, _warned(warnings)
+
+    def _evict(self, pod: Object, body: Object) -> Object:
+        disrupt(self._world, pod, "EvictionByEvictionAPI", "Eviction API: evicting")
+        fresh = self._world.store.get(POD, *key_of(pod))
+        delete(self._world.store, POD, fresh, options_of(body.get("deleteOptions") or {}, {}))
+        return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+
+
+def _replaced(kind: Kind, old: Object, body: Object, subresource: str) -> Object:
+    """What an object becomes: its status changes through its subresource only, all else only without it."""
+    meta = body.setdefault("metadata", {})
+    for field in ("name", "namespace"):
+        if old["metadata"].get(field) != meta.setdefault(field, old["metadata"].get(field)):
+            raise bad_request(
+                f"the {field} of the object ({meta[field]}) does not match the {field} on the URL "
+                f"({old['metadata'].get(field)})"
+            )
+    if not meta.get("namespace"):
+        meta.pop("namespace", None)
+    if subresource == "status":
+        version = {key: meta[key] for key in ("resourceVersion", "uid") if meta.get(key)}
+        return {**old, "metadata": {**old["metadata"], **version}, "status": body.get("status", {})}
+    new = {**body, "apiVersion": old["apiVersion"], "kind": old["kind"]}
+    if "status" in kind.subresources:
+        new.pop("status", None)
+        new |= {"status": old["status"]} if "status" in old else {}
+    for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "generation"):
+        new["metadata"] = {**new["metadata"], field: old["metadata"].get(field)}
+        if new["metadata"][field] is None:
+            del new["metadata"][field]
+    if not new["metadata"].get("resourceVersion"):
+        new["metadata"].pop("resourceVersion", None)
+    if not new["metadata"].get("uid"):
+        new["metadata"].pop("uid", None)
+    admission.change(kind, new, old)
+    return new
+
+
+def _parse(request: web.Request) -> tuple[Kind, Asked]:
+    """What a path and a method ask for."""
+    words = [unquote(word) for word in request.path.strip("/").split("/")]
+    if words[0] == "api" and len(words) > 2:
+        group, version, rest = "", words[1], words[2:]
+    elif words[0] == "apis" and len(words) > 3:
+        group, version, rest = words[1], words[2], words[3:]
+    else:
+        raise web.HTTPNotFound(text="404 page not found\n")
+    namespace = ""
+    if rest[0] == "namespaces" and len(rest) > 2 and (group, version, rest[2]) in BY_PATH:
+        namespace, rest = rest[1], rest[2:]
+    kind = BY_PATH.get((group, version, rest[0]))
+    if kind is None or len(rest) > 3 or (kind.namespaced and not namespace and len(rest) > 1):
+        raise web.HTTPNotFound(text="404 page not found\n")
+    name, subresource = [*rest[1:], "", ""][:2]
+    if subresource and subresource not in kind.subresources:
+        raise Refusal(404, "NotFound", "the server could not find the requested resource", {})
+    verb = _VERBS.get(request.method)
+    if verb is None:
+        raise not_allowed()
+    if not name and verb in ("get", "delete"):
+        verb = {"get": "list", "delete": "deletecollection"}[verb]
+        verb = "watch" if verb == "list" and request.query.get("watch") in ("true", "1", "True") else verb
+    if (verb == "create" and name and not subresource) or (verb in ("update", "patch") and not name):
+        raise not_allowed()
+    if kind is REVIEW and verb != "create":
+        raise not_allowed()
+    return kind, Asked(
+        verb, kind.group, kind.plural, subresource, namespace or (name if kind.plural == "namespaces" else ""), name
+    )
+
+
+async def _body(request: web.Request, *, optional: bool = False) -> Any:
+    raw = await request.read()
+    if not raw and optional:
+        return {}
+    try:
+        return yaml.safe_load(raw) if "yaml" in request.content_type else json.loads(raw)
+    except (ValueError, yaml.YAMLError) as error:
+        raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
+
+
+def _rest(asked: Asked) -> tuple[str, str, str, str, str]:
+    return asked.group, asked.resource, asked.subresource, asked.namespace, asked.name
+
+
+def _warned(warnings: list[str]) -> dict[str, str]:
+    texts = [one.replace("\\", "\\\\").replace('"', '\\"') for one in warnings]
+    return {"Warning": ", ".join(f'299 - "{text}"' for text in texts)} if texts else {}

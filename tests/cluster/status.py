@@ -1,0 +1,157 @@
+"""The API's refusals as it words them: objects of kind Status with their HTTP code."""
+
+from tests.cluster.kinds import Kind, Object
+
+
+class Refusal(Exception):
+    """A request that the API server answers with a Status of Failure."""
+
+    def __init__(self, code: int, reason: str, message: str, details: Object | None = None) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.message, self.details = code, reason, message, details
+
+    @property
+    def body(self) -> Object:
+        """The Status."""
+        found: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        found |= {"message": self.message, "reason": self.reason}
+        if self.details is not None:
+            found["details"] = self.details
+        return {**found, "code": self.code}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with it: when to come back."""
+        seconds = (self.details or {}).get("retryAfterSeconds")
+        return {"Retry-After": str(seconds)} if seconds else {}
+
+
+def _details(kind: Kind, name: str) -> Object:
+    return {**({"name": name} if name else {}), **({"group": kind.group} if kind.group else {}), "kind": kind.plural}
+
+
+def not_found(kind: Kind, name: str) -> Refusal:
+    """No such object."""
+    return Refusal(404, "NotFound", f'{kind.resource} "{name}" not found', _details(kind, name))
+
+
+def exists(kind: Kind, name: str) -> Refusal:
+    """The name is taken."""
+    return Refusal(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', _details(kind, name))
+
+
+def conflict(kind: Kind, name: str, why: str = "") -> Refusal:
+    """A precondition does not hold."""
+    why = why or "the object has been modified; please apply your changes to the latest version and try again"
+    said = f'Operation cannot be fulfilled on {kind.resource} "{name}": {why}'
+    return Refusal(409, "Conflict", said, _details(kind, name))
+
+
+def forbidden(kind: Kind, name: str, why: str) -> Refusal:
+    """Not allowed: by rights, or by an admission plugin."""
+    named = f'{kind.resource} "{name}"' if name else kind.resource
+    return Refusal(403, "Forbidden", f"{named} is forbidden: {why}", _details(kind, name))
+
+
+def unauthorized() -> Refusal:
+    """Credentials that nobody knows."""
+    return Refusal(401, "Unauthorized", "Unauthorized")
+
+
+def bad_request(message: str) -> Refusal:
+    """A request that makes no sense."""
+    return Refusal(400, "BadRequest", message)
+
+
+def expired(message: str) -> Refusal:
+    """A resource version that is too old."""
+    return Refusal(410, "Expired", message)
+
+
+def not_allowed() -> Refusal:
+    """A verb that the resource does not have."""
+    said = "the server does not allow this method on the requested resource"
+    return Refusal(405, "MethodNotAllowed", said, {})
+
+
+def unsupported(known: str) -> Refusal:
+    """A body of a type that is not taken."""
+    said = f"the body of the request was in an unknown format - accepted media types include: {known}"
+    return Refusal(415, "UnsupportedMediaType", said, {})
+
+
+def too_many() -> Refusal:
+    """The server is busy."""
+    said = "The server has received too many requests and has asked us to try again later"
+    return Refusal(429, "TooManyRequests", said, {"retryAfterSeconds": 1})
+
+
+def internal(what: str = "etcdserver: request timed out") -> Refusal:
+    """The server's own failure."""
+    return Refusal(500, "InternalError", f"Internal error occurred: {what}", {"causes": [{"message": what}]})
+
+
+def unavailable() -> Refusal:
+    """The server is starting or ending."""
+    said = "the server is currently unable to handle the request"
+    return Refusal(503, "ServiceUnavailable", said, {"retryAfterSeconds": 1})
+
+
+def away(code: int) -> Refusal:
+    """A refusal of a code that says nothing of the request itself."""
+    known = {401: unauthorized, 429: too_many, 500: internal, 503: unavailable}
+    if code == 410:
+        return expired("The provided continue parameter is too old")
+    return known[code]()
+
+
+class Causes:
+    """What is wrong with an object's fields, gathered before it is refused."""
+
+    def __init__(self, kind: Kind, name: str) -> None:
+        self._kind, self._name = kind, name
+        self._found: list[tuple[str, str, str]] = []
+
+    def required(self, field: str, detail: str = "") -> None:
+        """A field that must have a value."""
+        self._found.append(("FieldValueRequired", "Required value" + (f": {detail}" if detail else ""), field))
+
+    def invalid(self, field: str, value: object, detail: str) -> None:
+        """A value that breaks a rule."""
+        self._found.append(("FieldValueInvalid", f"Invalid value: {_shown(value)}: {detail}", field))
+
+    def forbidden(self, field: str, detail: str) -> None:
+        """A value that may not be set here."""
+        self._found.append(("FieldValueForbidden", f"Forbidden: {detail}", field))
+
+    def unsupported(self, field: str, value: object, known: tuple[str, ...]) -> None:
+        """A value outside a list."""
+        listed = ", ".join(f'"{one}"' for one in known)
+        self._found.append(
+            ("FieldValueNotSupported", f"Unsupported value: {_shown(value)}: supported values: {listed}", field)
+        )
+
+    def missing(self, field: str, value: object) -> None:
+        """A name of something that is not there."""
+        self._found.append(("FieldValueNotFound", f"Not found: {_shown(value)}", field))
+
+    def duplicate(self, field: str, value: object) -> None:
+        """A name that is there twice."""
+        self._found.append(("FieldValueDuplicate", f"Duplicate value: {_shown(value)}", field))
+
+    def refuse(self) -> None:
+        """Raise when something was wrong."""
+        if not self._found:
+            return
+        texts = [f"{field}: {message}" for _, message, field in self._found]
+        said = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+        causes = [{"reason": reason, "message": message, "field": field} for reason, message, field in self._found]
+        details = {"name": self._name, **({"group": self._kind.group} if self._kind.group else {})}
+        details |= {"kind": self._kind.kind, "causes": causes}
+        raise Refusal(422, "Invalid", f'{self._kind.qualified} "{self._name}" is invalid: {said}', details)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

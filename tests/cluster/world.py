@@ -1,0 +1,100 @@
+"""What the parts of the double share: objects, users, faults, nodes' machines, images, claims, scripts."""
+
+import copy
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.cluster import admission
+from tests.cluster.faults import Faults
+from tests.cluster.kinds import EVENT, Kind, Object
+from tests.cluster.rbac import Request, User
+from tests.cluster.scripts import Script
+from tests.cluster.store import Store, key_of, micro_stamp, stamp, suffix
+
+
+@dataclass(frozen=True)
+class Image:
+    """What stands for a container image: folders that come first in PATH, and variables. Its files are this machine's."""
+
+    path: Sequence[Path] = ()
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class World:
+    """Everything there is. Only the server's loop may touch it."""
+
+    folder: Path
+    store: Store = field(default_factory=Store)
+    users: dict[str, User] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
+    images: dict[str, Image] = field(default_factory=dict)
+    claims: dict[tuple[str, str], Path] = field(default_factory=dict)
+    scripts: list[Script] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    as_user: bool = True
+    problems: list[str] = field(default_factory=list)
+
+    def create(self, kind: Kind, thing: Object, namespace: str, *, dry_run: bool = False) -> tuple[Object, list[str]]:
+        """Let an object in and store it; it, and the warnings.
+
+        Raises:
+            Refusal: it is not let in.
+        """
+        new = copy.deepcopy(thing)
+        admission.identify(kind, new, namespace)
+        new["metadata"]["uid"] = _uid()
+        warnings = admission.admit(self.store, kind, new)
+        return self.store.create(kind, new, dry_run=dry_run), warnings
+
+    def event(
+        self, about: Object, reason: str, message: str, *, by: str, warning: bool = False, part: str = ""
+    ) -> None:
+        """Record an event; one that was there already is counted."""
+        namespace, name = key_of(about)
+        involved = {
+            "kind": about["kind"],
+            **({"namespace": namespace} if namespace else {}),
+            "name": name,
+            "uid": about["metadata"]["uid"],
+            "apiVersion": about["apiVersion"],
+            "resourceVersion": about["metadata"]["resourceVersion"],
+            **({"fieldPath": f"spec.containers{{{part}}}"} if part else {}),
+        }
+        namespace = namespace or "default"
+        for old in self.store.all(EVENT, namespace):
+            same = old["involvedObject"]["uid"] == involved["uid"]
+            if same and (old["reason"], old["message"]) == (reason, message):
+                self.store.edit(EVENT, *key_of(old), _again)
+                return
+        scheduler = by == "default-scheduler"
+        event: Object = {
+            "kind": "Event", "apiVersion": "v1",
+            "metadata": {"name": f"{name}.{suffix()}{suffix()}", "namespace": namespace, "uid": _uid()},
+            "involvedObject": involved, "reason": reason, "message": message,
+            "source": {} if scheduler else {"component": by},
+            "firstTimestamp": None if scheduler else stamp(),
+            "lastTimestamp": None if scheduler else stamp(),
+            **({} if scheduler else {"count": 1}),
+            "type": "Warning" if warning else "Normal",
+            "eventTime": micro_stamp() if scheduler else None,
+            **({"action": "Scheduling"} if scheduler else {}),
+            "reportingComponent": by,
+            "reportingInstance": f"{by}-0" if scheduler else "",
+        }
+        self.store.create(EVENT, event)
+
+
+def _uid() -> str:
+    return str(uuid.uuid4())
+
+
+def _again(event: Object) -> None:
+    if event.get("eventTime"):
+        count = event.get("series", {}).get("count", 1) + 1
+        event["series"] = {"count": count, "lastObservedTime": micro_stamp()}
+    else:
+        event["count"] += 1
+        event["lastTimestamp"] = stamp()
