@@ -54,7 +54,7 @@ class Seen:
 
     `node` is None when nodes may not be read or there is none of that name, `said` the last whole JSON line of the
     pod's log, `log_tail` its last other lines, `claims` phases by name (`absent` for one that is not there), `now` unix
-    seconds, and `was_there` whether an earlier look had seen the Job.
+    seconds, `was_there` whether an earlier look had seen the Job, and `silent_s` for how long `said` has been the same.
     """
 
     job: Object | None
@@ -66,6 +66,7 @@ class Seen:
     said: Object | None = None
     log_tail: str = ""
     claims: dict[str, str] = field(default_factory=dict)
+    silent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,19 @@ class Diagnosis:
     progress: str = ""
 
 
-GPU_WORDS = re.compile(r"\bXid\b|GPU is lost|fallen off the bus|uncorrectable ECC|CUDA error|GPU_IS_LOST", re.I)
+# What CUDA says of a program's own faults does not count.
+_OWN_FAULTS = "out of memory|invalid|no kernel image|device-side assert|an illegal"
+GPU_WORDS = re.compile(
+    rf"\bXid\b|GPU is lost|fallen off the bus|uncorrectable ECC|CUDA error(?!: ({_OWN_FAULTS}))|GPU_IS_LOST", re.I
+)
 GPU_ADVICE = (
     "look on the node with `nvidia-smi` and `dmesg | grep -i xid` ({node}); a reset or a reboot may bring it back"
 )
 
 REFUSALS = (
     ("exceeded quota", Cause.QUOTA, "end what is not needed, or raise the quota: kubectl -n {ns} describe quota", 60.0),
+    ("failed quota", Cause.QUOTA, "the pods carry no such limit; a LimitRange of namespace {ns} gives them one", 15.0),
+    ("usage per", Cause.RESOURCES, "ask for less in harness_cluster: kubectl -n {ns} describe limitrange", 15.0),
     (
         "violates PodSecurity",
         Cause.POD_SECURITY,
@@ -104,9 +111,9 @@ REFUSALS = (
 
 PLACES = (
     (r"Insufficient \S*gpu", Cause.GPU, "`kubectl get pods -A -o wide` shows who has it; end that, or wait", 90.0),
-    (r"unbound immediate|find available persistent volumes|non-existent pv", Cause.VOLUME_UNBOUND,
+    (r"unbound immediate|find available persistent volumes|non-existent p|enough free storage", Cause.VOLUME_UNBOUND,
      "the claim {unbound} waits for a volume: kubectl -n {ns} describe pvc", 60.0),
-    (r"volume node affinity conflict", Cause.VOLUME_UNBOUND,
+    (r"volume node affinity conflict|PersistentVolume's node affinity|\[.*VolumeBinding", Cause.VOLUME_UNBOUND,
      "its volume is on another node than {node}; correct the claims", 0.0),
     (r"Insufficient (cpu|memory|ephemeral-storage)|Too many pods", Cause.RESOURCES,
      "ask for less in harness_cluster (cpu, memory), or end what runs there", 60.0),
@@ -119,7 +126,10 @@ PLACES = (
 """Words of the scheduler, what they mean, what to do, and how long it may last in seconds; the first that fits."""
 NO_SANDBOX = "FailedCreatePodSandBox"
 NO_IMAGE = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"}
+    {
+        *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"),
+        *("ImageInspectError", "SignatureValidationFailed"),
+    }
 )
 NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 NO_START = frozenset({"StartError", "ContainerCannotRun"})

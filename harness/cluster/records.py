@@ -21,6 +21,8 @@ def record(kind: Kind, name: str, diagnosis: Diagnosis, seen: Seen) -> Object:
     if diagnosis.state in ("going", "waiting"):
         shown = "progress" if kind == "engine" else "phase"
         told = diagnosis.progress if diagnosis.state == "waiting" or not said else base.get(shown)
+        if diagnosis.state == "waiting" and diagnosis.reason:
+            told = ": ".join(filter(None, [told, diagnosis.reason]))
         return {**base, shown: told, **_elapsed(kind, base, seen)}
     if diagnosis.state == "good":
         return {**base, "state": "ready" if kind == "engine" else "finished", **_elapsed(kind, base, seen)}

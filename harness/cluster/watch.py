@@ -45,6 +45,8 @@ class _Watched:
         self._api, self._kind, self._name, self._job, self._node = api, kind, name, job, node
         self._was_there = self._nodes_hidden = False
         self._said: Object | None = None
+        self._heard = time.monotonic()
+        self._pods: list[Object] = []
         self._cause, self._since = "", 0.0
         self._last: Object | None = None
 
@@ -67,10 +69,14 @@ class _Watched:
         job = self._api.read("Job", self._job)
         pods = self._api.all("Pod", f"{objects.NAME}={self._job}")
         pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+        # One that is gone was taken away, and its last state tells by whom.
+        self._pods = pods = pods or self._pods
         node = self._see_node()
         runs = bool(pods) and pods[-1].get("status", {}).get("phase") == "Running"
         tail = self._read_log(pods[-1], node) if pods else []
-        self._said = whole(tail) or self._said
+        said = whole(tail) or self._said
+        self._heard = self._heard if said == self._said else time.monotonic()
+        self._said = said
         seen = Seen(
             job=job,
             pods=pods,
@@ -81,6 +87,7 @@ class _Watched:
             log_tail="\n".join(line for line in tail if not line.startswith("{")),
             now=time.time(),
             claims={} if runs else self._claims(pods),
+            silent_s=time.monotonic() - self._heard,
         )
         self._was_there |= job is not None
         return seen

@@ -312,7 +312,7 @@ SCRIPTED: list[tuple[Cause, str, Seen, str]] = [
     (
         Cause.SILENT,
         "waiting",
-        seen(job(), pod("Running"), said={"state": "running", "updated_unix": NOW - 130}),
+        seen(job(), pod("Running"), said={"state": "running"}, silent_s=130.0),
         "130 s",
     ),
 ]
@@ -355,6 +355,19 @@ WORDED: list[tuple[Cause, Seen, str]] = [
         "offers 0 of its 1 nvidia.com/gpu; look on the node with `nvidia-smi`",
     ),
     (Cause.NODE_UNKNOWN, seen(job(), unschedulable(PINNED.format("")), node=None), "set harness_node"),
+    (
+        Cause.VOLUME_UNBOUND,
+        seen(job(), unschedulable(PINNED.format("1 node(s) didn't match PersistentVolume's node affinity, "))),
+        "another node than jw2",
+    ),
+    (Cause.QUOTA, seen(job(), events=[refused("failed quota: q: must specify limits.cpu for: run")]), "limits.cpu"),
+    (
+        Cause.RESOURCES,
+        seen(job(), events=[refused("maximum memory usage per Container is 4Gi, but limit is 32Gi")]),
+        "4Gi, but limit is 32Gi; ask for less",
+    ),
+    (Cause.HARNESS, seen(POLICY, terminated(4), log_tail="CUDA error: out of memory; ask for less"), "out of memory"),
+    (Cause.IMAGE, seen(job(), waiting("ImageInspectError", "cannot inspect")), "cannot inspect"),
     (
         Cause.UNSCHEDULABLE,
         seen(job(), unschedulable(PINNED.format("1 node(s) didn't have free ports for the requested pod ports, "))),
@@ -469,6 +482,8 @@ def test_the_words_of_a_cluster_are_understood(cause: Cause, look: Seen, words: 
     found = diagnose("run", "jw2", "jw2", look)
     assert found.cause is cause, found.reason
     assert words in found.reason
+    if found.state == "waiting":
+        assert words in record("run", "jw2", found, look)["phase"]
     assert "preemption" not in found.reason
     assert ";" in found.reason or "kubectl" in found.reason
 
@@ -515,8 +530,8 @@ def test_a_suspended_job_waits_for_its_queue_without_limit() -> None:
 
 @pytest.mark.parametrize(("age_s", "cause"), [(50, Cause.RUNNING), (70, Cause.SILENT)])
 def test_silence_is_told_after_a_minute_and_borne_for_two_more(age_s: float, cause: Cause) -> None:
-    said = {"state": "running", "phase": "performance", "updated_unix": NOW - age_s}
-    found = diagnose("run", "jw2", "jw2", seen(job(), pod("Running"), said=said))
+    said = {"state": "running", "phase": "performance"}
+    found = diagnose("run", "jw2", "jw2", seen(job(), pod("Running"), said=said, silent_s=age_s))
     assert found.cause is cause
     assert found.state in ("going", "waiting")
     assert found.patience_s >= 120
