@@ -15,7 +15,7 @@ from tests.cluster.kinds import (
     Object,
 )
 from tests.cluster.quantities import amount, requests, written
-from tests.cluster.status import bad_request, forbidden, not_found
+from tests.cluster.status import Causes, bad_request, forbidden, not_found
 from tests.cluster.store import Store, suffix
 
 _LEVEL = "pod-security.kubernetes.io"
@@ -42,7 +42,7 @@ def identify(kind: Kind, thing: Object, namespace: str) -> None:
         meta.pop(field, None)
     if not meta.get("name"):
         if not meta.get("generateName"):
-            causes = validation.Causes(kind, "")
+            causes = Causes(kind, "")
             causes.required("metadata.name", "name or generateName is required")
             causes.refuse()
         meta["name"] = meta["generateName"][:58] + suffix()

@@ -19,10 +19,16 @@ def bind(world: World, namespace: str, name: str, node: str) -> None:
     volume = f"{namespace}-{name}"
     claim = world.store.get(CLAIM, namespace, name)
     spec: Object = {
-        "capacity": _SIZE, "accessModes": ["ReadWriteMany"], "persistentVolumeReclaimPolicy": "Retain",
-        "storageClassName": "", "volumeMode": "Filesystem",
+        "capacity": _SIZE,
+        "accessModes": ["ReadWriteMany"],
+        "persistentVolumeReclaimPolicy": "Retain",
+        "storageClassName": "",
+        "volumeMode": "Filesystem",
         "claimRef": {
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": name,
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "namespace": namespace,
+            "name": name,
             "uid": claim["metadata"]["uid"],
         },
     }

@@ -108,7 +108,9 @@ class Cluster:
         path = path or self._folder / f"kubeconfig-{token}"
         context = {"cluster": "double", "user": "user", "namespace": self.namespace}
         values = {
-            "apiVersion": "v1", "kind": "Config", "current-context": "double",
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "double",
             "clusters": [{"name": "double", "cluster": {"server": self.url}}],
             "users": [{"name": "user", "user": {"token": token}}],
             "contexts": [{"name": "double", "context": context}],

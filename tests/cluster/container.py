@@ -39,7 +39,7 @@ def _die_with_parent() -> None:
 def _root(folder: str) -> str:
     """A root that can be written to without a trace; `folder` is an empty one."""
     _mount("none", "/", flags=_REC | _PRIVATE)
-    others = []
+    others: list[str] = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         place = line.split()[4]
         if place not in ("/", "/proc") and not place.startswith(("/proc/", *(f"{other}/" for other in others))):
@@ -53,6 +53,15 @@ def _root(folder: str) -> str:
         if Path(place).is_dir() and Path(root + place).is_dir():
             _mount(place, root + place, flags=_BIND | _REC)
     return root
+
+
+def _open_ways(root: str, places: list[str]) -> None:
+    """Let everyone pass to some places, as to what an image holds; this machine's own folders stay as they are."""
+    for place in places:
+        for folder in reversed(Path(place).parents):
+            inside = Path(root + str(folder))
+            if inside.stat().st_dev == Path(root).stat().st_dev and not inside.stat().st_mode & 0o001:
+                inside.chmod(inside.stat().st_mode | 0o011)
 
 
 def _place(root: str, mount: dict[str, Any]) -> None:
@@ -101,6 +110,7 @@ def main() -> int:
         _check(_libc.unshare(_NEWNS | _NEWUTS | _NEWPID), "unshare")
         socket.sethostname(orders["name"])
         root = _root(orders["root"])
+        _open_ways(root, orders["ways"])
         for mount in sorted(orders["mounts"], key=lambda one: str(one["target"]).count("/")):
             _place(root, mount)
     except OSError as error:

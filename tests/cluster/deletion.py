@@ -50,7 +50,8 @@ def delete(store: Store, kind: Kind, thing: Object, options: Options) -> tuple[O
     for what, word in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
         wanted = options.preconditions.get(what)
         if wanted and wanted != thing["metadata"][what]:
-            why = f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {thing['metadata'][what]}"
+            there = thing["metadata"][what]
+            why = f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {there}"
             raise conflict(kind, name, why)
     if options.dry_run:
         return thing, True

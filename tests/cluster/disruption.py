@@ -7,6 +7,6 @@ from tests.cluster.world import World
 
 def disrupt(world: World, pod: Object, reason: str, message: str) -> None:
     """Give a pod the condition DisruptionTarget."""
-    condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
+    condition: Object = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
     condition |= {"lastProbeTime": None, "lastTransitionTime": stamp()}
     world.store.edit(POD, *key_of(pod), lambda new: new["status"].setdefault("conditions", []).append(condition))

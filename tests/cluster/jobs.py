@@ -164,7 +164,9 @@ class Jobs:
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"]}
         base = meta["name"][:57] + "-"
         own = {
-            "name": base + suffix(), "generateName": base, "namespace": meta["namespace"],
+            "name": base + suffix(),
+            "generateName": base,
+            "namespace": meta["namespace"],
             "labels": template["metadata"]["labels"],
             **({"annotations": template["metadata"]["annotations"]} if template["metadata"].get("annotations") else {}),
             "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],

@@ -12,6 +12,15 @@ from tests.cluster.world import World
 
 _BY = "node-controller"
 UNREACHABLE = "node.kubernetes.io/unreachable"
+_INFO = {
+    **dict.fromkeys(("bootID", "machineID", "systemUUID"), "0" * 32),
+    **dict.fromkeys(("kubeletVersion", "kubeProxyVersion"), "v1.36.0"),
+    "architecture": "amd64",
+    "operatingSystem": "linux",
+    "osImage": "Debian GNU/Linux 12 (bookworm)",
+    "kernelVersion": "6.1.0",
+    "containerRuntimeVersion": "containerd://2.2.0",
+}
 _PRESSURES = (
     ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
     ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
@@ -25,13 +34,16 @@ def node(name: str, gpus: int, taints: list[Object], labels: dict[str, str]) -> 
     size |= {"nvidia.com/gpu": str(gpus)} if gpus else {}
     known = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
     return {
-        "apiVersion": "v1", "kind": "Node",
+        "apiVersion": "v1",
+        "kind": "Node",
         "metadata": {"name": name, "labels": {**known, **labels}},
         "spec": {"taints": taints} if taints else {},
         "status": {
-            "capacity": size, "allocatable": dict(size), "conditions": conditions("True"),
+            "capacity": size,
+            "allocatable": dict(size),
+            "conditions": conditions("True"),
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": name}],
-            "nodeInfo": {"kubeletVersion": "v1.36.0", "architecture": "amd64", "operatingSystem": "linux"},
+            "nodeInfo": _INFO,
         },
     }
 

@@ -10,11 +10,14 @@ MERGE, JSON = "application/merge-patch+json", "application/json-patch+json"
 STRATEGIC, APPLY = "application/strategic-merge-patch+json", "application/apply-patch+yaml"
 _KEYS = {
     **dict.fromkeys(("containers", "initContainers", "volumes", "env", "imagePullSecrets"), "name"),
-    "volumeMounts": "mountPath", "conditions": "type", "ownerReferences": "uid", "taints": "key",
+    "volumeMounts": "mountPath",
+    "conditions": "type",
+    "ownerReferences": "uid",
+    "taints": "key",
 }
 
 
-def patched(old: Object, change: Any, how: str, custom: bool) -> Object:
+def patched(old: Object, change: Any, how: str, custom: bool) -> Any:
     """An object with a change applied.
 
     Raises:
@@ -24,12 +27,8 @@ def patched(old: Object, change: Any, how: str, custom: bool) -> Object:
         return _json(copy.deepcopy(old), change)
     if not isinstance(change, dict):
         raise bad_request("json: cannot unmarshal array into Go value of type map[string]interface {}")
-    if how == MERGE:
-        return _merge(old, change, {})
-    if how == STRATEGIC and not custom:
-        return _merge(old, change, _KEYS)
-    if how == APPLY:
-        return _merge(old, change, {} if custom else _KEYS)
+    if how in (MERGE, APPLY) or (how == STRATEGIC and not custom):
+        return _merge(old, change, {} if custom or how == MERGE else _KEYS)
     raise unsupported(", ".join((JSON, MERGE, APPLY) if custom else (JSON, MERGE, STRATEGIC, APPLY)))
 
 

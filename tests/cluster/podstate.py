@@ -61,10 +61,7 @@ class PodState:
 
     def running(self, name: str, *, ready: bool, started: bool = True) -> None:
         """A container runs."""
-        pod = self.pod
-        old = next(
-            (one for one in (pod or {}).get("status", {}).get("containerStatuses", ()) if one["name"] == name), {}
-        )
+        old = self._status_of(name)
         state = old.get("state", {}) if "running" in old.get("state", {}) else {"running": {"startedAt": stamp()}}
         more = {"containerID": f"containerd://{self.uid.replace('-', '')}", "imageID": _image_id(self.spec, name)}
         self._container(name, {"state": state, "ready": ready, "started": started, **more})
@@ -72,10 +69,7 @@ class PodState:
     def ended(self, name: str, code: int, reason: str = "") -> None:
         """A container has ended."""
         reason = reason or ("Completed" if code == 0 else "Error")
-        pod = self.pod
-        old = next(
-            (one for one in (pod or {}).get("status", {}).get("containerStatuses", ()) if one["name"] == name), {}
-        )
+        old = self._status_of(name)
         began = old.get("state", {}).get("running", {}).get("startedAt", stamp())
         container = next(one for one in self.spec["containers"] if one["name"] == name)
         message = ""
@@ -90,6 +84,12 @@ class PodState:
 
         def change(status: Object) -> None:
             status |= {"phase": "Failed", "reason": reason, "message": message}
+            # One that was never let in has no containers; those of one that ran are killed.
+            running = [one for one in status.pop("containerStatuses", ()) if "running" in one["state"]]
+            for one in running:
+                times = {"startedAt": one["state"]["running"]["startedAt"], "finishedAt": stamp()}
+                one |= {"state": {"terminated": {"exitCode": 137, "reason": "Error", **times}}, "ready": False}
+            status |= {"containerStatuses": running} if running else {}
 
         self._edit(change)
 
@@ -102,6 +102,10 @@ class PodState:
         pod = self.pod
         if pod is not None and not self.silent:
             self._world.event(pod, reason, message, by=BY, warning=warning, part=part)
+
+    def _status_of(self, name: str) -> Object:
+        found: list[Object] = (self.pod or {}).get("status", {}).get("containerStatuses", [])
+        return next((one for one in found if one["name"] == name), {})
 
     def _container(self, name: str, values: Object) -> None:
         def change(status: Object) -> None:

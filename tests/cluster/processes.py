@@ -66,7 +66,7 @@ class Process:
         """Whether a command is there inside the container."""
         root = f"/proc/{self.pid}/root"
         if "/" in command:
-            return os.path.lexists(root + os.path.join("/", command))
+            return os.path.lexists(f"{root}/{command}")
         return any(os.path.lexists(f"{root}{folder}/{command}") for folder in self.orders["env"]["PATH"].split(":"))
 
     async def execute(self, command: list[str]) -> asyncio.subprocess.Process:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jsonschema
 import referencing
-from kubernetes_validate import utils
+from kubernetes_validate import utils  # type: ignore[import-untyped]
 
 from tests.cluster.kinds import CUSTOM, Kind, Object
 from tests.cluster.status import Causes, Refusal, bad_request

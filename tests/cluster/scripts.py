@@ -191,5 +191,4 @@ def tainted() -> list[Step]:
 def put_out(resource: str = "memory") -> list[Step]:
     """The kubelet of a node that is short of something."""
     said = f"The node was low on resource: {resource}. Threshold quantity: 100Mi, available: 50Mi. "
-    steps = [Running(), Pause(0.1), Note("Evicted", said, part=False), Disrupt("TerminationByKubelet", said)]
-    return [*steps, Exit(137), Reject("Evicted", said)]
+    return [Running(), Pause(0.1), Disrupt("TerminationByKubelet", said), Reject("Evicted", said)]

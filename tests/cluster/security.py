@@ -97,7 +97,8 @@ def _volumes(spec: Object) -> str:
         return ""
     types = ", ".join(sorted({f'"{kind}"' for _, kind in bad}))
     verb, word = ("uses", "type") if len(bad) == 1 else ("use", "types" if "," in types else "type")
-    return f"restricted volume types ({_names((one for one, _ in bad), 'volume', 'volumes')} {verb} restricted volume {word} {types})"
+    names = _names((one for one, _ in bad), "volume", "volumes")
+    return f"restricted volume types ({names} {verb} restricted volume {word} {types})"
 
 
 def _non_root(spec: Object) -> str:

@@ -66,15 +66,16 @@ def field_test(kind: Kind, selector: str) -> Test:
             raise bad_request(f'invalid selector: "{selector}"; can\'t understand "{part}"')
         field, sign, value = found.groups()
         if field not in ("metadata.name", "metadata.namespace", *_FIELDS.get(kind, ())):
-            known = f"{field}" if kind is not POD else field
             raise bad_request(
-                f'Unable to find "{kind.api_version}, Resource={kind.plural}" that match label selector '
-                f'"", field selector "{selector}": field label not supported: {known}'
+                f'Unable to find "{kind.group}/{kind.version}, Resource={kind.plural}" that match label selector "", '
+                f'field selector "{selector}": field label not supported: {field}'
             )
-        tests.append(
-            lambda thing, field=field, sign=sign, value=value: (_field(thing, field) == value) == (sign != "!=")
-        )
+        tests.append(_field_test(field, value, same=sign != "!="))
     return lambda thing: all(test(thing) for test in tests)
+
+
+def _field_test(field: str, value: str, *, same: bool) -> Test:
+    return lambda thing: (_field(thing, field) == value) == same
 
 
 def _field(thing: Object, path: str) -> str:

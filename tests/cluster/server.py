@@ -66,9 +66,9 @@ class Server:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         user = self._user(request)
-        found = discovery(request.path.rstrip("/"))
-        if found is not None:
-            return web.json_response(found)
+        known = discovery(request.path.rstrip("/"))
+        if known is not None:
+            return web.json_response(known)
         kind, asked = _parse(request)
         delay, refusal = self._world.faults.of(asked)
         await asyncio.sleep(delay)
@@ -81,11 +81,12 @@ class Server:
             if asked.subresource == "exec" and request.method == "GET":
                 # Since 1.35 a websocket needs what a POST would need.
                 self._authorize(user, Asked("create", *_rest(asked)))
-            return await getattr(self._streams, asked.subresource)(request, asked)
+            answer = self._streams.exec if asked.subresource == "exec" else self._streams.log
+            return await answer(request, asked)
         if asked.verb == "watch":
             return await watch(self._world, kind, asked, request)
-        status, answer, headers = await self._do(kind, asked, request)
-        return web.json_response(answer, status=status, headers=headers)
+        status, found, headers = await self._do(kind, asked, request)
+        return web.json_response(found, status=status, headers=headers)
 
     def _user(self, request: web.Request) -> User:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")

@@ -146,7 +146,7 @@ class Causes:
         texts = [f"{field}: {message}" for _, message, field in self._found]
         said = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
         causes = [{"reason": reason, "message": message, "field": field} for reason, message, field in self._found]
-        details = {"name": self._name, **({"group": self._kind.group} if self._kind.group else {})}
+        details: Object = {"name": self._name, **({"group": self._kind.group} if self._kind.group else {})}
         details |= {"kind": self._kind.kind, "causes": causes}
         raise Refusal(422, "Invalid", f'{self._kind.qualified} "{self._name}" is invalid: {said}', details)
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
+from collections.abc import Container
 
 from aiohttp import WSMsgType, web
 
@@ -104,7 +105,9 @@ class Streams:
         await socket.close()
         return socket
 
-    async def _talk(self, socket: web.WebSocketResponse, process: Process, command: list[str], query: Object) -> None:
+    async def _talk(
+        self, socket: web.WebSocketResponse, process: Process, command: list[str], query: Container[str]
+    ) -> None:
         if not process.find(command[0]):
             said = (
                 f"error executing command in container: failed to exec in container: failed to start exec: OCI runtime "

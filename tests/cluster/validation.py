@@ -129,9 +129,8 @@ def _job(job: Object, causes: Causes) -> None:
     template = spec["template"]["spec"]
     _labels(spec["template"].get("metadata", {}).get("labels"), "spec.template.labels", causes)
     if template["restartPolicy"] not in ("Never", "OnFailure"):
-        if template["restartPolicy"] == "Always":
-            field = "spec.template.spec.restartPolicy"
-            causes.unsupported(field, "Always", ("OnFailure", "Never"))
+        field = "spec.template.spec.restartPolicy"
+        causes.unsupported(field, template["restartPolicy"], ("OnFailure", "Never"))
     rules = spec.get("podFailurePolicy", {}).get("rules", ())
     if rules and template["restartPolicy"] != "Never":
         causes.invalid(

@@ -161,6 +161,14 @@ def _field(pod: Object, path: str) -> str:
     return str(value)
 
 
+def ways(image: Image) -> list[str]:
+    """What everyone must be able to come to: the commands of an image, and what they run on."""
+    links = [one for folder in image.path for one in folder.glob("python*") if one.is_symlink()]
+    return [str(one) for folder in image.path for one in (folder, folder / "any")] + [
+        str(one.resolve()) for one in links
+    ]
+
+
 def identity(pod: Object, container: Object) -> tuple[int | None, int, list[int]]:
     """User, group and other groups of a container; user None for root as it is.
 

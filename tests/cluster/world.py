@@ -16,7 +16,10 @@ from tests.cluster.store import Store, key_of, micro_stamp, stamp, suffix
 
 @dataclass(frozen=True)
 class Image:
-    """What stands for a container image: folders that come first in PATH, and variables. Its files are this machine's."""
+    """What stands for a container image: folders first in its PATH, and variables. Its files are this machine's.
+
+    Everyone in the container can come to these folders, and to the Python that they link to.
+    """
 
     path: Sequence[Path] = ()
     env: dict[str, str] = field(default_factory=dict)
@@ -71,9 +74,12 @@ class World:
                 return
         scheduler = by == "default-scheduler"
         event: Object = {
-            "kind": "Event", "apiVersion": "v1",
+            "kind": "Event",
+            "apiVersion": "v1",
             "metadata": {"name": f"{name}.{suffix()}{suffix()}", "namespace": namespace, "uid": _uid()},
-            "involvedObject": involved, "reason": reason, "message": message,
+            "involvedObject": involved,
+            "reason": reason,
+            "message": message,
             "source": {} if scheduler else {"component": by},
             "firstTimestamp": None if scheduler else stamp(),
             "lastTimestamp": None if scheduler else stamp(),

@@ -1,0 +1,239 @@
+"""The double of the Kubernetes API, looked at through the official client as a benchmark sees it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import urllib3
+from kubernetes import client, watch
+from kubernetes.client.exceptions import ApiException
+
+from tests.cluster import Cluster, scripts
+from tests.unit.double import Clients, Object, job, pod_spec, refused, soon
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as found:
+        found.node("n1", gpus=1)
+        yield found
+
+
+@pytest.fixture
+def k8s(cluster: Cluster) -> Clients:
+    return Clients(cluster.kubeconfig())
+
+
+def config_map(name: str = "c", **more: Any) -> Object:
+    return {"metadata": {"name": name}, "data": {"a": "1"}, **more}
+
+
+def test_what_is_made_has_what_the_system_adds_and_is_there_once(k8s: Clients) -> None:
+    made = k8s.core.create_namespaced_config_map("mlperf", config_map())
+    assert made.metadata.uid and made.metadata.creation_timestamp and int(made.metadata.resource_version) > 0
+    body = refused(k8s.core.create_namespaced_config_map, "mlperf", config_map())
+    assert (body["reason"], body["message"]) == ("AlreadyExists", 'configmaps "c" already exists')
+    body = refused(k8s.core.read_namespaced_config_map, "d", "mlperf")
+    assert (body["code"], body["message"]) == (404, 'configmaps "d" not found')
+    assert body["details"] == {"name": "d", "kind": "configmaps"}
+    body = refused(k8s.core.create_namespaced_config_map, "elsewhere", config_map())
+    assert body["message"] == 'namespaces "elsewhere" not found'
+    generated = k8s.core.create_namespaced_config_map("mlperf", {"metadata": {"generateName": "g-"}})
+    assert len(generated.metadata.name) == len("g-") + 5
+
+
+def test_a_dry_run_judges_and_stores_nothing(k8s: Clients) -> None:
+    made = k8s.batch.create_namespaced_job("mlperf", job(), dry_run="All")
+    assert made.spec.template.metadata.labels["batch.kubernetes.io/job-name"] == "j"
+    assert k8s.batch.list_namespaced_job("mlperf").items == []
+    bad = job(pod_spec(restartPolicy="Always"))
+    assert refused(k8s.batch.create_namespaced_job, "mlperf", bad, dry_run="All")["code"] == 422
+
+
+def test_changes_conflict_and_immutable_fields_stay(k8s: Clients) -> None:
+    old = k8s.core.create_namespaced_config_map("mlperf", config_map(immutable=True))
+    body = refused(k8s.core.patch_namespaced_config_map, "c", "mlperf", {"data": {"a": "2"}})
+    assert body["message"] == 'ConfigMap "c" is invalid: data: Forbidden: field is immutable when `immutable` is set'
+    assert body["details"]["causes"][0]["field"] == "data"
+    noted = {"metadata": {"annotations": {"x": "1"}}}
+    new = k8s.core.patch_namespaced_config_map("c", "mlperf", noted)
+    assert new.metadata.annotations == {"x": "1"} and new.metadata.resource_version != old.metadata.resource_version
+    same = k8s.core.patch_namespaced_config_map("c", "mlperf", noted)
+    assert same.metadata.resource_version == new.metadata.resource_version
+    body = refused(k8s.core.replace_namespaced_config_map, "c", "mlperf", old)
+    assert body["reason"] == "Conflict" and body["message"].startswith("Operation cannot be fulfilled on configmaps")
+    k8s.batch.create_namespaced_job("mlperf", job(suspend=True))
+    k8s.batch.patch_namespaced_job("j", "mlperf", {"spec": {"ttlSecondsAfterFinished": 86400}})
+    assert k8s.job()["spec"]["ttlSecondsAfterFinished"] == 86400
+    body = refused(k8s.batch.patch_namespaced_job, "j", "mlperf", {"spec": {"completions": 2}})
+    assert body["message"] == 'Job.batch "j" is invalid: spec.completions: Invalid value: 2: field is immutable'
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"spec": {"nonsense": 1}}, 400, 'strict decoding error: unknown field "spec.nonsense"'),
+        ({"spec": {"backoffLimit": "many"}}, 400, "cannot unmarshal string into Go struct field .spec.backoffLimit"),
+        ({"metadata": {"name": "J_"}}, 422, "a lowercase RFC 1123 subdomain must consist of"),
+        ({"metadata": {"name": "j", "labels": {"a": "x" * 64}}}, 422, "must be no more than 63 bytes"),
+        ({"metadata": {"name": "j" * 64}}, 422, "spec.template.labels"),
+    ],
+)
+def test_bad_jobs_are_refused(k8s: Clients, change: Object, code: int, said: str) -> None:
+    wanted = job()
+    for part, values in change.items():
+        wanted[part] |= values
+    body = refused(k8s.batch.create_namespaced_job, "mlperf", wanted)
+    assert body["code"] == code and said in body["message"]
+
+
+def test_lists_are_selected_and_paged_and_their_items_do_not_say_what_they_are(k8s: Clients) -> None:
+    for name, team in (("a", "x"), ("b", "y"), ("c", "x")):
+        k8s.core.create_namespaced_config_map(
+            "mlperf", config_map(name) | {"metadata": {"name": name, "labels": {"t": team}}}
+        )
+    names = lambda **more: [one.metadata.name for one in k8s.core.list_namespaced_config_map("mlperf", **more).items]  # noqa: E731
+    assert names(label_selector="t=x") == ["a", "c"]
+    assert names(label_selector="t in (y),t!=x") == ["b"]
+    assert names(field_selector="metadata.name=b") == ["b"]
+    page = k8s.core.list_namespaced_config_map("mlperf", limit=2)
+    assert page.items[0].kind is None and len(page.items) == 2
+    assert names(limit=2, _continue=page.metadata._continue) == ["c", "kube-root-ca.crt"]
+    body = refused(k8s.core.list_namespaced_pod, "mlperf", field_selector="spec.colour=red")
+    assert "field label not supported: spec.colour" in body["message"]
+
+
+def test_a_watch_goes_on_where_the_list_ended(k8s: Clients) -> None:
+    listed = k8s.core.list_namespaced_config_map("mlperf")
+    k8s.core.create_namespaced_config_map("mlperf", config_map("a") | {"metadata": {"name": "a", "labels": {"t": "x"}}})
+    k8s.core.patch_namespaced_config_map("a", "mlperf", {"metadata": {"labels": {"t": "y"}}})
+    k8s.core.delete_namespaced_config_map("a", "mlperf")
+    since = {"resource_version": listed.metadata.resource_version, "timeout_seconds": 1, "label_selector": "t=x"}
+    seen = list(watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", **since))
+    assert [event["type"] for event in seen] == ["ADDED", "DELETED"]
+    now = list(watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", timeout_seconds=1))
+    assert [event["object"].metadata.name for event in now] == ["kube-root-ca.crt"]
+
+
+def test_watches_break_and_expire(cluster: Cluster, k8s: Clients) -> None:
+    for name in "ab":
+        k8s.core.create_namespaced_config_map("mlperf", config_map(name))
+    cluster.drop_watches(after=1)
+    seen = []
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        for event in watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", timeout_seconds=5):
+            seen.append(event)
+    assert len(seen) == 1
+    old = k8s.core.list_namespaced_config_map("mlperf").metadata.resource_version
+    since = {"resource_version": old, "timeout_seconds": 5}
+    for in_stream in (True, False):
+        cluster.expire(in_stream=in_stream)
+        with pytest.raises(ApiException) as caught:
+            list(watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", **since))
+        assert caught.value.status == 410
+    fresh = k8s.core.list_namespaced_config_map("mlperf").metadata.resource_version
+    since = {"resource_version": fresh, "timeout_seconds": 1}
+    assert list(watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", **since)) == []
+
+
+def test_what_is_owned_goes_with_its_owner(k8s: Clients) -> None:
+    owner = k8s.core.create_namespaced_config_map("mlperf", config_map("owner"))
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.metadata.uid}
+    owned = {"metadata": {"name": "owned", "ownerReferences": [reference]}}
+    k8s.core.create_namespaced_config_map("mlperf", owned)
+    answer = k8s.core.delete_namespaced_config_map("owner", "mlperf", propagation_policy="Background")
+    assert answer.status == "Success" and answer.details.uid == owner.metadata.uid
+    soon(
+        lambda: (
+            [one.metadata.name for one in k8s.core.list_namespaced_config_map("mlperf").items] == ["kube-root-ca.crt"]
+        )
+    )
+    body = {"preconditions": {"uid": "other"}}
+    k8s.core.create_namespaced_config_map("mlperf", config_map("owner"))
+    assert refused(k8s.core.delete_namespaced_config_map, "owner", "mlperf", body=body)["reason"] == "Conflict"
+
+
+@pytest.mark.parametrize(("policy", "left"), [(None, 1), ("Orphan", 1), ("Background", 0), ("Foreground", 0)])
+def test_a_deleted_job_leaves_its_pod_unless_told_otherwise(
+    cluster: Cluster, k8s: Clients, policy: str | None, left: int
+) -> None:
+    cluster.script("*", [scripts.Running()])
+    k8s.batch.create_namespaced_job("mlperf", job())
+    soon(lambda: k8s.pods() and k8s.pods()[0]["status"]["phase"] == "Running")
+    more = {"propagation_policy": policy} if policy else {}
+    k8s.batch.delete_namespaced_job("j", "mlperf", **more)
+    soon(lambda: k8s.batch.list_namespaced_job("mlperf").items == [] and len(k8s.pods()) == left)
+    assert all("ownerReferences" not in pod["metadata"] for pod in k8s.pods())
+
+
+def test_rights_are_those_of_the_rules(cluster: Cluster) -> None:
+    rules = [
+        {"apiGroups": [""], "resources": ["pods", "pods/exec"], "verbs": ["get"]},
+        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"], "resourceNames": []},
+    ]
+    some = Clients(cluster.user("runner", rules))
+    user = "system:serviceaccount:mlperf:runner"
+    body = refused(some.core.list_namespaced_pod, "mlperf")
+    said = f'pods is forbidden: User "{user}" cannot list resource "pods" in API group "" in the namespace "mlperf"'
+    assert (body["reason"], body["message"]) == ("Forbidden", said)
+    body = refused(some.core.read_namespaced_pod_log, "p", "mlperf")
+    assert f'pods "p" is forbidden: User "{user}" cannot get resource "pods/log"' in body["message"]
+    body = refused(some.core.read_node, "n1")
+    assert body["message"].endswith('cannot get resource "nodes" in API group "" at the cluster scope')
+    assert refused(some.core.read_namespaced_pod, "p", "mlperf")["code"] == 404
+    review = {
+        "spec": {"resourceAttributes": {"verb": "create", "group": "batch", "resource": "jobs", "namespace": "mlperf"}}
+    }
+    reviews = client.AuthorizationV1Api(some.api)
+    assert reviews.create_self_subject_access_review(review).status.allowed
+    review["spec"]["resourceAttributes"]["verb"] = "delete"
+    assert not reviews.create_self_subject_access_review(review).status.allowed
+    assert cluster.rights_used(user) == {
+        ("", "pods", "get"),
+        ("authorization.k8s.io", "selfsubjectaccessreviews", "create"),
+    }
+    assert ("", "pods/log", "get", "mlperf/p", False) in [
+        (one.group, one.resource, one.verb, one.name, one.allowed) for one in cluster.requests
+    ]
+    assert refused(Clients(cluster.kubeconfig("unknown")).core.list_node)["reason"] == "Unauthorized"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(429, "TooManyRequests"), (500, "InternalError"), (503, "ServiceUnavailable")]
+)
+def test_a_server_that_is_not_well(cluster: Cluster, k8s: Clients, code: int, reason: str) -> None:
+    cluster.fail(code, verb="list", resource="pods")
+    assert refused(k8s.core.list_namespaced_pod, "mlperf")["reason"] == reason
+    assert k8s.pods() == []
+
+
+def test_a_server_that_is_away_or_slow(cluster: Cluster, k8s: Clients) -> None:
+    cluster.down()
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        k8s.pods()
+    cluster.up()
+    assert k8s.pods() == []
+    cluster.slow(1.0, verb="list")
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        k8s.core.list_namespaced_pod("mlperf", _request_timeout=0.2)
+    cluster.well()
+    assert k8s.core.list_namespaced_pod("mlperf", _request_timeout=0.5).items == []
+
+
+def test_custom_resources_and_discovery(k8s: Clients) -> None:
+    custom = client.CustomObjectsApi(k8s.api)
+    where = {"group": "batch.volcano.sh", "version": "v1alpha1", "namespace": "mlperf", "plural": "jobs"}
+    made = custom.create_namespaced_custom_object(
+        **where,
+        body={
+            "apiVersion": "batch.volcano.sh/v1alpha1",
+            "kind": "Job",
+            "metadata": {"name": "v"},
+            "spec": {"queue": "default"},
+        },
+    )
+    assert made["spec"] == {"queue": "default"}
+    assert custom.get_namespaced_custom_object_status(**where, name="v")["metadata"]["uid"] == made["metadata"]["uid"]
+    assert custom.list_namespaced_custom_object(**where)["items"][0]["kind"] == "Job"
+    assert client.VersionApi(k8s.api).get_code().minor == "36"
+    assert "batch" in [group.name for group in client.ApisApi(k8s.api).get_api_versions().groups]

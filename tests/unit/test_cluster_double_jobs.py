@@ -1,0 +1,246 @@
+"""The double's Job controller, scheduler, admission and nodes, through every failure that a benchmark meets."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from kubernetes import watch
+
+from tests.cluster import Cluster, kinds, scripts
+from tests.unit.double import IMAGE, Clients, Object, condition, job, only_on, pod_spec, refused, soon
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as found:
+        found.node("n1", gpus=1)
+        yield found
+
+
+@pytest.fixture
+def k8s(cluster: Cluster) -> Clients:
+    return Clients(cluster.kubeconfig())
+
+
+def test_a_job_that_succeeds(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", scripts.exits(0, "line 1\nline 2"))
+    k8s.batch.create_namespaced_job("mlperf", job(ttlSecondsAfterFinished=1))
+    done = soon(lambda: condition(k8s.job(), "Complete") and k8s.job())
+    assert [one["type"] for one in done["status"]["conditions"]] == ["SuccessCriteriaMet", "Complete"]
+    assert done["status"]["succeeded"] == 1 and "active" not in done["status"] and done["status"]["completionTime"]
+    (pod,) = k8s.pods()
+    assert pod["status"]["phase"] == "Succeeded" and pod["metadata"]["labels"]["job-name"] == "j"
+    assert pod["metadata"]["ownerReferences"][0]["uid"] == done["metadata"]["uid"]
+    raw = k8s.core.read_namespaced_pod_log(pod["metadata"]["name"], "mlperf", tail_lines=1, _preload_content=False)
+    assert raw.data == b"line 2\n"
+    soon(lambda: k8s.batch.list_namespaced_job("mlperf").items == [] and k8s.pods() == [])
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason", "said"),
+    [
+        (
+            scripts.exits(3, "no GPU"),
+            "PodFailurePolicy",
+            "Container run for pod mlperf/{} failed with exit code 3 matching FailJob rule at index 1",
+        ),
+        (scripts.killed_for_memory(), "PodFailurePolicy", "failed with exit code 137 matching FailJob rule at index 1"),
+        (
+            scripts.evicted_by_api(),
+            "PodFailurePolicy",
+            "Pod mlperf/{} has condition DisruptionTarget matching FailJob rule at index 0",
+        ),
+        (scripts.preempted(), "PodFailurePolicy", "has condition DisruptionTarget"),
+        (scripts.tainted(), "PodFailurePolicy", "has condition DisruptionTarget"),
+        (scripts.put_out(), "PodFailurePolicy", "has condition DisruptionTarget"),
+        (scripts.gpu_lost(), "BackoffLimitExceeded", "Job has reached the specified backoff limit"),
+    ],
+    ids=["exit", "memory", "evicted", "preempted", "tainted", "put-out", "gpu"],
+)
+def test_a_job_that_fails(cluster: Cluster, k8s: Clients, steps: list[scripts.Step], reason: str, said: str) -> None:
+    cluster.script("*", steps)
+    k8s.batch.create_namespaced_job("mlperf", job())
+    name = soon(k8s.pods)[0]["metadata"]["name"]
+    failed = soon(lambda: condition(k8s.job(), "Failed"))
+    assert failed["reason"] == reason and said.format(name) in failed["message"]
+    assert condition(k8s.job(), "FailureTarget")["message"] == failed["message"]
+    assert k8s.job()["status"]["failed"] == 1
+    assert failed["message"] in k8s.told(reason)
+
+
+def test_the_end_of_a_container_is_told(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", scripts.killed_for_memory("the last words"))
+    spec = pod_spec()
+    spec["containers"][0]["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p"}, "spec": spec})
+    soon(lambda: k8s.pods()[0]["status"]["phase"] == "Failed")
+    ended = k8s.pods()[0]["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (ended["exitCode"], ended["reason"], ended["message"]) == (137, "OOMKilled", "the last words\n")
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason", "event"),
+    [
+        (scripts.pull_fails(IMAGE), "ImagePullBackOff", "Failed"),
+        (scripts.never_pulled(IMAGE), "ErrImageNeverPull", "ErrImageNeverPull"),
+        (scripts.invalid_name("?"), "InvalidImageName", "InspectFailed"),
+        (scripts.config_error('configmap "c" not found'), "CreateContainerConfigError", "Failed"),
+        (scripts.mount_fails("runs", "mount failed"), "ContainerCreating", "FailedMount"),
+    ],
+    ids=["pull", "never", "name", "config", "mount"],
+)
+def test_a_container_that_does_not_start(
+    cluster: Cluster, k8s: Clients, steps: list[scripts.Step], reason: str, event: str
+) -> None:
+    cluster.script("j", steps)
+    k8s.batch.create_namespaced_job("mlperf", job())
+
+    def seen() -> list[Object]:
+        states = [one["state"] for pod in k8s.pods() for one in pod["status"].get("containerStatuses", ())]
+        return [state.get("waiting", {}) for state in states]
+
+    soon(lambda: [one["reason"] for one in seen()] == [reason] and k8s.told(event))
+    name = k8s.pods()[0]["metadata"]["name"]
+    body = refused(k8s.core.read_namespaced_pod_log, name, "mlperf")
+    assert body["code"] == 400 and f'container "run" in pod "{name}" is waiting to start' in body["message"]
+
+
+def test_an_image_that_nobody_has_cannot_be_pulled(k8s: Clients) -> None:
+    k8s.batch.create_namespaced_job("mlperf", job())
+    soon(lambda: any("Back-off pulling image" in said for said in k8s.told("BackOff")))
+
+
+@pytest.mark.parametrize("cause", ["security", "account", "runtime", "quota"])
+def test_a_pod_that_is_not_let_in_is_an_event_of_its_job(cluster: Cluster, k8s: Clients, cause: str) -> None:
+    spec = pod_spec()
+    if cause == "security":
+        spec["containers"][0]["securityContext"] = {}
+        said = (
+            'is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container '
+            '"run" must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities (container '
+            '"run" must set securityContext.capabilities.drop=["ALL"])'
+        )
+    elif cause == "account":
+        spec["serviceAccountName"] = "nobody"
+        said = 'error looking up service account mlperf/nobody: serviceaccount "nobody" not found'
+    elif cause == "runtime":
+        spec["runtimeClassName"] = "nvidia"
+        said = 'is forbidden: pod rejected: RuntimeClass "nvidia" not found'
+    else:
+        cluster.quota({"pods": "0"})
+        said = "is forbidden: exceeded quota: quota, requested: pods=1, used: pods=0, limited: pods=0"
+    _, _, headers = k8s.batch.create_namespaced_job_with_http_info("mlperf", job(spec))
+    assert ("would violate PodSecurity" in headers.get("Warning", "")) == (cause == "security")
+    (told,) = soon(lambda: k8s.told("FailedCreate"))[:1]
+    assert told.startswith('Error creating: pods "j-') and said in told
+    assert k8s.pods() == []
+    refused(k8s.core.create_namespaced_pod, "mlperf", {"metadata": {"name": "p"}, "spec": spec})
+
+
+def test_deadline_and_suspension(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    k8s.batch.create_namespaced_job("mlperf", job(suspend=True, activeDeadlineSeconds=1))
+    soon(lambda: condition(k8s.job(), "Suspended").get("status") == "True")
+    assert k8s.pods() == []
+    k8s.batch.patch_namespaced_job("j", "mlperf", {"spec": {"suspend": False}})
+    soon(lambda: condition(k8s.job(), "Failed").get("reason") == "DeadlineExceeded")
+
+
+GPU = {"limits": {"nvidia.com/gpu": 1}}
+FAR = {"key": "dedicated", "value": "lab", "effect": "NoSchedule"}
+
+
+def test_why_a_pod_has_no_node(cluster: Cluster, k8s: Clients) -> None:
+    cluster.node("n2", taints=[FAR])
+    cluster.node("n3")
+    cluster.claim("free", None, bound=False)
+    volume = lambda name: [{"name": "v", "persistentVolumeClaim": {"claimName": name}}]  # noqa: E731
+    gpu = pod_spec()
+    gpu["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": 2}}
+    wanted = {
+        "gpu": (
+            gpu | {"affinity": only_on("n1")},
+            "0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 node(s) didn't "
+            "satisfy plugin(s) [NodeAffinity]. preemption: 0/3 nodes are available: 1 No preemption victims found for "
+            "incoming pod, 2 Preemption is not helpful for scheduling.",
+        ),
+        "taint": (
+            pod_spec(affinity=only_on("n2")),
+            "1 node(s) had untolerated taint(s), 2 node(s) didn't satisfy plugin(s)",
+        ),
+        "nowhere": (
+            pod_spec(affinity=only_on("n9")),
+            "0/3 nodes are available: 3 node(s) didn't satisfy plugin(s) [NodeAffinity]",
+        ),
+        "unbound": (
+            pod_spec(volumes=volume("free")),
+            "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims",
+        ),
+        "absent": (
+            pod_spec(volumes=volume("none")),
+            '0/3 nodes are available: persistentvolumeclaim "none" not found.',
+        ),
+    }
+    for name, (spec, _) in wanted.items():
+        k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": name}, "spec": spec})
+    for name, (_, said) in wanted.items():
+        find = lambda name=name: cluster.find(kinds.POD, name)  # noqa: E731
+        found = soon(lambda find=find: condition(find(), "PodScheduled"))
+        assert found["status"] == "False" and found["reason"] == "Unschedulable" and said in found["message"]
+    assert all(
+        text in k8s.told("FailedScheduling")
+        for text in [condition(pod, "PodScheduled")["message"] for pod in k8s.pods()]
+    )
+    event = k8s.core.list_namespaced_event("mlperf", field_selector="reason=FailedScheduling").items[0]
+    assert event.last_timestamp is None and event.event_time and event.reporting_component == "default-scheduler"
+    cluster.script("*", [scripts.Running()])
+    cluster.bind("free")
+    soon(lambda: cluster.find(kinds.POD, "unbound")["status"]["phase"] == "Running")
+
+
+def test_gpus_are_given_once(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    spec = pod_spec()
+    spec["containers"][0]["resources"] = GPU
+    for name in ("first", "second"):
+        k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": name}, "spec": spec})
+    soon(lambda: k8s.told("FailedScheduling"))
+    assert sorted(pod["status"]["phase"] for pod in k8s.pods()) == ["Pending", "Running"]
+    gone = k8s.core.delete_namespaced_pod("first", "mlperf", grace_period_seconds=1)
+    assert gone.metadata.deletion_timestamp
+    soon(lambda: [pod["status"]["phase"] for pod in k8s.pods()] == ["Running"])
+
+
+def test_a_lost_node_keeps_its_job_waiting_until_it_is_back(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    k8s.batch.create_namespaced_job("mlperf", job())
+    soon(lambda: k8s.pods() and k8s.pods()[0]["status"]["phase"] == "Running")
+    cluster.lose_node("n1", evict_after_s=0.1)
+    ready = next(one for one in k8s.core.read_node("n1").status.conditions if one.type == "Ready")
+    assert (ready.status, ready.reason) == ("Unknown", "NodeStatusUnknown")
+    soon(lambda: condition(k8s.pods()[0], "DisruptionTarget").get("reason") == "DeletionByTaintManager")
+    assert k8s.pods()[0]["metadata"]["deletionTimestamp"] and not condition(k8s.job(), "Failed")
+    cluster._streams.node_delay_s = 0.1
+    assert refused(k8s.core.read_namespaced_pod_log, k8s.pods()[0]["metadata"]["name"], "mlperf")["code"] == 500
+    cluster.find_node("n1")
+    soon(lambda: condition(k8s.job(), "Failed").get("reason") == "PodFailurePolicy")
+    soon(lambda: k8s.pods() == [])
+
+
+def test_a_job_that_someone_deletes(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    k8s.batch.create_namespaced_job("mlperf", job())
+    listed = soon(lambda: k8s.pods() and k8s.core.list_namespaced_pod("mlperf"))
+    seen: list[str] = []
+
+    def look() -> None:
+        since = {"resource_version": listed.metadata.resource_version, "timeout_seconds": 3}
+        for event in watch.Watch().stream(k8s.core.list_namespaced_pod, "mlperf", **since):
+            seen.append(event["type"])
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    cluster.delete_job("j")
+    soon(lambda: "DELETED" in seen)
+    assert refused(k8s.batch.read_namespaced_job, "j", "mlperf")["message"] == 'jobs.batch "j" not found'
+    watcher.join(5)
