@@ -33,7 +33,8 @@ What it does not do:
 """
 
 from tests.cluster import kinds, scripts
-from tests.cluster.cluster import ADMIN, Cluster
+from tests.cluster.cluster import Cluster
+from tests.cluster.live import ADMIN
 from tests.cluster.rbac import Request
 from tests.cluster.world import Image
 

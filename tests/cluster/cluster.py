@@ -1,22 +1,13 @@
 """A cluster for tests: a context manager around the double, with what a test may do to it."""
 
-import asyncio
-import shutil
-import tempfile
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
-import yaml
-
-from tests.cluster import claims, rbac
-from tests.cluster.deletion import Collector, Options, delete
-from tests.cluster.faults import Fault
-from tests.cluster.jobs import Jobs
+from tests.cluster import claims
+from tests.cluster.deletion import Options, delete
+from tests.cluster.disruption import disrupt
 from tests.cluster.kinds import (
-    CLAIM,
     CONFIG_MAP,
     JOB,
     NAMESPACE,
@@ -28,21 +19,13 @@ from tests.cluster.kinds import (
     Kind,
     Object,
 )
-from tests.cluster.kubelet import Kubelets
-from tests.cluster.nodes import Nodes, node
-from tests.cluster.rbac import Request, User
-from tests.cluster.scheduler import Scheduler
+from tests.cluster.live import Live
+from tests.cluster.nodes import node
 from tests.cluster.scripts import Script, Step
-from tests.cluster.server import Server
-from tests.cluster.streams import Streams
-from tests.cluster.world import Image, World
-
-ADMIN = "admin-token"
-_T = TypeVar("_T")
-_PATIENCE_S = 30.0
+from tests.cluster.world import Image
 
 
-class Cluster:
+class Cluster(Live):
     """An API server on 127.0.0.1 with nodes, from `with` until its end.
 
     Args:
@@ -51,138 +34,9 @@ class Cluster:
         as_user: containers run as the user that their pod says, not as root.
     """
 
-    def __init__(
-        self, namespace: str = "mlperf", images: dict[str, Image] | None = None, *, as_user: bool = True
-    ) -> None:
-        self.namespace = namespace
-        self._folder = Path(tempfile.mkdtemp(prefix="cluster-"))
-        # Containers run as other users, and what they are given lies in here.
-        self._folder.chmod(0o755)
-        self._world = World(self._folder, images=images or {}, as_user=as_user)
-        self._world.users[ADMIN] = User("kubernetes-admin", {"": [rbac.ADMIN]})
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._await(self._begin)
+    def _furnish(self) -> None:
         self.add_namespace("default", enforce="privileged")
         self.add_namespace(self.namespace)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._await(self._stop)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_PATIENCE_S)
-        self._loop.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        if kind is None:
-            assert not self._world.problems, "the double itself failed:\n" + "\n".join(self._world.problems)
-
-    async def _begin(self) -> None:
-        world = self._world
-        self._kubelets = Kubelets(world)
-        self._nodes = Nodes(world)
-        self._streams = Streams(world, self._kubelets)
-        self._server = Server(world, self._streams)
-        parts = (Jobs(world).controller, Scheduler(world).controller, self._nodes.controller, Collector(world.store))
-        self._tasks = [asyncio.create_task(part.run()) for part in parts]
-        await self._server.up()
-
-    async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.down()
-        await self._kubelets.stop()
-
-    # The API server
-
-    @property
-    def url(self) -> str:
-        """The address of the API server."""
-        return f"http://127.0.0.1:{self._server.port}"
-
-    def kubeconfig(self, token: str = ADMIN, path: Path | None = None) -> Path:
-        """Write a kubeconfig for the bearer of a token; by default for one who may do everything."""
-        path = path or self._folder / f"kubeconfig-{token}"
-        context = {"cluster": "double", "user": "user", "namespace": self.namespace}
-        values = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "double",
-            "clusters": [{"name": "double", "cluster": {"server": self.url}}],
-            "users": [{"name": "user", "user": {"token": token}}],
-            "contexts": [{"name": "double", "context": context}],
-        }
-        path.write_text(yaml.safe_dump(values))
-        return path
-
-    def user(
-        self,
-        token: str,
-        rules: Iterable[Object] = (),
-        everywhere: Iterable[Object] = (),
-        name: str = "",
-        namespace: str = "",
-    ) -> Path:
-        """A kubeconfig for a user with the rules of a Role in a namespace and of a ClusterRole everywhere."""
-        namespace = namespace or self.namespace
-        held = {namespace: list(rules), "": list(everywhere)}
-        user = User(name or f"system:serviceaccount:{namespace}:{token}", held)
-        self._do(lambda: self._world.users.update({token: user}))
-        return self.kubeconfig(token)
-
-    @property
-    def requests(self) -> list[Request]:
-        """Every request that was authorised or refused, in order."""
-        return self._do(lambda: list(self._world.requests))
-
-    def rights_used(self, user: str = "") -> set[tuple[str, str, str]]:
-        """(API group, resource, verb) of every allowed request, of one user or all."""
-        return {one.right for one in self.requests if one.allowed and user in ("", one.user)}
-
-    def down(self) -> None:
-        """The API server goes away: connections break, new ones are refused. Pods go on."""
-        self._await(self._server.down)
-
-    def up(self) -> None:
-        """The API server is back, at the same address."""
-        self._await(self._server.up)
-
-    def fail(self, code: int, verb: str = "", resource: str = "", times: int | None = 1) -> None:
-        """Answer the next `times` requests with 401, 410, 429, 500 or 503."""
-        self._do(lambda: self._world.faults.planned.append(Fault(verb, resource, times, code)))
-
-    def slow(self, seconds: float, verb: str = "", resource: str = "", times: int | None = None) -> None:
-        """Answer so many seconds later."""
-        self._do(lambda: self._world.faults.planned.append(Fault(verb, resource, times, 0, seconds)))
-
-    def well(self) -> None:
-        """No faults any more."""
-
-        def clear() -> None:
-            self._world.faults.planned.clear()
-            self._world.faults.drops = 0
-
-        self._do(clear)
-
-    def drop_watches(self, after: int = 0, times: int = 1) -> None:
-        """Break the next `times` watches after so many events each."""
-
-        def plan() -> None:
-            self._world.faults.watch_events, self._world.faults.drops = after, times
-
-        self._do(plan)
-
-    def expire(self, *, in_stream: bool = True) -> None:
-        """Make every resource version seen so far too old; said as an event of the watch, or as the answer 410."""
-
-        def do() -> None:
-            self._world.faults.expire_in_stream = in_stream
-            self._world.store.expire()
-
-        self._do(do)
 
     # What there is
 
@@ -293,21 +147,28 @@ class Cluster:
         """Change an object past every check."""
         self._do(lambda: self._world.store.edit(kind, namespace or self.namespace, name, change))
 
-    def delete_claim(self, name: str, namespace: str = "") -> None:
-        """Delete a claim."""
-        self.delete(CLAIM, name, namespace)
+    def evict(
+        self, pod: str, reason: str = "EvictionByEvictionAPI", said: str = "Eviction API: evicting", namespace: str = ""
+    ) -> None:
+        """Something disrupts a pod and deletes it, whatever it runs."""
+        key = (namespace or self.namespace, pod)
 
-    def _do(self, what: Callable[[], _T]) -> _T:
-        async def call() -> _T:
-            return what()
+        def do() -> None:
+            disrupt(self._world, self._world.store.get(POD, *key), reason, said)
+            delete(self._world.store, POD, self._world.store.get(POD, *key), Options("Background"))
 
-        return self._await(call)
+        self._do(do)
 
-    def _await(self, what: Callable[[], Awaitable[_T]]) -> _T:
-        async def call() -> _T:
-            return await what()
+    def kill(self, pod: str, reason: str = "OOMKilled", namespace: str = "") -> None:
+        """Kill what runs in a pod, as the kernel does when its memory is used up."""
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(_PATIENCE_S)
+        def do() -> None:
+            run = self._kubelets.run_of(self._world.store.get(POD, namespace or self.namespace, pod))
+            assert run is not None and run.processes, f"nothing runs in pod {pod}"
+            run.end_reason = reason
+            run.kill()
+
+        self._do(do)
 
 
 def _touched(thing: Object) -> None:

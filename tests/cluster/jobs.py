@@ -105,16 +105,17 @@ class Jobs:
         if TRACKED not in pod["metadata"].get("finalizers", ()):
             return
         phase = pod["status"].get("phase")
-        strict = job["spec"]["podReplacementPolicy"] == "Failed"
-        gone = "deletionTimestamp" in pod["metadata"] and not pod["metadata"].get("deletionGracePeriodSeconds")
+        # A pod that is being deleted is a failure at once, except where only failed ones are replaced.
+        leaving = "deletionTimestamp" in pod["metadata"]
+        counts = leaving and (job["spec"]["podReplacementPolicy"] != "Failed" or not pod["spec"].get("nodeName"))
         if phase == "Succeeded":
             status["succeeded"] = status.get("succeeded", 0) + 1
-        elif phase == "Failed" or (gone and not strict) or (gone and not pod["spec"].get("nodeName")):
+        elif phase == "Failed" or counts:
             status["failed"] = status.get("failed", 0) + 1
             found = verdict(job, pod)
             if found and not _true(job, "FailureTarget"):
                 _set(status, "FailureTarget", found.reason, found.message)
-        elif not gone:
+        else:
             return
         self._let_go(pod)
 

@@ -24,6 +24,7 @@ class PodRun:
         self._world, self._pod = world, pod
         self.state = PodState(world, pod)
         self.processes: dict[str, Process] = {}
+        self.end_reason = ""
         self._ending = asyncio.Event()
         self._grace_s = 0
 
@@ -159,7 +160,7 @@ class PodRun:
         finally:
             probes.cancel()
         del self.processes[name]
-        self.state.ended(name, code)
+        self.state.ended(name, code, self.end_reason)
 
     def _orders(self, container: Object, volumes: dict[str, Object], image: Image) -> Object:
         env = environment(self._world, self._pod, container, image)

@@ -4,6 +4,7 @@ An object that is stored is never changed: a change is a new one. Everything hap
 """
 
 import asyncio
+import bisect
 import contextlib
 import copy
 import random
@@ -159,6 +160,10 @@ class Store:
         gone = copy.deepcopy(thing)
         self._record("DELETED", kind, gone, old)
         return gone
+
+    def since(self, version: int) -> list[Change]:
+        """What has happened after a version."""
+        return self.history[bisect.bisect(self.history, version, key=lambda change: change.version) :]
 
     def expire(self) -> None:
         """Forget the history: a watch from any version until now is too old."""

@@ -26,6 +26,12 @@ _SAID_VALUE = (
     "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
+_SAID_SERVICE = (
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, "
+    "and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
+    "'[a-z]([-a-z0-9]*[a-z0-9])?')"
+)
+_NAMES = {SERVICE: (63, r"[a-z]([-a-z0-9]*[a-z0-9])?", _SAID_SERVICE), NAMESPACE: (63, _LABEL, _SAID_LABEL)}
 _RULES = {"In", "NotIn"}
 _MAP_BYTES = 1024 * 1024
 
@@ -51,8 +57,7 @@ def check(kind: Kind, thing: Object, old: Object | None) -> None:
 
 def _metadata(kind: Kind, meta: Object, causes: Causes) -> None:
     name = meta["name"]
-    short = kind in (SERVICE, NAMESPACE)
-    longest, rule, said = (63, _LABEL, _SAID_LABEL) if short else (253, _SUBDOMAIN, _SAID_SUBDOMAIN)
+    longest, rule, said = _NAMES.get(kind, (253, _SUBDOMAIN, _SAID_SUBDOMAIN))
     if len(name) > longest:
         causes.invalid("metadata.name", name, f"must be no more than {longest} bytes")
     if not re.fullmatch(rule, name):

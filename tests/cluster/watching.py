@@ -45,9 +45,7 @@ async def watch(world: World, kind: Kind, asked: Asked, request: web.Request) ->
         if seen < store.expired:
             await _send(response, "ERROR", _too_old(seen, store.expired).body)
             return response
-        events += [
-            step for change in store.history if change.version > seen for step in _step(change, kind, asked, wanted)
-        ]
+        events += [step for change in store.since(seen) for step in _step(change, kind, asked, wanted)]
         seen = max(seen, store.version)
         for type_, thing in events:
             if sent == drop_after:

@@ -1,5 +1,6 @@
 """The double of the Kubernetes API, looked at through the official client as a benchmark sees it."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,6 +102,35 @@ def test_lists_are_selected_and_paged_and_their_items_do_not_say_what_they_are(k
     assert names(limit=2, _continue=page.metadata._continue) == ["c", "kube-root-ca.crt"]
     body = refused(k8s.core.list_namespaced_pod, "mlperf", field_selector="spec.colour=red")
     assert "field label not supported: spec.colour" in body["message"]
+
+
+def test_patches_of_every_kind(k8s: Clients) -> None:
+    k8s.core.create_namespaced_config_map("mlperf", config_map())
+    steps = [{"op": "add", "path": "/data/b", "value": "2"}, {"op": "remove", "path": "/data/a"}]
+    assert k8s.core.patch_namespaced_config_map("c", "mlperf", steps).data == {"b": "2"}
+    applied = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "d"}, "data": {"x": "y"}}
+    apply = {"field_manager": "me", "_content_type": "application/apply-patch+yaml"}
+    for _ in range(2):
+        assert k8s.core.patch_namespaced_config_map("d", "mlperf", applied, **apply).data == {"x": "y"}
+    listed = k8s.core.delete_collection_namespaced_config_map("mlperf", field_selector="metadata.name!=d")
+    assert listed.metadata is not None
+    assert [one.metadata.name for one in k8s.core.list_namespaced_config_map("mlperf").items] == ["d"]
+
+
+def test_claims_that_are_used_and_namespaces_end_late(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    cluster.claim("runs", None)
+    spec = pod_spec(volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "runs"}}])
+    k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p"}, "spec": spec})
+    soon(lambda: k8s.pods()[0]["status"]["phase"] == "Running")
+    assert k8s.core.delete_namespaced_persistent_volume_claim("runs", "mlperf").metadata.deletion_timestamp
+    time.sleep(0.1)
+    assert k8s.core.list_namespaced_persistent_volume_claim("mlperf").items
+    eviction = {"metadata": {"name": "p", "namespace": "mlperf"}}
+    k8s.core.create_namespaced_pod_eviction("p", "mlperf", eviction)
+    soon(lambda: not k8s.pods() and not k8s.core.list_namespaced_persistent_volume_claim("mlperf").items)
+    k8s.core.delete_namespace("mlperf")
+    soon(lambda: "mlperf" not in [one.metadata.name for one in k8s.core.list_namespace().items])
 
 
 def test_a_watch_goes_on_where_the_list_ended(k8s: Clients) -> None:

@@ -1,6 +1,7 @@
 """The double's kubelet: a container's command as a process of this machine, with its mounts and nothing left behind."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -183,6 +184,20 @@ def test_a_container_is_ready_when_its_probe_says_so(k8s: Clients) -> None:
     assert any("Startup probe failed" in said and "connection refused" in said for said in k8s.told("Unhealthy"))
 
 
+@pytest.mark.parametrize("how", ["memory", "eviction"])
+def test_what_runs_is_killed_or_evicted(cluster: Cluster, k8s: Clients, how: str) -> None:
+    k8s.batch.create_namespaced_job("mlperf", job(pod_spec("sleep", "60", terminationGracePeriodSeconds=0)))
+    name = running(k8s)["metadata"]["name"]
+    if how == "memory":
+        cluster.kill(name)
+        ended = soon(lambda: k8s.pods()[0]["status"]["containerStatuses"][0]["state"].get("terminated"))
+        assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+    else:
+        cluster.evict(name)
+        said = f"Pod mlperf/{name} has condition DisruptionTarget matching FailJob rule at index 0"
+        assert soon(lambda: condition(k8s.job(), "Failed"))["message"] == said
+
+
 _CRASH = """
 import os, sys, time
 from tests.cluster import Cluster, kinds
@@ -204,10 +219,13 @@ def test_nothing_outlives_a_test_that_crashes() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _CRASH, mark], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     ) as crash:
-        assert crash.stdout and crash.stdout.readline().startswith("up")
+        assert crash.stdout
+        said, folder = crash.stdout.readline().split()
+        assert said == "up"
         assert len(_sleeping(mark)) == 2
         crash.kill()
     soon(lambda: not _sleeping(mark))
+    shutil.rmtree(folder)
 
 
 def _sleeping(mark: str) -> list[str]:
