@@ -12,7 +12,8 @@ description:
   - Looks at dpkg's own list, so that an unchanged host is not asked for more, and check mode is right also for packages
     of a repository that is not configured yet.
   - All packages are installed in one call of C(apt-get). Where that fails, the package lists are read anew and it is
-    tried once more, for lists may be missing, or older than what the repository still has.
+    tried once more, for lists may be missing, or older than what the repository still has. What an interrupted dpkg has
+    left behind is configured first.
 options:
   packages:
     description: Names of the packages, each with the version it must have, which may hold V(*). Empty for any version.
@@ -67,6 +68,7 @@ from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
+VARIABLES = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C"}
 FORMAT = "${Package}\t${Version}\t${db:Status-Want}\t${db:Status-Status}\n"
 Found = Dict[str, Tuple[str, str]]
 
@@ -96,14 +98,17 @@ def call(module: Any, arguments: List[str]) -> Tuple[int, str, str]:
     """Run apt-get without questions."""
     argv = ["apt-get", "--quiet", "--yes", f"-oDPkg::Lock::Timeout={module.params['lock_timeout_s']}"]
     argv += ["-oDpkg::Options::=--force-confdef", "-oDpkg::Options::=--force-confold", "--no-install-recommends"]
-    variables = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C"}
-    code, out, err = module.run_command([*argv, *arguments], environ_update=variables)
+    code, out, err = module.run_command([*argv, *arguments], environ_update=VARIABLES)
     return code, out, err
 
 
 def apt(module: Any, arguments: List[str], again: bool = False) -> None:
     """Call apt-get; `again`: once more with new package lists, for old ones name versions that are gone."""
     code, out, err = call(module, arguments)
+    if code != 0 and "dpkg was interrupted" in out + err:
+        mend = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]
+        module.run_command(mend, environ_update=VARIABLES)
+        code, out, err = call(module, arguments)
     if code != 0 and again:
         # It may fail for a repository that does not matter here: what counts is whether the second try succeeds.
         call(module, ["update"])

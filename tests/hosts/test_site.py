@@ -151,6 +151,13 @@ def test_after_a_reboot_nothing_is_to_be_done(play: Play, settings: dict[str, An
     assert play.changed() == dict.fromkeys(play.changed(), 0), play.output()
 
 
+def test_each_roles_tag_works_alone(play: Play, settings: dict[str, Any]) -> None:
+    for tag in ("node", "containerd", "kubernetes", "calico", "nvidia", "namespace", "images", "assets", "monitoring"):
+        assert play.run("site.yml", "--tags", tag, **settings) == 0, play.output()
+        assert f"[{tag} : " in play.output()
+        assert play.changed() == dict.fromkeys(play.changed(), 0), play.output()
+
+
 def test_check_on_configured_hosts_is_exact(play: Play, settings: dict[str, Any]) -> None:
     assert play.run("site.yml", "--check", "--diff", **settings) == 0, play.output()
     assert play.changed() == dict.fromkeys(play.changed(), 0), play.output()
@@ -322,6 +329,17 @@ def test_unreachable_host_does_not_stop_the_others(play: Play, settings: dict[st
     finally:
         hosts.ask("on", "jw3")
         hosts.wait("jw3")
+
+
+def test_run_that_was_cut_is_taken_up_again(play: Play, settings: dict[str, Any]) -> None:
+    assert play.run("playbooks/reset.yml", "--limit", "jw3", confirm="yes", **settings) == 0, play.output()
+    play.start("playbooks/cluster.yml", **settings)
+    # In the middle of a package.
+    until(lambda: hosts.ssh("jw3", "test -e /usr/bin/containerd").returncode == 0, "containerd's files")
+    play.end()
+    assert "PLAY RECAP" not in play.output() or set(nodes()) == {"jw1", "jw2"}
+    assert play.run("playbooks/cluster.yml", **settings) == 0, play.output()
+    assert set(nodes()) == set(HOSTS)
 
 
 def test_failing_join_leaves_the_others_and_is_taken_up_again(play: Play, settings: dict[str, Any]) -> None:

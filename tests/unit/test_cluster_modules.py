@@ -184,6 +184,17 @@ def test_package_that_no_repository_has_is_refused_with_apts_own_words(commands:
     assert commands.verbs("apt-get") == ["install", "update", "install"]
 
 
+def test_what_a_cut_installation_left_is_configured_first(commands: Commands) -> None:
+    err = "E: dpkg was interrupted, you must manually run 'dpkg --configure -a'\n"
+    commands.answer("dpkg-query", kubelet=shown())
+    commands.answer("dpkg")
+    commands.answer("apt-get", install=(100, "", err))
+    with pytest.raises(Failed, match="dpkg was interrupted"):
+        call("mlperf_packages", {"packages": {"kubelet": ""}})
+    assert [argv[-2:] for argv, _given in commands.calls("dpkg")] == [["--configure", "-a"]]
+    assert commands.verbs("apt-get") == ["install", "install", "update", "install"]
+
+
 def test_removed_packages_do_not_count_as_installed(commands: Commands) -> None:
     commands.answer("dpkg-query", kubelet=(0, "kubelet\t1.36.1-1.1\tdeinstall\tconfig-files\n", ""))
     assert call("mlperf_packages", {"packages": {"kubelet": ""}, "state": "absent"}, check=True)["changed"] is False
