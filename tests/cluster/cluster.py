@@ -62,8 +62,12 @@ class Cluster(Live):
 
         self._do(lambda: self._world.store.edit(NODE, "", node, change))
 
-    def lose_node(self, name: str, evict_after_s: float | None = None) -> None:
-        """As 50 s after a node's kubelet was last heard of; eviction as the pods tolerate, or so many seconds later."""
+    def lose_node(self, name: str, evict_after_s: float | None = None, *, silent_s: float = 2.0) -> None:
+        """As 50 s after a node's kubelet was last heard of; eviction as the pods tolerate, or so many seconds later.
+
+        The API server finds out after `silent_s` that the node does not answer for a log or a command.
+        """
+        self._streams.node_delay_s = silent_s
         self._do(lambda: self._nodes.lose(name, evict_after_s))
 
     def find_node(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -224,11 +225,15 @@ def test_nothing_outlives_a_test_that_crashes() -> None:
         assert said == "up"
         assert len(_sleeping(mark)) == 2
         crash.kill()
-    soon(lambda: not _sleeping(mark))
-    shutil.rmtree(folder)
+    try:
+        soon(lambda: not _sleeping(mark))
+    finally:
+        for process in _sleeping(mark):
+            os.kill(process, signal.SIGKILL)
+        shutil.rmtree(folder)
 
 
-def _sleeping(mark: str) -> list[str]:
+def _sleeping(mark: str) -> list[int]:
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -236,5 +241,5 @@ def _sleeping(mark: str) -> list[str]:
         except OSError:
             continue
         if words[:2] == [b"sleep", mark.encode()]:
-            found.append(str(file))
+            found.append(int(file.parent.name))
     return found

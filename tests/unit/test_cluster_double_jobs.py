@@ -215,12 +215,11 @@ def test_a_lost_node_keeps_its_job_waiting_until_it_is_back(cluster: Cluster, k8
     cluster.script("*", [scripts.Running()])
     k8s.batch.create_namespaced_job("mlperf", job())
     soon(lambda: k8s.pods() and k8s.pods()[0]["status"]["phase"] == "Running")
-    cluster.lose_node("n1", evict_after_s=0.1)
+    cluster.lose_node("n1", evict_after_s=0.1, silent_s=0.1)
     ready = next(one for one in k8s.core.read_node("n1").status.conditions if one.type == "Ready")
     assert (ready.status, ready.reason) == ("Unknown", "NodeStatusUnknown")
     soon(lambda: condition(k8s.pods()[0], "DisruptionTarget").get("reason") == "DeletionByTaintManager")
     assert k8s.pods()[0]["metadata"]["deletionTimestamp"] and not condition(k8s.job(), "Failed")
-    cluster._streams.node_delay_s = 0.1
     assert refused(k8s.core.read_namespaced_pod_log, k8s.pods()[0]["metadata"]["name"], "mlperf")["code"] == 500
     cluster.find_node("n1")
     soon(lambda: condition(k8s.job(), "Failed").get("reason") == "PodFailurePolicy")
