@@ -197,9 +197,10 @@ def collect(place: _Place, sources: tuple[str, ...], into: Path, as_json: bool) 
 
 
 @cluster.command()
+@root_ignored
 @json_option
 @click.pass_obj
-def release(place: _Place, as_json: bool) -> None:
+def release(place: _Place, root: str | None, as_json: bool) -> None:
     """Let the cluster remove a collected run's Jobs after a while; what is left of long collected ones goes now."""
     changed = place.launcher().release([place.run_id, f"{place.run_id}{CALIBRATION}"])
     show({"changed": changed}, as_json, "released" if changed else "was released already")

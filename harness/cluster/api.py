@@ -83,7 +83,7 @@ class Api:
         """
         more = {"dry_run": "All"} if dry_run else {}
         try:
-            return True, self._call(self._verb("create", wanted["kind"]), self.namespace, wanted, **more)
+            return True, _plain(self._call(self._verb("create", wanted["kind"]), self.namespace, wanted, **more))
         except ApiException as error:
             if error.status == 409:
                 there = self.read(wanted["kind"], wanted["metadata"]["name"])
@@ -116,14 +116,12 @@ class Api:
     def log(self, pod: str, lines: int) -> str:
         """The last lines that a pod's container has printed; empty while it has printed nothing."""
         try:
-            raw = self._call(
-                self.core.read_namespaced_pod_log, pod, self.namespace, tail_lines=lines, _preload_content=False
-            )
+            raw = self._call(self.core.read_namespaced_pod_log, pod, self.namespace, tail_lines=lines)
         except ApiException as error:
             if error.status in (400, 404):  # no container yet, or no pod any more
                 return ""
             raise self.explained(error, f"read the log of pod {pod}") from None
-        return bytes(raw.data).decode(errors="replace")
+        return bytes(raw).decode(errors="replace")
 
     def node(self, name: str) -> Object | None:
         """A node; None when there is none of that name.
@@ -154,7 +152,10 @@ class Api:
             pods = self._asked("list pods", self.core.list_namespaced_pod, self.namespace, label_selector=selector)
             seen = {"label_selector": selector, "resource_version": pods["metadata"]["resourceVersion"]}
             bounds = {"timeout_seconds": max(1, round(seconds)), "_request_timeout": (CONNECT_S, seconds + CONNECT_S)}
-            for event in watch.Watch().stream(self.core.list_namespaced_pod, self.namespace, **seen, **bounds):
+            events = watch.Watch().stream(
+                self.core.list_namespaced_pod, self.namespace, **seen, **bounds, deserialize=False
+            )
+            for event in events:
                 if event["type"] != "BOOKMARK":
                     return
         except (ApiException, HarnessError, urllib3.exceptions.HTTPError, ValueError, OSError):
@@ -168,25 +169,26 @@ class Api:
 
     def _asked(self, doing: str, call: Callable[..., Any], *words: Any, **more: Any) -> Object:
         try:
-            return dict(self._call(call, *words, **more))
+            return _plain(self._call(call, *words, **more))
         except ApiException as error:
             raise self.explained(error, doing) from None
 
     def _optional(self, doing: str, call: Callable[..., Any], *words: Any, **more: Any) -> Object | None:
         try:
-            return dict(self._call(call, *words, **more))
+            return _plain(self._call(call, *words, **more))
         except ApiException as error:
             if error.status == 404:
                 return None
             raise self.explained(error, doing) from None
 
     def _call(self, call: Callable[..., Any], *words: Any, **more: Any) -> Any:
-        """Call, and again for a bounded time while the server is busy or away; plain data comes back."""
+        """Call, and again for a bounded time while the server is busy or away; the body of its answer."""
         end, pause = time.monotonic() + self._patience_s, 0.5
         while True:
             try:
-                found = call(*words, _request_timeout=(CONNECT_S, ANSWER_S), **more)
-                return found if "_preload_content" in more else self.client.sanitize_for_serialization(found)
+                # The client's own models refuse what they do not expect of a server; plain JSON serves here.
+                found = call(*words, _request_timeout=(CONNECT_S, ANSWER_S), _preload_content=False, **more)
+                return found.data if isinstance(found, urllib3.BaseHTTPResponse) else found
             except urllib3.exceptions.HTTPError as error:
                 away: Exception = Away(f"the API server {self.address} does not answer: {_cause(error)}")
             except ApiException as error:
@@ -211,6 +213,10 @@ class Api:
         if error.status in (400, 403, 404, 422):
             return BadInput(f"the API server refuses to {doing}: {said}")
         return RunFailed(f"the API server could not {doing}: {said}")
+
+
+def _plain(body: Any) -> Object:
+    return json.loads(body) if isinstance(body, bytes) else dict(body)
 
 
 def _message(error: ApiException) -> str:

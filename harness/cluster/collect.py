@@ -106,8 +106,12 @@ def _execute(api: Api, pod: str, command: list[str], out: IO[bytes]) -> None:
                 raise RunFailed(f"pod {pod} has sent nothing for {_SILENCE_S:.0f} s")
         out.write(link.read_channel(1))
         code = link.returncode
-    except ApiException as error:
-        raise api.explained(error, f"execute a command in pod {pod}") from None
+    except (ApiException, AttributeError) as error:
+        # The client's own handling of a refused connection fails, and hides the refusal behind that.
+        refusal = error if isinstance(error, ApiException) else error.__context__
+        if not isinstance(refusal, ApiException):
+            raise
+        raise api.explained(refusal, f"execute a command in pod {pod}") from None
     except (WebSocketException, urllib3.exceptions.HTTPError, OSError, TypeError, KeyError, IndexError) as error:
         raise RunFailed(f"the connection to pod {pod} broke: {error}") from None
     if code:

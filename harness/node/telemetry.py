@@ -111,7 +111,7 @@ class Sampler:
 
 
 def queue(path: Path) -> dict[str, float]:
-    """The engine's part of a telemetry file's last line: running, waiting, kv_cache_percent, those that were measured."""
+    """The engine's part of a telemetry file's last line: running, waiting, kv_cache_percent; what was measured."""
     row = dict(zip(COLUMNS, "".join(tail(path, 1)).split(","), strict=False))
     return {name: float(row[name]) for name in COLUMNS[-3:] if row.get(name, "").replace(".", "", 1).isdigit()}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +22,8 @@ from tests.cluster.streams import Streams
 from tests.cluster.watching import watch
 from tests.cluster.world import World
 
+# Who breaks a connection is no error of the server's; its own errors are kept as problems.
+logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "GET": "get", "DELETE": "delete"}
 
 

@@ -25,7 +25,9 @@ def play(live: Live, folder: Path, playbook: str, run_id: str, *words: str) -> "
     inventory = folder / "hosts.json"
     hosts = {node: {"harness_engines": [{"name": node, "port": 8000 + n}]} for n, node in enumerate(live.nodes)}
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    inventory.write_text(json.dumps({"gpu_nodes": {"hosts": hosts, "vars": {**local, **live.variables()}}}))
+    inventory.write_text(
+        json.dumps({"gpu_nodes": {"hosts": hosts, "vars": {**local, **live.variables()}}, "controller": {"hosts": {}}})
+    )
     given = {"run_id": run_id, "samples": SAMPLES, "scenario": "offline", "harness_results": str(folder / "results")}
     command = [PLAYBOOK, "-i", inventory, playbook, "-e", json.dumps(given), *words]
     return subprocess.run(
