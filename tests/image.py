@@ -1,5 +1,9 @@
-"""The node image built on this machine, on a Debian of its own packages, with the engine for the CPU."""
+"""The node image built on this machine, on a Debian of its own packages, with the engine for the CPU.
 
+What was built is kept, so that the next build is quick; `python -m tests.image` removes it.
+"""
+
+import fcntl
 import hashlib
 import os
 import shutil
@@ -68,8 +72,9 @@ def build(tag: str, **arguments: str) -> str:
     command += [f"--build-arg={name}={value}" for name, value in given.items()]
     before = _identity(reference)
     log = FOLDER / f"build-{tag}.log"
-    with log.open("w") as out:
-        done = subprocess.run([*command, str(_context())], stdout=out, stderr=out, timeout=1800)
+    with (FOLDER / "lock").open("w") as lock, log.open("w") as out:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([*command, str(REPOSITORY)], stdout=out, stderr=out, timeout=1800)
     assert done.returncode == 0, f"the image was not built; {log} ends:\n{log.read_text()[-3000:]}"
     # With it go the layers that only it has, so that builds do not pile up.
     if before and before != _identity(reference):
@@ -77,19 +82,16 @@ def build(tag: str, **arguments: str) -> str:
     return reference
 
 
+def remove() -> None:
+    """Remove all images and files that were made here."""
+    for name in (NAME, BASE):
+        for reference in call("podman", "images", "--format={{.Repository}}:{{.Tag}}", name).split():
+            call("podman", "rmi", reference, timeout_s=300)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
 def _identity(reference: str) -> str:
     return call("podman", "image", "inspect", "--format={{.Id}}", reference, check=False).strip()
-
-
-def _context() -> Path:
-    """The files that role `images` brings to a build host, in the same places."""
-    context = FOLDER / "context"
-    shutil.rmtree(context, ignore_errors=True)
-    ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("harness", "container", "requirements"):
-        shutil.copytree(REPOSITORY / name, context / name, ignore=ignore)
-    shutil.copy(REPOSITORY / "pyproject.toml", context)
-    return context
 
 
 def _pip_volumes() -> list[str]:
@@ -110,3 +112,7 @@ def _pip_volumes() -> list[str]:
     (folder / "pip.conf").write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
     volumes = {folder / "pip.conf": Path("/etc/pip.conf"), **{path: Path(f"{_INSIDE}{path}") for path in named}}
     return [f"--volume={outside}:{inside}:ro" for outside, inside in volumes.items()]
+
+
+if __name__ == "__main__":
+    remove()
