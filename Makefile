@@ -5,7 +5,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 samples ?= 600
 site_words ?=
+IMAGE_PACKAGES := buildah podman runc debootstrap openssh-client
 HOST_PACKAGES := debootstrap systemd-container iproute2 tinyproxy-bin dpkg-dev apt-utils gpg openssh-client util-linux
+# Debian packages that only tests need, where they can be installed.
+debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg-query --show $(2) >/dev/null 2>&1; then \
+	echo "Installing Debian packages with which $(1): $(2)"; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2) >/dev/null; fi
 
 .DEFAULT_GOAL := help
 .PHONY: help benchmark site test lint unit integration hosts clean
@@ -33,13 +38,12 @@ lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
 unit: .venv/dev site ## Tests without LoadGen and engines
 	$(BIN)/pytest tests/unit
 
-integration: .venv/dev site ## The real LoadGen, the real vLLM, and both through the real Ansible
+integration: .venv/dev site ## The real LoadGen and vLLM: on this machine, as Jobs of a cluster, and in the node image
+	@$(call debian,the node image is built and started,$(IMAGE_PACKAGES))
 	$(BIN)/pytest tests/integration
 
 hosts: .venv/dev site ## site.yml and benchmark.yml over SSH on three hosts booted here (root on Debian)
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg-query --show $(HOST_PACKAGES) >/dev/null 2>&1; then \
-	  echo "Installing Debian packages with which three hosts are made, connected and booted: $(HOST_PACKAGES)"; \
-	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $(HOST_PACKAGES) >/dev/null; fi
+	@$(call debian,three connected hosts are made and booted,$(HOST_PACKAGES))
 	$(BIN)/pytest tests/hosts
 
 clean: ## Remove what was set up here; results/ stays
