@@ -1,5 +1,6 @@
 """Is this machine fit for a run? Looks, changes nothing, and says what to do about whatever is wrong."""
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -189,6 +190,10 @@ def _vllm() -> Iterator[Finding]:
         return f"{build.package} {build.version} ({whose}), torch {build.torch}, runs on {build.platform}"
 
     yield _judged("vllm", look)
+    with contextlib.suppress(NotReady):
+        if launch.installed().platform == "cuda" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+            seen = "there is no C compiler, with which Triton makes its kernels when an engine starts"
+            yield Finding("compiler", "warn", seen, "apt-get install gcc python3-dev")
 
 
 def _gpus() -> Iterator[Finding]:

@@ -217,3 +217,14 @@ def test_the_table_puts_the_advice_under_what_was_seen() -> None:
         "",
         "1 ok, 0 to look at, 1 to repair",
     ]
+
+
+def test_a_gpu_node_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = {finding.check for finding in doctor.check(tmp_path)}
+    assert "compiler" not in checks
+    monkeypatch.setattr(launch, "installed", lambda: launch.Build("vllm", "0.32.0", "2.13.0", "cuda"))
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    finding = found(tmp_path, "compiler")
+    assert (finding.level, finding.advice) == ("warn", "apt-get install gcc python3-dev")
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/cc" if name == "cc" else None)
+    assert "compiler" not in {finding.check for finding in doctor.check(tmp_path)}
