@@ -39,37 +39,3 @@ def pod_specs(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield item["spec"]
         elif "template" in template:
             yield template["template"]["spec"]
-
-
-def breaches_of_restricted(spec: dict[str, Any]) -> list[str]:
-    """The rules of Pod Security's level `restricted` that a pod breaks."""
-    found = [name for name in ("hostNetwork", "hostPID", "hostIPC", "hostUsers") if spec.get(name)]
-    allowed = {
-        "configMap",
-        "csi",
-        "downwardAPI",
-        "emptyDir",
-        "ephemeral",
-        "persistentVolumeClaim",
-        "projected",
-        "secret",
-    }
-    found += [f"volume {volume['name']}" for volume in spec.get("volumes", []) if not set(volume) - {"name"} <= allowed]
-    pod = spec.get("securityContext", {})
-    for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        own = container.get("securityContext", {})
-        both = pod | own
-        capabilities = own.get("capabilities", {})
-        checks = {
-            "privileged": not own.get("privileged"),
-            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
-            "capabilities": capabilities.get("drop") == ["ALL"]
-            and set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
-            "runAsNonRoot": both.get("runAsNonRoot") is True,
-            "runAsUser": both.get("runAsUser") != 0,
-            "seccompProfile": both.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
-            "procMount": own.get("procMount", "Default") == "Default",
-            "hostPort": not any(port.get("hostPort") for port in container.get("ports", [])),
-        }
-        found += [f"{container['name']}: {name}" for name, good in checks.items() if not good]
-    return found

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.role_vars import breaches_of_restricted, pod_specs, render, validate
+from tests.cluster.security import breaches
+from tests.unit.role_vars import pod_specs, render, validate
 
 NODE: dict[str, Any] = {
     "os": {"id": "ubuntu", "version": "24.04"}, "kernel": "6.8.0-50-generic", "architecture": "x86_64",
@@ -58,7 +59,7 @@ def test_the_proof_is_valid_restricted_and_pinned_to_its_node() -> None:
     proof = nvidia("__nvidia_proof", **host("jw3"))
     validate([proof])
     (spec,) = pod_specs([proof])
-    assert breaches_of_restricted(spec) == []
+    assert breaches(spec, "restricted") == ""
     terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert terms == [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["jw3"]}]}]
     other_driver = nvidia("__nvidia_proof", **host("jw3", packages=package("580.95.05-1ubuntu1")))
@@ -152,6 +153,40 @@ def test_a_mismatch_is_named() -> None:
     assert "Driver/library version mismatch" in nvidia("__nvidia_unseen", **facts)
 
 
+def test_hosts_take_turns_to_reboot_and_stop_at_one_that_was_lost() -> None:
+    facts = host(drivers={"jw2": "", "jw3": "", "jw4": ""})
+    facts["hostvars"] = {
+        "jw2": {"__nvidia_waits": True},
+        "jw3": {"__nvidia_waits": False},
+        "jw4": {"__nvidia_waits": True},
+    }
+    assert nvidia("__nvidia_turns", **facts) == ["jw2", "jw4"]
+    assert nvidia("__nvidia_lost", **facts) == []
+    assert nvidia("__nvidia_lost", **facts | {"ansible_play_hosts": ["jw3", "jw4"]}) == ["jw2"]
+
+
+@pytest.mark.parametrize(
+    ("known", "silent", "ready"),
+    [
+        ({"reason": "", "nodes": {"jw2": {"ready": True, "schedulable": True}}}, False, True),
+        ({"reason": "", "nodes": {}}, False, False),
+        (
+            {"reason": "/etc/kubernetes/admin.conf is not on this host: it is no control plane yet", "nodes": {}},
+            False,
+            False,
+        ),
+        ({"reason": "The connection to the server was refused", "nodes": {}}, True, False),
+        ({"skipped": True}, False, False),
+    ],
+)
+def test_a_node_is_drained_where_it_is_ready_and_nothing_is_rebooted_blindly(
+    known: dict[str, Any], silent: bool, ready: bool
+) -> None:
+    facts = host() | {"__nvidia_known": known}
+    assert nvidia("__nvidia_silent", **facts) is silent
+    assert nvidia("__nvidia_as_node", **facts)["ready"] is ready
+
+
 def namespace(**given: Any) -> list[dict[str, Any]]:
     objects: list[dict[str, Any]] = render(
         "namespace", "__namespace_objects", **host(drivers={"jw2": "", "jw3": ""}), **given
@@ -201,6 +236,33 @@ def test_scrape_objects_and_dashboard() -> None:
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     quiet = render("monitoring", "__monitoring_objects", **host(), monitoring_operator=False)
     assert {item["kind"] for item in quiet} == {"Namespace", "ConfigMap"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"monitoring_operator": False, "monitoring_grafana": False}, "nothing would be watched"),
+        ({"monitoring_targets": {"benchmark": "mlperf"}}, "monitoring_targets has benchmark: give"),
+        ({"monitoring_interval_s": 0}, "monitoring_interval_s = 0"),
+        (
+            {"monitoring_textfile": "textfile/gpu.prom"},
+            "monitoring_textfile = 'textfile/gpu.prom': node-exporter reads",
+        ),
+        ({"monitoring_textfile": "/var/lib/textfile/gpu"}, "give the absolute path"),
+        ({"monitoring_textfile": "/var/lib/textfile/gpu.prom", "groups": {"gpu_nodes": []}}, "gpu_nodes is empty"),
+    ],
+)
+def test_monitoring_that_cannot_work_is_refused(given: dict[str, Any], words: str) -> None:
+    facts = {**host(), "monitoring_enabled": True}
+    (refusal,) = render("monitoring", "__monitoring_refusals", **facts | given)
+    assert words in refusal
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"monitoring_enabled": True}, {"monitoring_textfile": "/var/lib/textfile/gpu.prom"}]
+)
+def test_monitoring_that_can_work_is_not_refused(given: dict[str, Any]) -> None:
+    assert render("monitoring", "__monitoring_refusals", **host() | given) == []
 
 
 def test_rights_on_jobs_of_volcano_are_bound_to_the_operator() -> None:

@@ -16,7 +16,8 @@ from harness.cluster import objects as made
 from harness.cluster.settings import parse_cluster, slug
 from harness.errors import BadInput
 from harness.spec import parse_spec
-from tests.unit.role_vars import breaches_of_restricted, pod_specs, validate
+from tests.cluster.security import breaches
+from tests.unit.role_vars import pod_specs, validate
 
 IMAGE = "registry.example.org/mlperf-node@sha256:" + "a" * 64
 Object = dict[str, Any]
@@ -49,7 +50,7 @@ def test_objects_are_valid_and_restricted() -> None:
     specs = list(pod_specs(objects))
     assert len(specs) == 3
     for spec in specs:
-        assert breaches_of_restricted(spec) == []
+        assert breaches(spec, "restricted") == ""
         assert spec["automountServiceAccountToken"] is False
         assert spec["restartPolicy"] == "Never"
         assert "nodeName" not in spec
@@ -129,7 +130,7 @@ def test_one_engine_alone_is_one_job() -> None:
     validate(objects)
     (job,) = only(objects, "Job")
     (spec,) = pod_specs([job])
-    assert breaches_of_restricted(spec) == []
+    assert breaches(spec, "restricted") == ""
     assert spec["runtimeClassName"] == "nvidia"
     command, *words = container(job)["args"]
     assert command == "run"
@@ -166,7 +167,7 @@ def test_one_owner_takes_all_with_it() -> None:
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "uid": "0-1"}
     assert [item["metadata"]["ownerReferences"] for item in objects] == [[reference]] * 6
     validate(objects)
-    assert all(breaches_of_restricted(one) == [] for one in pod_specs(objects))
+    assert all(breaches(one, "restricted") == "" for one in pod_specs(objects))
 
 
 def test_pods_say_where_their_metrics_are(tmp_path: Path) -> None:

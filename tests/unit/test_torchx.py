@@ -28,7 +28,8 @@ from harness.cluster.settings import Cluster, parse_cluster
 from harness.cluster.volcano import TorchxApi, dryrun
 from harness.engine import parse_config
 from harness.errors import BadInput
-from tests.unit.role_vars import REPOSITORY, breaches_of_restricted
+from tests.cluster.security import breaches
+from tests.unit.role_vars import REPOSITORY
 
 IMAGE = "registry.example.org/mlperf-node@sha256:" + "a" * 64
 Object = dict[str, Any]
@@ -70,7 +71,7 @@ def test_each_task_gets_the_pod_that_the_batch_job_would_have(per_node: int) -> 
         template = job["spec"]["template"]
         assert task["template"]["spec"] == template["spec"]
         assert task["replicas"] == 1
-        assert breaches_of_restricted(task["template"]["spec"]) == []
+        assert breaches(task["template"]["spec"], "restricted") == ""
         assert template["metadata"]["labels"].items() <= task["template"]["metadata"]["labels"].items()
         assert task["template"]["metadata"]["labels"]["torchx.pytorch.org/version"]
         assert "serviceAccountToken" not in json.dumps(task)
