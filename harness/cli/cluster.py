@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.common import PATH, json_option, read_values, show
-from harness.errors import BadInput
+from harness.errors import BadInput, NotReady
 from harness.spec import parse_spec
 
 if TYPE_CHECKING:
@@ -38,9 +38,15 @@ class _Place:
         return self.named or self.node
 
     def launcher(self, patience_s: float = 20.0) -> "Launcher":
-        from harness.cluster.api import Api
-        from harness.cluster.launch import Launcher
-        from harness.cluster.settings import parse_cluster
+        try:
+            from harness.cluster.api import Api
+            from harness.cluster.launch import Launcher
+            from harness.cluster.settings import parse_cluster
+        except ModuleNotFoundError as missing:
+            advice = f"{sys.executable} -m pip install -r requirements/controller.txt"
+            raise NotReady(
+                f"{missing.name} is not installed here, without which no cluster is reached; {advice}"
+            ) from None
 
         inline = self.settings.lstrip().startswith("{")
         try:
