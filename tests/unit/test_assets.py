@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.ansible_modules import Failed, call
+from tests.unit.role_vars import render
 
 CONTENT = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -143,3 +145,67 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, store: Store) 
     file.write_text("")
     with pytest.raises(Failed, match=r"file/folder: .*Make room there or name another folder"):
         fetch(file / "folder", store.url)
+
+
+def refusals(name: str = "model", **given: Any) -> list[str]:
+    """Why role assets brings none of an asset."""
+    asset = render("assets", "__assets_all", **given)[name]
+    found: list[str] = render("assets", "__assets_refusals", __assets_asset=asset, **given)
+    return found
+
+
+def folder_with(tmp_path: Path, *names: str) -> dict[str, Any]:
+    for name in names:
+        (tmp_path / name).write_bytes(CONTENT)
+    return {"assets_model_source": str(tmp_path), "assets_model_files": dict.fromkeys(names, SHA256)}
+
+
+def test_settings_that_can_work_are_not_refused(tmp_path: Path) -> None:
+    assert refusals(**folder_with(tmp_path, "a.bin", "b.bin")) == []
+    assert refusals(assets_model_source="https://models.example.org/llama", assets_token="secret") == []
+    assert [asset["name"] for asset in render("assets", "__assets_wanted", assets_punkt_source="/punkt")] == ["punkt"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"assets_model_source": "models/llama"}, "neither a folder nor an address"),
+        ({"assets_model_source": "https://models.example.org", "assets_model_files": {}}, "_files is empty"),
+        ({"assets_model_files": {"a.bin": SHA256[1:]}}, "given for a.bin: set it in assets_model_files"),
+        ({"assets_model_files": {"a.bin": ""}}, "given for a.bin: set it in assets_model_files"),
+        ({"assets_model_files": {"c.bin": SHA256}}, "lacks c.bin: correct assets_model_source"),
+        ({"assets_model_source": "/no/such/folder"}, "is no folder: correct assets_model_source"),
+        (
+            {"bundle": "/no/such/bundle"},
+            "/no/such/bundle/assets/model on the machine .* is no folder: collect the bundle",
+        ),
+        ({"assets_token": "secret", "assets_token_file": "{file}"}, "both given"),
+        ({"assets_token_file": "/no/such/token"}, "assets_token_file = '/no/such/token': there is no such file"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+    given = {**folder_with(tmp_path, "a.bin"), **given}
+    given = {name: str(tmp_path / "a.bin") if value == "{file}" else value for name, value in given.items()}
+    (refusal,) = refusals(**given)
+    assert re.search(words, refusal)
+    assert "secret" not in refusal
+
+
+def test_data_set_without_its_checksum_is_refused_by_name() -> None:
+    (refusal,) = refusals("dataset", assets_dataset_source="https://data.example.org", assets_token_file="/no/such")
+    assert refusal.startswith("no sha256 (64 lower-case hexadecimal digits) is given for cnn_eval.json")
+
+
+def test_room_is_what_the_missing_files_take(tmp_path: Path) -> None:
+    def needed(*missing: str, **given: Any) -> int:
+        asset = render("assets", "__assets_all", **given)["model"]
+        return int(render("assets", "__assets_needed", __assets_asset=asset, __assets_missing=list(missing), **given))
+
+    folder = folder_with(tmp_path, "a.bin", "b b.bin")
+    assert needed("a.bin", **folder) == len(CONTENT)
+    assert needed("a.bin", "b b.bin", **folder) == 2 * len(CONTENT)
+    official = {"assets_model_source": "https://models.example.org/llama"}
+    weights = render("assets", "assets_model_files", **official)
+    # Bytes of 8,030,261,248 weights of two bytes each, and a little for the headers of four files.
+    assert 0 < needed(*weights, **official) - 2 * 8_030_261_248 < 100_000
+    assert needed("config.json", **official) == 0
