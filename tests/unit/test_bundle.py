@@ -109,3 +109,20 @@ def test_packages_follow_the_preferences(tmp_path: Path, preferences: str, kept:
         },
     )
     assert made["packages"] == [f"nvidia-open_{kept}_amd64.deb"]
+
+
+def test_assets_without_a_checksum_are_refused_before_anything_is_downloaded() -> None:
+    none = {"assets_model_source": "", "assets_punkt_source": "", "assets_model_files": {}, "assets_punkt_files": {}}
+    images = {"calico_instead": "/net.yml", "bundle_for": ["debian-12"], "bundle_operator_version": "v1"}
+    given = {
+        **SETTINGS,
+        **none,
+        **images,
+        "assets_dataset_source": "/data",
+        "assets_dataset_files": {"cnn_eval.json": ""},
+    }
+    assert value("bundle", "__bundle_refusals", **given) == [
+        "no sha256 is given for cnn_eval.json: set it in assets_model_files, assets_dataset_files or assets_punkt_files"
+    ]
+    given["assets_dataset_files"] = {"cnn_eval.json": "0" * 64}
+    assert value("bundle", "__bundle_refusals", **given) == []
