@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from tests.cluster import defaults, schema, security, validation
+from tests.cluster import defaults, schema, security, validation, vcjob
 from tests.cluster.kinds import (
     CUSTOM,
     JOB,
@@ -11,6 +11,7 @@ from tests.cluster.kinds import (
     QUOTA,
     RUNTIME_CLASS,
     SERVICE_ACCOUNT,
+    VOLCANO_JOB,
     Kind,
     Object,
 )
@@ -65,6 +66,9 @@ def admit(store: Store, kind: Kind, thing: Object) -> list[str]:
         if "deletionTimestamp" in namespace["metadata"]:
             why = f"unable to create new content in namespace {meta['namespace']} because it is being terminated"
             raise forbidden(kind, meta["name"], why)
+    if kind is VOLCANO_JOB:
+        vcjob.complete(thing)
+        vcjob.judge(store, thing)
     if kind in CUSTOM:
         return []
     defaults.fill(kind, thing)
@@ -82,6 +86,8 @@ def change(kind: Kind, new: Object, old: Object) -> None:
     Raises:
         Refusal: what may not be.
     """
+    if kind is VOLCANO_JOB:
+        vcjob.judge_change(new, old)
     if kind not in CUSTOM:
         schema.check(kind, new)
         validation.check(kind, new, old)

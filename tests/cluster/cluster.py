@@ -16,6 +16,8 @@ from tests.cluster.kinds import (
     QUOTA,
     RUNTIME_CLASS,
     SERVICE_ACCOUNT,
+    VOLCANO_JOB,
+    VOLCANO_QUEUE,
     Kind,
     Object,
 )
@@ -37,6 +39,7 @@ class Cluster(Live):
     def _furnish(self) -> None:
         self.add_namespace("default", enforce="privileged")
         self.add_namespace(self.namespace)
+        self.queue("default")
 
     # What there is
 
@@ -103,6 +106,11 @@ class Cluster(Live):
         """A quota of a namespace."""
         self.create(QUOTA, {"metadata": {"name": name}, "spec": {"hard": hard}}, namespace)
 
+    def queue(self, name: str, capability: dict[str, str] | None = None) -> None:
+        """An open queue of Volcano, with how much its jobs may have at once."""
+        spec: Object = {"weight": 1, "reclaimable": True, **({"capability": capability} if capability else {})}
+        self.create(VOLCANO_QUEUE, {"metadata": {"name": name}, "spec": spec, "status": {"state": "Open"}})
+
     def image(self, reference: str, path: Sequence[Path] = (), env: dict[str, str] | None = None) -> None:
         """Let an image be there."""
         self._do(lambda: self._world.images.update({reference: Image(tuple(path), env or {})}))
@@ -146,6 +154,10 @@ class Cluster(Live):
     def delete_job(self, name: str, namespace: str = "") -> None:
         """Someone deletes a Job, and its pods with it."""
         self.delete(JOB, name, namespace)
+
+    def delete_volcano_job(self, name: str, namespace: str = "") -> None:
+        """Someone deletes a job of Volcano, and its pods with it."""
+        self.delete(VOLCANO_JOB, name, namespace)
 
     def edit(self, kind: Kind, name: str, change: Callable[[Object], None], namespace: str = "") -> None:
         """Change an object past every check."""

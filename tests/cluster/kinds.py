@@ -54,12 +54,13 @@ STORAGE_CLASS = Kind("storage.k8s.io", "v1", "storageclasses", "StorageClass", F
 REVIEW = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", False)
 VOLCANO_JOB = Kind("batch.volcano.sh", "v1alpha1", "jobs", "Job", subresources=("status",))
 VOLCANO_QUEUE = Kind("scheduling.volcano.sh", "v1beta1", "queues", "Queue", False, ("status",))
+VOLCANO_GROUP = Kind("scheduling.volcano.sh", "v1beta1", "podgroups", "PodGroup", subresources=("status",))
 
 KINDS = (
     *(NAMESPACE, CONFIG_MAP, SECRET, SERVICE, POD, EVENT, CLAIM, VOLUME, NODE, SERVICE_ACCOUNT, QUOTA, JOB),
-    *(RUNTIME_CLASS, STORAGE_CLASS, REVIEW, VOLCANO_JOB, VOLCANO_QUEUE),
+    *(RUNTIME_CLASS, STORAGE_CLASS, REVIEW, VOLCANO_JOB, VOLCANO_QUEUE, VOLCANO_GROUP),
 )
-CUSTOM = frozenset({VOLCANO_JOB, VOLCANO_QUEUE})
+CUSTOM = frozenset({VOLCANO_JOB, VOLCANO_QUEUE, VOLCANO_GROUP})
 BY_PATH = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
 BY_NAME = {(kind.api_version, kind.kind): kind for kind in KINDS}
 

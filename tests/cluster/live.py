@@ -14,6 +14,7 @@ import yaml
 from tests.cluster import rbac
 from tests.cluster.deletion import Collector
 from tests.cluster.faults import Fault
+from tests.cluster.gang import Gangs
 from tests.cluster.jobs import Jobs
 from tests.cluster.kinds import Object
 from tests.cluster.kubelet import Kubelets
@@ -22,6 +23,7 @@ from tests.cluster.rbac import Request, User
 from tests.cluster.scheduler import Scheduler
 from tests.cluster.server import Server
 from tests.cluster.streams import Streams
+from tests.cluster.volcano import VolcanoJobs
 from tests.cluster.world import Image, World
 
 ADMIN = "admin-token"
@@ -69,6 +71,7 @@ class Live:
         self._streams = Streams(world, self._kubelets)
         self._server = Server(world, self._streams)
         parts = (Jobs(world).controller, Scheduler(world).controller, self._nodes.controller, Collector(world.store))
+        parts = (*parts, VolcanoJobs(world).controller, Gangs(world).groups)
         self._tasks = [asyncio.create_task(part.run()) for part in parts]
         await self._server.up()
 

@@ -9,18 +9,22 @@ from tests.cluster.quantities import amount, requests
 from tests.cluster.store import Change, key_of, stamp
 from tests.cluster.world import World
 
-_BY = "default-scheduler"
 _AFFINITY = "node(s) didn't match Pod's node affinity/selector"
-_NARROWED = "node(s) didn't satisfy plugin(s) [NodeAffinity]"
 _INSUFFICIENT = "Insufficient "
 
 
 class Scheduler:
     """Looks at pods without a node whenever anything changes that may help them."""
 
+    by = "default-scheduler"
+    # What it says of nodes that a pod's affinity does not name.
+    elsewhere = "node(s) didn't satisfy plugin(s) [NodeAffinity]"
+
     def __init__(self, world: World) -> None:
         self._world, self._store = world, world.store
-        self.controller = Controller(world, _BY, self._look)
+        self.controller = Controller(world, self.by, self._look)
+        # Pods that count as bound while others of their gang are looked at.
+        self._promised: list[Object] = []
         self._store.listeners.append(self._saw)
 
     def _saw(self, change: Change) -> None:
@@ -35,7 +39,7 @@ class Scheduler:
         pod = self._store.find(POD, *key)
         if pod is None or pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
             return None
-        if pod["status"].get("phase") != "Pending" or pod["spec"]["schedulerName"] != _BY:
+        if pod["status"].get("phase") != "Pending" or pod["spec"]["schedulerName"] != self.by:
             return None
         scripted = next((one.unschedulable for one in self._world.scripts if one.unschedulable and one.fits(pod)), "")
         nodes = self._store.all(NODE)
@@ -62,9 +66,7 @@ class Scheduler:
         reasons: Counter[str] = Counter()
         helpful = 0
         for node in nodes:
-            # A pod that names its nodes is filtered before any other rule is looked at.
-            apart = named is not None and node["metadata"]["name"] not in named
-            bad = [_NARROWED] if apart else self._misfits(pod, node)
+            bad = self._misfits(pod, node, apart=named is not None and node["metadata"]["name"] not in named)
             if not bad:
                 return node, ""
             helpful += all(reason.startswith(_INSUFFICIENT) for reason in bad)
@@ -89,9 +91,12 @@ class Scheduler:
                 return "pod has unbound immediate PersistentVolumeClaims"
         return ""
 
-    def _misfits(self, pod: Object, node: Object) -> list[str]:
+    def _misfits(self, pod: Object, node: Object, *, apart: bool) -> list[str]:
         """Why a node does not take a pod; the first filter that refuses says so, resources all together."""
         spec = pod["spec"]
+        # A pod that names its nodes is filtered before any other rule is looked at.
+        if apart:
+            return [self.elsewhere]
         if node["spec"].get("unschedulable"):
             return ["node(s) were unschedulable"]
         if any(not _tolerated(taint, spec) for taint in node["spec"].get("taints", ())):
@@ -99,18 +104,21 @@ class Scheduler:
         labels = node["metadata"].get("labels", {})
         if any(labels.get(key) != value for key, value in spec.get("nodeSelector", {}).items()):
             return [_AFFINITY]
+        if short := self._short(pod, node):
+            return short
+        return [] if self._reachable(pod, node) else ["node(s) didn't match PersistentVolume's node affinity"]
+
+    def _short(self, pod: Object, node: Object) -> list[str]:
+        """The resources of which a node has not enough left."""
         free = {name: amount(value) for name, value in node["status"]["allocatable"].items()}
-        here = [one for one in self._store.all(POD) if one["spec"].get("nodeName") == node["metadata"]["name"]]
+        pods = [*self._store.all(POD), *self._promised]
+        here = [one for one in pods if one["spec"].get("nodeName") == node["metadata"]["name"]]
         for other in here:
             if other["status"].get("phase") not in ("Succeeded", "Failed"):
                 for name, value in requests(other["spec"]).items():
                     free[name] = free.get(name, Decimal(0)) - value
-        short = [
-            f"{_INSUFFICIENT}{name}" for name, value in requests(spec).items() if value > free.get(name, Decimal(0))
-        ]
-        if short:
-            return sorted(short)
-        return [] if self._reachable(pod, node) else ["node(s) didn't match PersistentVolume's node affinity"]
+        asked = requests(pod["spec"]).items()
+        return sorted(f"{_INSUFFICIENT}{name}" for name, value in asked if value > free.get(name, Decimal(0)))
 
     def _reachable(self, pod: Object, node: Object) -> bool:
         for volume in pod["spec"].get("volumes", ()):
@@ -139,7 +147,7 @@ class Scheduler:
         before = self._store.find(POD, *key_of(pod))
         after = self._store.edit(POD, *key_of(pod), change)
         if before != after:
-            self._world.event(pod, "FailedScheduling", why, by=_BY, warning=True)
+            self._world.event(pod, "FailedScheduling", why, by=self.by, warning=True)
 
     def _bind(self, pod: Object, node: Object) -> None:
         name = node["metadata"]["name"]
@@ -152,7 +160,7 @@ class Scheduler:
 
         self._store.edit(POD, *key_of(pod), change)
         where = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        self._world.event(pod, "Scheduled", f"Successfully assigned {where} to {name}", by=_BY)
+        self._world.event(pod, "Scheduled", f"Successfully assigned {where} to {name}", by=self.by)
 
 
 def _named(spec: Object) -> set[str] | None:

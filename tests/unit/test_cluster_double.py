@@ -259,10 +259,10 @@ def test_custom_resources_and_discovery(k8s: Clients) -> None:
             "apiVersion": "batch.volcano.sh/v1alpha1",
             "kind": "Job",
             "metadata": {"name": "v"},
-            "spec": {"queue": "default"},
+            "spec": {"tasks": [{"name": "t", "replicas": 0, "template": {"spec": {"containers": []}}}], "x": 1},
         },
     )
-    assert made["spec"] == {"queue": "default"}
+    assert (made["spec"]["x"], made["spec"]["queue"]) == (1, "default")
     assert custom.get_namespaced_custom_object_status(**where, name="v")["metadata"]["uid"] == made["metadata"]["uid"]
     assert custom.list_namespaced_custom_object(**where)["items"][0]["kind"] == "Job"
     assert client.VersionApi(k8s.api).get_code().minor == "36"

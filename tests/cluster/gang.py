@@ -1,0 +1,139 @@
+"""Volcano's scheduler: it lets PodGroups in as their queue and the cluster have room, and binds all pods or none."""
+
+import copy
+from collections import defaultdict
+from decimal import Decimal
+
+from tests.cluster.controller import Controller
+from tests.cluster.kinds import CLAIM, NODE, POD, VOLCANO_GROUP, VOLCANO_QUEUE, VOLUME, Key, Object
+from tests.cluster.quantities import amount, requests
+from tests.cluster.scheduler import Scheduler
+from tests.cluster.store import Change, key_of, stamp, suffix
+from tests.cluster.vcjob import ENDED, GROUP, QUEUE
+from tests.cluster.world import World
+
+_BY = "volcano"
+_OVERCOMMIT = Decimal("1.2")
+
+
+class Gangs(Scheduler):
+    """Looks at PodGroups whenever anything changes that may help them."""
+
+    by = _BY
+    elsewhere = "node(s) didn't match Pod's node affinity/selector"
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.groups = Controller(world, _BY, self._look_at_group)
+
+    def _saw(self, change: Change) -> None:
+        if change.kind in (POD, NODE, CLAIM, VOLUME, VOLCANO_GROUP, VOLCANO_QUEUE):
+            for group in self._store.all(VOLCANO_GROUP):
+                self.groups.add(key_of(group))
+
+    def _look_at_group(self, key: Key) -> float | None:
+        group = self._store.find(VOLCANO_GROUP, *key)
+        if group is None or "deletionTimestamp" in group["metadata"]:
+            return None
+        pods = [pod for pod in self._store.all(POD, key[0]) if _of(pod, key[1])]
+        if group["status"]["phase"] == "Pending":
+            self._let_in(group)
+        elif any(not pod["spec"].get("nodeName") for pod in pods):
+            self._place(group, pods)
+        return None
+
+    def _let_in(self, group: Object) -> None:
+        wanted = {name: amount(value) for name, value in group["spec"]["minResources"].items()}
+        queue = self._store.find(VOLCANO_QUEUE, "", group["spec"]["queue"]) or {"spec": {}}
+        limit = {name: amount(value) for name, value in queue["spec"].get("capability", {}).items()}
+        bound = [pod for pod in self._store.all(POD) if pod["spec"].get("nodeName")]
+        bound = [pod for pod in bound if pod["status"].get("phase") not in ENDED]
+        queued = [pod for pod in bound if pod["metadata"].get("labels", {}).get(QUEUE) == group["spec"]["queue"]]
+        used = _together([{name: str(value) for name, value in requests(pod["spec"]).items()} for pod in queued])
+        taken = _together([{name: str(value) for name, value in requests(pod["spec"]).items()} for pod in bound])
+        there = _together([node["status"]["allocatable"] for node in self._store.all(NODE)])
+        over = sorted(name for name in wanted if name in limit and used[name] + wanted[name] > limit[name])
+        short = sorted(name for name in wanted if taken[name] + wanted[name] > there[name] * _OVERCOMMIT)
+        if not over and not short:
+            self._edit(group, "Inqueue")
+            return
+        why = f"queue resource quota insufficient: insufficient {', '.join(over)}"
+        why = why if over else f"resource in cluster is overused: overused {', '.join(short)}"
+        self._world.event(group, "Unschedulable", why, by=_BY)
+        self._unschedulable(group, f"1/0 tasks in gang unschedulable: {_not_ready(group, 0)}")
+
+    def _place(self, group: Object, pods: list[Object]) -> None:
+        """Bind what finds a place, if that makes the gang whole; else say of each pod why not."""
+        waiting = [pod for pod in pods if not pod["spec"].get("nodeName")]
+        found, why = dict[str, Object](), dict[str, str]()
+        self._promised = []
+        for pod in waiting:
+            name = pod["metadata"]["name"]
+            node, why[name] = self._find(pod)
+            if node is not None:
+                found[name] = node
+                self._promised.append(copy.deepcopy(pod))
+                self._promised[-1]["spec"]["nodeName"] = node["metadata"]["name"]
+        self._promised = []
+        whole = len(pods) - len(waiting) + len(found) >= group["spec"]["minMember"]
+        for pod in waiting:
+            name = pod["metadata"]["name"]
+            if whole and name in found:
+                self._bind(pod, found[name])
+            elif name in found:
+                place = f"Pod {'/'.join(key_of(pod))} can possibly be assigned to {found[name]['metadata']['name']}"
+                self._refuse(pod, f"{place}, once minAvailable is satisfied")
+            else:
+                self._refuse(pod, why[name].split(" preemption:")[0].replace("are available", "are unavailable"))
+        if whole:
+            self._edit(group, "Running", {"type": "Scheduled", "reason": "tasks in gang are ready to be scheduled"})
+        else:
+            said = f"{len(waiting)}/{len(pods)} tasks in gang unschedulable: {_not_ready(group, len(waiting))}"
+            kinds = {"Schedulable": len(found), "Unschedulable": len(waiting) - len(found)}
+            counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+            self._unschedulable(group, f"{said}; Pending: {counted}")
+
+    def _find(self, pod: Object) -> tuple[Object | None, str]:
+        scripted = next((one.unschedulable for one in self._world.scripts if one.unschedulable and one.fits(pod)), "")
+        return (None, scripted) if scripted else self._choose(pod, self._store.all(NODE))
+
+    def _unschedulable(self, group: Object, why: str) -> None:
+        told = {"type": "Unschedulable", "reason": "NotEnoughResources", "message": why}
+        if self._edit(group, group["status"]["phase"], told):
+            self._world.event(group, "Unschedulable", why, by=_BY, warning=True)
+
+    def _edit(self, group: Object, phase: str, condition: Object | None = None) -> bool:
+        """Give a PodGroup its phase and its newest condition; whether that is new."""
+
+        def change(new: Object) -> None:
+            status = new["status"]
+            status["phase"], old = phase, status.get("conditions", [])
+            if condition and (not old or condition.items() - old[-1].items()):
+                rest = [one for one in old if one["type"] != condition["type"]]
+                times = {"status": "True", "transitionID": suffix(), "lastTransitionTime": stamp()}
+                status["conditions"] = [*rest, {**condition, **times}]
+
+        return self._store.edit(VOLCANO_GROUP, *key_of(group), change) is not group
+
+    def _misfits(self, pod: Object, node: Object, *, apart: bool) -> list[str]:
+        # Resources come before any other rule, on every node, and only the first that is short is named.
+        return self._short(pod, node)[:1] or super()._misfits(pod, node, apart=apart)
+
+
+def _together(lists: list[dict[str, str]]) -> defaultdict[str, Decimal]:
+    """Quantities of many, by resource."""
+    found: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for name, value in ((name, value) for one in lists for name, value in one.items()):
+        found[name] += amount(value)
+    return found
+
+
+def _of(pod: Object, group: str) -> bool:
+    notes = pod["metadata"].get("annotations", {})
+    gone = "deletionTimestamp" in pod["metadata"] or pod["status"].get("phase") in ENDED
+    return notes.get(GROUP) == group and pod["spec"].get("schedulerName") == _BY and not gone
+
+
+def _not_ready(group: Object, pending: int) -> str:
+    counted = f"{pending} Pending, " if pending else ""
+    return f"pod group is not ready, {counted}{group['spec']['minMember']} minAvailable"

@@ -1,0 +1,195 @@
+"""What a job of Volcano is made of, how its pods are counted, and what its admission makes of it."""
+
+import copy
+import re
+from decimal import Decimal
+
+from tests.cluster.kinds import VOLCANO_JOB, VOLCANO_QUEUE, Object
+from tests.cluster.quantities import requests, written
+from tests.cluster.status import Refusal, bad_request
+from tests.cluster.store import Change, Store, stamp
+
+GROUP = "scheduling.k8s.io/group-name"
+QUEUE = "volcano.sh/queue-name"
+TASK, VERSION = "volcano.sh/task-spec", "volcano.sh/job-version"
+ENDED = ("Succeeded", "Failed")
+_PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
+_ACTIONS = frozenset({"AbortJob", "RestartJob", "TerminateJob", "CompleteJob", "SyncJob"})
+_EVENTS = frozenset({"PodFailed", "PodEvicted", "TaskCompleted"})
+_MAY_CHANGE = ("minAvailable", "maxRetry", "priorityClassName")
+_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_SAID_NAME = "name part must be no more than 63 characters"
+
+
+def owner_of(thing: Object) -> Object:
+    """The reference to the job of Volcano that controls a pod or PodGroup; empty for none."""
+    for one in thing["metadata"].get("ownerReferences", ()):
+        if one.get("controller") and (one["apiVersion"], one["kind"]) == (VOLCANO_JOB.api_version, "Job"):
+            return dict(one)
+    return {}
+
+
+def _reference(job: Object) -> Object:
+    named = {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    shared = {"apiVersion": VOLCANO_JOB.api_version, "kind": "Job", "controller": True, "blockOwnerDeletion": True}
+    return {**shared, **named}
+
+
+def group_of(job: Object) -> Object:
+    """The PodGroup of a job."""
+    spec, total = job["spec"], dict[str, Decimal]()
+    for task in spec["tasks"]:
+        for name, value in requests(task["template"]["spec"]).items():
+            total[name] = total.get(name, Decimal(0)) + value * task["replicas"]
+    name = f"{job['metadata']['name']}-{job['metadata']['uid']}"
+    wanted = {"minMember": spec["minAvailable"], "queue": spec["queue"]}
+    return {
+        "metadata": {"name": name, "ownerReferences": [_reference(job)]},
+        "spec": {**wanted, "minResources": {name: written(value) for name, value in total.items()}},
+        "status": {"phase": "Pending"},
+    }
+
+
+def pod_of(job: Object, status: Object, task: Object, index: int) -> Object:
+    """One pod of a task."""
+    template, name, queue = copy.deepcopy(task["template"]), job["metadata"]["name"], job["spec"]["queue"]
+    given = template.get("metadata") or {}
+    both = {TASK: task["name"], "volcano.sh/task-index": str(index), "volcano.sh/job-name": name}
+    both[QUEUE] = queue
+    notes = {GROUP: group_of(job)["metadata"]["name"], VERSION: str(status["version"])}
+    notes |= {"volcano.sh/template-uid": f"{name}-{task['name']}"}
+    notes |= {"volcano.sh/job-retry-count": str(status["retryCount"])}
+    meta = {
+        "name": f"{name}-{task['name']}-{index}",
+        "labels": {**given.get("labels", {}), **both, "volcano.sh/job-namespace": job["metadata"]["namespace"]},
+        "annotations": {**given.get("annotations", {}), **both, **notes},
+        "ownerReferences": [_reference(job)],
+    }
+    template["spec"].setdefault("schedulerName", job["spec"]["schedulerName"])
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]}
+
+
+def event_of(change: Change) -> str:
+    """What a change of a pod is to the policies of its job; empty for nothing."""
+    new, old = change.new, change.old or {"metadata": {}, "status": {}}
+    if change.type == "DELETED" or "deletionTimestamp" in new["metadata"]:
+        return "" if "deletionTimestamp" in old["metadata"] else "PodEvicted"
+    phase = new["status"].get("phase")
+    if phase == old["status"].get("phase"):
+        return ""
+    return {"Failed": "PodFailed", "Succeeded": "TaskCompleted"}.get(phase, "")
+
+
+def action_of(job: Object, event: str, task: str) -> str:
+    """What is done about what happened to a pod of a task: its own policies first, then the job's."""
+    own = [policy for one in job["spec"]["tasks"] if one["name"] == task for policy in one.get("policies", ())]
+    for policy in (*own, *job["spec"].get("policies", ())):
+        if {event, "*"} & {*policy.get("events", ()), policy.get("event", "")}:
+            return str(policy["action"])
+    return ""
+
+
+def enter(status: Object, phase: str) -> None:
+    """Let a job be in a phase."""
+    status["state"] = {"phase": phase, "lastTransitionTime": stamp()}
+    told = {"status": phase, "lastTransitionTime": stamp()}
+    status["conditions"] = [*status.get("conditions", ()), told]
+
+
+def counts(job: Object, pods: list[Object]) -> Object:
+    """The numbers in a job's status."""
+    left = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    found: Object = {"minAvailable": job["spec"]["minAvailable"], "terminating": len(pods) - len(left)}
+    tasks: dict[str, Object] = {}
+    for phase in _PHASES:
+        here = [pod for pod in left if pod["status"].get("phase") == phase]
+        found[phase.lower()] = len(here)
+        for pod in here:
+            of_task = tasks.setdefault(pod["metadata"]["annotations"][TASK], {"phase": {}})["phase"]
+            of_task[phase] = of_task.get(phase, 0) + 1
+    return {**found, "taskStatusCount": tasks}
+
+
+def begun(status: Object) -> int:
+    """How many pods of a job run, or have run."""
+    return int(status["running"] + status["succeeded"] + status["failed"])
+
+
+def settle(job: Object, status: Object) -> None:
+    """End a running job that has no pod left to wait for."""
+    spec = job["spec"]
+    if status["succeeded"] + status["failed"] < sum(task["replicas"] for task in spec["tasks"]):
+        return
+    short = any(
+        status["taskStatusCount"].get(task["name"], {"phase": {}})["phase"].get("Succeeded", 0) < task["minAvailable"]
+        for task in spec["tasks"]
+    )
+    enter(status, "Failed" if short or status["succeeded"] < spec["minAvailable"] else "Completed")
+
+
+def as_go(refusal: Refusal) -> str:
+    """A refusal as Go writes down the struct of it, which is what Volcano puts into its event."""
+    said = refusal.message.replace("\\", "\\\\").replace('"', '\\"')
+    meta = 'TypeMeta:v1.TypeMeta{Kind:"", APIVersion:""}, ListMeta:v1.ListMeta{SelfLink:"", ResourceVersion:""}'
+    status = f'v1.Status{{{meta}, Status:"Failure", Message:"{said}", Reason:"{refusal.reason}", Code:{refusal.code}}}'
+    return f"&errors.StatusError{{ErrStatus:{status}}}"
+
+
+def complete(job: Object) -> None:
+    """Fill in what a new job leaves open."""
+    spec = job.setdefault("spec", {})
+    for field, value in (("queue", "default"), ("schedulerName", "volcano")):
+        spec[field] = spec.get(field) or value
+    spec["maxRetry"] = spec.get("maxRetry") or 3
+    for place, task in enumerate(spec.get("tasks", ())):
+        task["name"] = task.get("name") or f"default{place}"
+        task.setdefault("replicas", 1)
+        task.setdefault("minAvailable", task["replicas"])
+    spec["minAvailable"] = spec.get("minAvailable") or sum(task["minAvailable"] for task in spec.get("tasks", ()))
+    job.pop("status", None)
+
+
+def judge(store: Store, job: Object) -> None:
+    """Refuse a new job as Volcano's webhook does.
+
+    Raises:
+        Refusal: all that is wrong with it.
+    """
+    spec, name = job["spec"], job["metadata"]["name"]
+    tasks, said = spec.get("tasks", []), []
+    names = [task["name"] for task in tasks]
+    said += ["No task specified in job spec"] if not tasks else []
+    said += [f"duplicated task name {one};" for one in sorted({one for one in names if names.count(one) > 1})]
+    said += [f"[{_SAID_NAME}];" for one in names if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", one)]
+    for place, task in enumerate(tasks):
+        if not re.fullmatch(_NAME, pod := f"{name}-{task['name']}-{place}"):
+            said.append(f"create pod with name {pod} validate failed [{_SAID_NAME}];")
+    if not re.fullmatch(_NAME, name):
+        said.append(f"create job with name {name} validate failed [{_SAID_NAME}]")
+    if sum(task["replicas"] for task in tasks) < spec["minAvailable"]:
+        said.append("job 'minAvailable' should not be greater than total replicas in tasks;")
+    for policy in (*spec.get("policies", ()), *(one for task in tasks for one in task.get("policies", ()))):
+        events = {*policy.get("events", ()), *filter(None, [policy.get("event")])}
+        if not events or not events <= _EVENTS | {"*"} or policy.get("action") not in _ACTIONS:
+            said.append(f"policy {policy} is not one that this double knows;")
+    queue = store.find(VOLCANO_QUEUE, "", spec["queue"])
+    if queue is None:
+        said.append(f'unable to find job queue: queues.scheduling.volcano.sh "{spec["queue"]}" not found;')
+    elif (state := queue.get("status", {}).get("state", "")) != "Open":
+        said.append(f"can only submit job to queue with state `Open`, queue `{spec['queue']}` status is `{state}`;")
+    if said:
+        raise bad_request(f'admission webhook "validatejob.volcano.sh" denied the request: {" ".join(said)}')
+
+
+def judge_change(new: Object, old: Object) -> None:
+    """Refuse a change of a job's spec but in the few fields that may.
+
+    Raises:
+        Refusal: another field differs.
+    """
+    free = {field: old["spec"].get(field) for field in _MAY_CHANGE}
+    tasks = [{**task, "replicas": 0, "minAvailable": 0} for task in new["spec"].get("tasks", ())]
+    before = [{**task, "replicas": 0, "minAvailable": 0} for task in old["spec"].get("tasks", ())]
+    if {**new["spec"], **free, "tasks": tasks} != {**old["spec"], **free, "tasks": before}:
+        why = "job updates may not change fields other than `minAvailable`, `tasks[*].replicas under spec`"
+        raise bad_request(f'admission webhook "validatejob.volcano.sh" denied the request: {why}')

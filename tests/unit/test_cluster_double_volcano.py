@@ -1,0 +1,201 @@
+"""The double's Volcano: jobs through their phases, gangs, queues, and what its admission refuses."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from tests.cluster import Cluster, kinds, scripts
+from tests.unit.double import Clients, Object, only_on, pod_spec, refused, soon
+
+WHERE = {"group": "batch.volcano.sh", "version": "v1alpha1", "namespace": "mlperf", "plural": "jobs"}
+ENDS = [{"events": ["PodFailed", "PodEvicted"], "action": "TerminateJob"}]
+WITH_IT = [{"event": "TaskCompleted", "action": "CompleteJob"}]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as found:
+        found.node("n1", gpus=1)
+        found.node("n2", gpus=1)
+        yield found
+
+
+@pytest.fixture
+def k8s(cluster: Cluster) -> Clients:
+    return Clients(cluster.kubeconfig())
+
+
+def gpu_spec(node: str, gpus: int = 1, cpu: str = "1") -> Object:
+    spec = pod_spec(affinity=only_on(node))
+    gpu = {"nvidia.com/gpu": gpus}
+    spec["containers"][0]["resources"] = {"limits": gpu, "requests": {"cpu": cpu, **gpu}}
+    return spec
+
+
+def job(*tasks: Object, **more: Any) -> Object:
+    spec = {"policies": ENDS, "maxRetry": 1, "tasks": list(tasks) or [task("t")], **more}
+    return {"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "metadata": {"name": "j"}, "spec": spec}
+
+
+def task(name: str, spec: Object | None = None, **more: Any) -> Object:
+    template = {"metadata": {"labels": {"mlperf/run": "r"}, "annotations": {"a": "b"}}, "spec": spec or pod_spec()}
+    return {"name": name, "replicas": 1, "template": template, **more}
+
+
+def make(k8s: Clients, body: Object) -> Object:
+    return dict(client.CustomObjectsApi(k8s.api).create_namespaced_custom_object(**WHERE, body=body))
+
+
+def status(cluster: Cluster) -> Object:
+    found = cluster.find(kinds.VOLCANO_JOB, "j")
+    return dict(found.get("status", {})) if found else {}
+
+
+def phase(cluster: Cluster) -> str:
+    return str(status(cluster).get("state", {}).get("phase", ""))
+
+
+def phases(cluster: Cluster) -> list[str]:
+    return [one["status"] for one in status(cluster)["conditions"]]
+
+
+def test_a_job_runs_to_its_end_and_goes_when_its_time_is_over(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", scripts.exits(0, after_s=0.3))
+    made = make(k8s, job(ttlSecondsAfterFinished=1))
+    assert (made["spec"]["queue"], made["spec"]["minAvailable"], made["spec"]["schedulerName"]) == (
+        "default", 1, "volcano",
+    )  # fmt: skip
+    (pod,) = soon(k8s.pods)
+    assert (pod["metadata"]["name"], pod["spec"]["schedulerName"]) == ("j-t-0", "volcano")
+    named = {"volcano.sh/job-name": "j", "volcano.sh/task-spec": "t", "volcano.sh/queue-name": "default"}
+    assert {**named, "mlperf/run": "r", "volcano.sh/job-namespace": "mlperf"}.items() <= pod["metadata"][
+        "labels"
+    ].items()
+    group = f"j-{made['metadata']['uid']}"
+    notes = pod["metadata"]["annotations"]
+    assert (notes["scheduling.k8s.io/group-name"], notes["volcano.sh/job-version"], notes["a"]) == (group, "0", "b")
+    (owner,) = pod["metadata"]["ownerReferences"]
+    assert (owner["apiVersion"], owner["uid"], owner["controller"]) == (
+        "batch.volcano.sh/v1alpha1", made["metadata"]["uid"], True,
+    )  # fmt: skip
+    soon(lambda: status(cluster).get("taskStatusCount") == {"t": {"phase": {"Running": 1}}})
+    soon(lambda: phase(cluster) == "Completed")
+    assert phases(cluster) == ["Pending", "Running", "Completed"]
+    assert (status(cluster)["succeeded"], status(cluster)["running"]) == (1, 0)
+    soon(lambda: not cluster.all(kinds.VOLCANO_GROUP))
+    soon(lambda: not cluster.all(kinds.VOLCANO_JOB) and not k8s.pods())
+
+
+def test_what_fails_ends_the_whole_job_and_stays_to_be_looked_at(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("j-bad-*", scripts.exits(3, after_s=0.3))
+    cluster.script("j-good-*", [scripts.Running()])
+    make(k8s, job(task("good"), task("bad")))
+    soon(lambda: phase(cluster) == "Terminated")
+    assert phases(cluster) == ["Pending", "Running", "Terminating", "Terminated"]
+    (pod,) = k8s.pods()
+    assert pod["metadata"]["name"] == "j-bad-0"
+    assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3
+    assert (status(cluster)["failed"], status(cluster)["terminating"]) == (1, 0)
+
+
+def test_a_task_that_completes_may_complete_its_job(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("j-run-*", scripts.exits(0, after_s=0.3))
+    cluster.script("j-engine-*", [scripts.Running()])
+    make(k8s, job(task("engine"), task("run", policies=WITH_IT)))
+    soon(lambda: phase(cluster) == "Completed")
+    assert phases(cluster) == ["Pending", "Running", "Completing", "Completed"]
+    assert [pod["metadata"]["name"] for pod in k8s.pods()] == ["j-run-0"]
+
+
+def test_an_evicted_pod_ends_its_job_and_without_a_policy_comes_again(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    make(k8s, job())
+    soon(lambda: phase(cluster) == "Running")
+    cluster.evict("j-t-0")
+    soon(lambda: phase(cluster) == "Terminated" and not k8s.pods())
+    cluster.delete_volcano_job("j")
+    make(k8s, job(policies=[]))
+    soon(lambda: phase(cluster) == "Running")
+    uid = k8s.pods()[0]["metadata"]["uid"]
+    cluster.delete(kinds.POD, "j-t-0", grace_s=0)
+    soon(lambda: [pod["metadata"]["uid"] for pod in k8s.pods()] not in ([], [uid]))
+
+
+def test_a_job_is_restarted_as_often_as_it_may_be(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", scripts.exits(1))
+    make(k8s, job(maxRetry=2, policies=[{"event": "PodFailed", "action": "RestartJob"}]))
+    soon(lambda: phase(cluster) == "Failed", 10)
+    assert (status(cluster)["retryCount"], phases(cluster).count("Restarting")) == (2, 2)
+
+
+def test_a_deleted_job_takes_its_pods_along(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    make(k8s, job())
+    soon(lambda: phase(cluster) == "Running")
+    client.CustomObjectsApi(k8s.api).delete_namespaced_custom_object(**WHERE, name="j", propagation_policy="Background")
+    soon(lambda: not k8s.pods() and not cluster.all(kinds.VOLCANO_JOB) and not cluster.all(kinds.VOLCANO_GROUP))
+
+
+def test_a_gang_starts_whole_or_not_at_all(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    make(k8s, job(task("a", gpu_spec("n1")), task("b", gpu_spec("n1"))))
+    (said,) = soon(lambda: k8s.told("PodGroupPending"))
+    assert said == (
+        "PodGroup mlperf:j unschedulable, reason: 2/2 tasks in gang unschedulable: pod group is not ready, 2 Pending, "
+        "2 minAvailable; Pending: 1 Schedulable, 1 Unschedulable"
+    )
+    messages = {one for pod in k8s.pods() for one in [pod["status"]["conditions"][0]["message"]]}
+    short = "1 Insufficient nvidia.com/gpu, 1 node(s) didn't match Pod's node affinity/selector."
+    fits = "Pod mlperf/j-a-0 can possibly be assigned to n1, once minAvailable is satisfied"
+    assert messages == {fits, f"0/2 nodes are unavailable: {short}"}
+    assert phase(cluster) == "Pending"
+    cluster.gpus("n1", 2)
+    soon(lambda: phase(cluster) == "Running")
+    assert {pod["spec"]["nodeName"] for pod in k8s.pods()} == {"n1"}
+
+
+def test_a_queue_or_a_cluster_without_room_lets_no_job_in(cluster: Cluster, k8s: Clients) -> None:
+    cluster.script("*", [scripts.Running()])
+    cluster.queue("small", {"nvidia.com/gpu": "0"})
+    make(k8s, job(task("a", gpu_spec("n1")), queue="small"))
+    why = "queue resource quota insufficient: insufficient nvidia.com/gpu"
+    soon(lambda: why in k8s.told("Unschedulable"))
+    assert k8s.pods() == [] and phase(cluster) == "Pending"
+    cluster.delete_volcano_job("j")
+    make(k8s, job(task("a", gpu_spec("n1", cpu="900"))))
+    soon(lambda: "resource in cluster is overused: overused cpu" in k8s.told("Unschedulable"))
+    assert k8s.pods() == []
+
+
+def test_a_pod_that_is_not_let_in_is_an_event_in_the_words_of_go(cluster: Cluster, k8s: Clients) -> None:
+    make(k8s, job(task("a", pod_spec(serviceAccountName="nobody"))))
+    (said,) = soon(lambda: k8s.told("FailedCreate"))
+    assert said.startswith("Error creating pods: [failed to create pod j-a-0, err: &errors.StatusError{ErrStatus:v1.St")
+    assert 'Message:"pods \\"j-a-0\\" is forbidden: error looking up service account mlperf/nobody' in said
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (job(queue="none"), 'unable to find job queue: queues.scheduling.volcano.sh "none" not found'),
+        (job(tasks=[]), "No task specified in job spec"),
+        (job(task("a"), task("a")), "duplicated task name a"),
+        (job(task("x" * 62)), "create pod with name j-"),
+        (job(minAvailable=2), "job 'minAvailable' should not be greater than total replicas in tasks"),
+    ],
+)
+def test_bad_jobs_are_refused(k8s: Clients, body: Object, said: str) -> None:
+    custom = client.CustomObjectsApi(k8s.api)
+    answer = refused(custom.create_namespaced_custom_object, **WHERE, body=body)
+    assert answer["message"].startswith('admission webhook "validatejob.volcano.sh" denied the request: ')
+    assert said in answer["message"]
+
+
+def test_the_specification_of_a_job_does_not_change(cluster: Cluster, k8s: Clients) -> None:
+    make(k8s, job(task("a", gpu_spec("n9"))))
+    patch = client.CustomObjectsApi(k8s.api).patch_namespaced_custom_object
+    answer = refused(patch, **WHERE, name="j", body={"spec": {"ttlSecondsAfterFinished": 86400}})
+    assert "job updates may not change fields other than" in answer["message"]
+    assert patch(**WHERE, name="j", body={"metadata": {"annotations": {"a": "b"}}, "spec": {"maxRetry": 2}})
