@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from harness.errors import BadInput, HarnessError, NotReady, RunFailed
 Object = dict[str, Any]
 
 CONNECT_S, ANSWER_S = 5.0, 30.0
+LOG_S = 5.0
+"""A log comes from the pod's node; one that is lost must not keep the look at everything else waiting."""
 PATIENCE_S = 20.0
+_AGAIN_S = 0.5
 _TRANSIENT = frozenset({0, 429, 500, 502, 503, 504})
 _CORE = {
     "ConfigMap": "config_map",
@@ -49,6 +52,8 @@ class Api:
     """
 
     rights: tuple[Right, ...] = RIGHTS
+    jobs_change = True
+    """Whether a Job's time to live can be set once it is there."""
 
     def __init__(
         self,
@@ -82,15 +87,22 @@ class Api:
         With `dry_run` the API server judges it and stores nothing.
         """
         more = {"dry_run": "All"} if dry_run else {}
-        try:
-            return True, _plain(self._call(self._verb("create", wanted["kind"]), self.namespace, wanted, **more))
-        except ApiException as error:
-            if error.status == 409:
-                there = self.read(wanted["kind"], wanted["metadata"]["name"])
-                if there is not None and "deletionTimestamp" not in there["metadata"]:
-                    return False, there
-                raise NotReady(f"{_named(wanted)} is still being deleted; try again in a minute") from None
-            raise self.explained(error, f"create {_named(wanted)}") from None
+        end = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return True, _plain(self._call(self._verb("create", wanted["kind"]), self.namespace, wanted, **more))
+            except ApiException as error:
+                if error.status != 409:
+                    raise self.explained(error, f"create {_named(wanted)}") from None
+                said = _message(error)
+            there = self.read(wanted["kind"], wanted["metadata"]["name"])
+            if there is not None and "deletionTimestamp" not in there["metadata"]:
+                return False, there
+            # One that is going makes room soon; and a quota that others use at the same moment conflicts, too.
+            if time.monotonic() > end:
+                why = "is still being deleted" if there else f"cannot be created ({said})"
+                raise NotReady(f"{_named(wanted)} {why}; try again in a minute")
+            time.sleep(_AGAIN_S)
 
     def read(self, kind: str, name: str) -> Object | None:
         """An object, or None when there is none."""
@@ -116,7 +128,8 @@ class Api:
     def log(self, pod: str, lines: int) -> str:
         """The last lines that a pod's container has printed; empty while it has printed nothing."""
         try:
-            raw = self._call(self.core.read_namespaced_pod_log, pod, self.namespace, tail_lines=lines)
+            bounds = {"_request_timeout": (CONNECT_S, LOG_S)}
+            raw = self._call(self.core.read_namespaced_pod_log, pod, self.namespace, tail_lines=lines, **bounds)
         except ApiException as error:
             if error.status in (400, 404):  # no container yet, or no pod any more
                 return ""
@@ -142,25 +155,37 @@ class Api:
         answer = self._asked("ask what is allowed", create, review)
         return bool(answer["status"].get("allowed"))
 
-    def wait(self, selector: str, seconds: float) -> None:
-        """Return when a pod or Job with these labels changes, after `seconds` at the latest.
+    def mark(self) -> str:
+        """A point in time as the API server counts it, from which `wait` sees every change."""
+        found = self._asked("list pods", self.core.list_namespaced_pod, self.namespace, limit=1)
+        return str(found["metadata"]["resourceVersion"])
+
+    def wait(self, selector: str, since: str, seconds: float) -> None:
+        """Return when a pod with these labels has changed since a mark, after `seconds` at the latest.
 
         A watch that is refused, expires or breaks costs no more than the rest of the time.
         """
         end = time.monotonic() + seconds
-        try:
-            pods = self._asked("list pods", self.core.list_namespaced_pod, self.namespace, label_selector=selector)
-            seen = {"label_selector": selector, "resource_version": pods["metadata"]["resourceVersion"]}
-            bounds = {"timeout_seconds": max(1, round(seconds)), "_request_timeout": (CONNECT_S, seconds + CONNECT_S)}
-            events = watch.Watch().stream(
-                self.core.list_namespaced_pod, self.namespace, **seen, **bounds, deserialize=False
-            )
-            for event in events:
-                if event["type"] != "BOOKMARK":
-                    return
-        except (ApiException, HarnessError, urllib3.exceptions.HTTPError, ValueError, OSError):
-            pass
+        for _change in self._changes(selector, since, max(1, round(seconds))):
+            return
         time.sleep(max(0.0, end - time.monotonic()))
+
+    def last_of_gone(self, selector: str, since: str) -> list[Object]:
+        """The last state of every pod with these labels that is gone since a mark, as far as the server remembers."""
+        gone = [pod for kind, pod in self._changes(selector, since, 1) if kind == "DELETED"]
+        return [{"kind": "Pod", **pod} for pod in gone]
+
+    def _changes(self, selector: str, since: str, seconds: int) -> Iterator[tuple[str, Object]]:
+        """Every change of pods since a mark, for so many seconds; fewer when the watch breaks."""
+        seen = {"label_selector": selector, "resource_version": since}
+        bounds = {"timeout_seconds": seconds, "_request_timeout": (CONNECT_S, seconds + CONNECT_S)}
+        call = self.core.list_namespaced_pod
+        try:
+            for event in watch.Watch().stream(call, self.namespace, **seen, **bounds, deserialize=False):
+                if event["type"] != "BOOKMARK":
+                    yield event["type"], event["object"]
+        except (ApiException, urllib3.exceptions.HTTPError, ValueError, OSError, KeyError):
+            return  # KeyError: how the client takes a mark that has expired
 
     def _verb(self, verb: str, kind: str) -> Callable[..., Any]:
         if kind == "Job":
@@ -184,10 +209,11 @@ class Api:
     def _call(self, call: Callable[..., Any], *words: Any, **more: Any) -> Any:
         """Call, and again for a bounded time while the server is busy or away; the body of its answer."""
         end, pause = time.monotonic() + self._patience_s, 0.5
+        # The client's own models refuse what they do not expect of a server; plain JSON serves here.
+        more = {"_request_timeout": (CONNECT_S, ANSWER_S), "_preload_content": False, **more}
         while True:
             try:
-                # The client's own models refuse what they do not expect of a server; plain JSON serves here.
-                found = call(*words, _request_timeout=(CONNECT_S, ANSWER_S), _preload_content=False, **more)
+                found = call(*words, **more)
                 return found.data if isinstance(found, urllib3.BaseHTTPResponse) else found
             except urllib3.exceptions.HTTPError as error:
                 away: Exception = Away(f"the API server {self.address} does not answer: {_cause(error)}")

@@ -25,16 +25,22 @@ def looks(api: Api, kind: Kind, run_id: str, names: Sequence[str], node: str, in
     """
     named = engine_name if kind == "engine" else run_name
     watched = [_Watched(api, kind, name, named(run_id, name), node) for name in names]
+    before = ""
     while True:
-        began = time.monotonic()
+        began, since = time.monotonic(), ""
         try:
-            records = [one.look() for one in watched]
+            since = api.mark()
+            records = [one.look(before or since) for one in watched]
+            before = since
             yield {"unix": time.time(), "records": records, "away": None}
             if all(found["state"] in _ENDED for found in records):
                 return
         except Away as away:
             yield {"unix": time.time(), "records": None, "away": str(away)}
-        api.wait(f"{objects.RUN}={slug(run_id)}", interval_s)
+        if since:
+            api.wait(f"{objects.RUN}={slug(run_id)}", since, interval_s)
+        else:
+            time.sleep(interval_s)
         time.sleep(max(0.0, began + SOONEST_S - time.monotonic()))
 
 
@@ -43,17 +49,17 @@ class _Watched:
 
     def __init__(self, api: Api, kind: Kind, name: str, job: str, node: str) -> None:
         self._api, self._kind, self._name, self._job, self._node = api, kind, name, job, node
-        self._was_there = self._nodes_hidden = False
+        self._was_there = self._nodes_hidden = self._there = False
         self._said: Object | None = None
         self._heard = time.monotonic()
         self._pods: list[Object] = []
         self._cause, self._since = "", 0.0
         self._last: Object | None = None
 
-    def look(self) -> Object:
-        """The record of now; one that has ended stays as it is."""
+    def look(self, before: str) -> Object:
+        """The record of now; one that has ended stays as it is. `before` marks the last look."""
         if self._last is None or self._last["state"] not in _ENDED:
-            seen = self._see()
+            seen = self._see(before)
             self._last = record(self._kind, self._name, self._judge(seen), seen)
         return self._last
 
@@ -65,12 +71,9 @@ class _Watched:
         lasting = time.monotonic() - self._since > found.patience_s
         return dataclasses.replace(found, state="bad") if found.state == "waiting" and lasting else found
 
-    def _see(self) -> Seen:
+    def _see(self, before: str) -> Seen:
         job = self._api.read("Job", self._job)
-        pods = self._api.all("Pod", f"{objects.NAME}={self._job}")
-        pods.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-        # One that is gone was taken away, and its last state tells by whom.
-        self._pods = pods = pods or self._pods
+        pods = self._see_pods(before)
         node = self._see_node()
         runs = bool(pods) and pods[-1].get("status", {}).get("phase") == "Running"
         tail = self._read_log(pods[-1], node) if pods else []
@@ -91,6 +94,16 @@ class _Watched:
         )
         self._was_there |= job is not None
         return seen
+
+    def _see_pods(self, before: str) -> list[Object]:
+        selector = f"{objects.NAME}={self._job}"
+        pods = self._api.all("Pod", selector)
+        if self._there and not pods:
+            # One that is gone was taken away, and its last state tells by whom.
+            self._pods = self._api.last_of_gone(selector, before) or self._pods
+        self._there = bool(pods)
+        self._pods = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))) or self._pods
+        return self._pods
 
     def _see_node(self) -> Object | None:
         if self._nodes_hidden:
