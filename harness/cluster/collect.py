@@ -1,28 +1,34 @@
 """Brings a run's files from a node's claim through the API: a pod that mounts it, and one command in that pod."""
 
+import json
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import urllib3
+import websocket
 from kubernetes import stream
 from kubernetes.client.exceptions import ApiException
-from websocket import WebSocketException
 
 from harness.cluster import objects
 from harness.cluster.api import Api, Object
+from harness.cluster.case import when
 from harness.cluster.pack import unpack
-from harness.cluster.settings import Cluster
+from harness.cluster.settings import Cluster, slug
 from harness.errors import NotReady, RunFailed
 
 ATTEMPTS = 3
 ALIVE_S = 1800
+_PAUSE_S = 2.0
 _START_S = 180.0
 _SILENCE_S = 120.0
 _POLL_S = 0.5
+_OUT, _ERRORS, _END = 1, 2, 3
+"""Channels of a command in a pod; on the last one the API server says how it ended."""
 
 
 def collect(
@@ -47,15 +53,21 @@ def collect(
             except RunFailed:
                 if attempt == ATTEMPTS:
                     raise
+                time.sleep(_PAUSE_S)
     raise AssertionError("an attempt neither ended well nor failed")
 
 
 @contextmanager
 def _collector(api: Api, cluster: Cluster, owner: Object, run_id: str, node: str) -> Iterator[str]:
     wanted = objects.collector(cluster, run_id, node, owner, alive_s=ALIVE_S)
-    name = wanted["metadata"]["name"]
-    api.create(wanted)
+    # Each has a name of its own: an earlier one may be on its way out, and someone else may collect as well.
+    name = f"{wanted['metadata']['name'][:54].rstrip('-')}-{secrets.token_hex(4)}"
+    wanted["metadata"]["name"] = name
+    for pod in api.all("Pod", f"{objects.RUN}={slug(run_id)},{objects.COMPONENT}=collector"):
+        if pod["status"].get("phase") in ("Succeeded", "Failed"):
+            api.delete("Pod", pod["metadata"]["name"])
     try:
+        api.create(wanted)
         _await_start(api, name)
         yield name
     finally:
@@ -70,49 +82,77 @@ def _await_start(api: Api, name: str) -> None:
         if phase == "Running":
             return
         if phase in ("gone", "Failed", "Succeeded") or time.monotonic() > end:
-            events = [one for one in api.all("Event") if one["involvedObject"].get("name") == name]
-            said = events[-1].get("message", "") if events else "no event tells why"
             raise NotReady(
-                f"the pod {name}, which reads the results on its node, is {phase}: {said}; "
+                f"the pod {name}, which reads the results on its node, is {phase}: {_why(api, name, pod)}; "
                 f"kubectl -n {api.namespace} describe pod {name}"
             )
         time.sleep(_POLL_S)
 
 
+def _why(api: Api, name: str, pod: Object | None) -> str:
+    """What the newest warning about a pod says, or the pod itself."""
+    about = [one for one in api.all("Event") if one["involvedObject"].get("name") == name]
+    events = sorted(about, key=lambda one: (one.get("type") == "Warning", when(one)))
+    said = str((pod or {}).get("status", {}).get("message") or "")
+    return said or (str(events[-1].get("message", "")) if events else "") or "no event tells why"
+
+
 def _execute(api: Api, pod: str, command: list[str], out: IO[bytes]) -> None:
-    """Run a command in a pod; what it prints goes to `out` as it is."""
-    said = b""
+    """Run a command in a pod; what it prints goes to `out` as it is.
+
+    Raises:
+        RunFailed: it did not end well, or the connection broke.
+        NotReady: it is refused.
+    """
+    link = _connected(api, pod, command)
+    said = told = b""
     try:
-        link = stream.stream(
-            api.core.connect_get_namespaced_pod_exec,
-            pod,
-            api.namespace,
-            command=command,
-            stdin=False,
-            stdout=True,
-            stderr=True,
-            tty=False,
-            binary=True,
-            _preload_content=False,
-        )
         heard = time.monotonic()
-        while link.is_open():
+        more_to_come = True
+        while more_to_come:
+            # What came before the end may have been read, and not been taken yet.
+            more_to_come = link.is_open()
             link.update(timeout=1)
-            data, more = link.read_channel(1), link.read_channel(2)
+            data, more = link.read_channel(_OUT), link.read_channel(_ERRORS)
             out.write(data)
-            said = (said + more)[-2000:]
+            said, told = (said + more)[-2000:], told + link.read_channel(_END)
             heard = time.monotonic() if data or more else heard
             if time.monotonic() - heard > _SILENCE_S:
                 raise RunFailed(f"pod {pod} has sent nothing for {_SILENCE_S:.0f} s")
-        out.write(link.read_channel(1))
-        code = link.returncode
-    except (ApiException, AttributeError) as error:
-        # The client's own handling of a refused connection fails, and hides the refusal behind that.
-        refusal = error if isinstance(error, ApiException) else error.__context__
-        if not isinstance(refusal, ApiException):
-            raise
-        raise api.explained(refusal, f"execute a command in pod {pod}") from None
-    except (WebSocketException, urllib3.exceptions.HTTPError, OSError, TypeError, KeyError, IndexError) as error:
+    except (websocket.WebSocketException, OSError) as error:
         raise RunFailed(f"the connection to pod {pod} broke: {error}") from None
-    if code:
-        raise RunFailed(f"`{' '.join(command[:2])}` in pod {pod} ended with {code}: {said.decode(errors='replace')}")
+    finally:
+        link.close()
+    _judge_end(f"`{' '.join(command[:2])}` in pod {pod}", told, said.decode(errors="replace").strip())
+
+
+def _connected(api: Api, pod: str, command: list[str]) -> Any:
+    websocket.setdefaulttimeout(_SILENCE_S)
+    channels = {"stdin": False, "stdout": True, "stderr": True, "tty": False}
+    ask = api.core.connect_get_namespaced_pod_exec
+    try:
+        return stream.stream(ask, pod, api.namespace, command=command, **channels, binary=True, _preload_content=False)
+    except (ApiException, AttributeError, urllib3.exceptions.HTTPError, OSError) as error:
+        # The client hides what the API server answered behind failures of its own.
+        refusal = next((one for one in _behind(error) if isinstance(one, websocket.WebSocketBadStatusException)), None)
+        if refusal is None:
+            first = list(_behind(error))[-1]
+            raise RunFailed(f"no connection to pod {pod} through {api.address}: {first}") from None
+        answer = ApiException(status=refusal.status_code, reason=str(refusal))
+        answer.body = refusal.resp_body
+        raise api.explained(answer, f"execute a command in pod {pod}") from None
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def _judge_end(what: str, told: bytes, said: str) -> None:
+    try:
+        status = json.loads(told)
+    except ValueError:
+        raise RunFailed(f"the connection broke before the end of {what}") from None
+    if status.get("status") != "Success":
+        raise RunFailed(f"{what} failed: {said or status.get('message')}")
