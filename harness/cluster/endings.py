@@ -111,7 +111,9 @@ def _exit(case: Case, code: int, message: str) -> Diagnosis:
     if code == FINISHED_BUT_INVALID and said.get("state") == "finished":
         return Diagnosis("good", Cause.FINISHED)
     words = own_words(case, said) if said.get("state") in ("failed", "stopped") else ""
-    lines = [line for line in (case.seen.log_tail or message).splitlines() if line.strip()]
+    # Lines of state are for programs; a message of the kubelet may hold them, too.
+    printed = (case.seen.log_tail or message).splitlines()
+    lines = [line for line in printed if line.strip() and not line.startswith("{")]
     words = words or (lines[-1].strip() if lines else "")
     if code == 0:
         return Diagnosis("bad", Cause.STOPPED, words or f"{case.who} has ended; {case.show('logs ' + pod_name(case))}")
