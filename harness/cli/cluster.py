@@ -133,11 +133,13 @@ def start(place: _Place, root: str | None, source: str, check: bool, as_json: bo
     launcher = place.launcher()
     if check:
         different = launcher.compare(spec)
-        would = different is None and launcher.start(spec, place.node, dry_run=True)
-        show({"would_change": would, "diff": different or {}}, as_json, "would start" if would else "exists already")
+        would = not different and launcher.start(spec, place.node, dry_run=True)
+        shown = {"would_change": would, "diff": different or {}, "state": launcher.state(spec.run_id, spec.node)}
+        show(shown, as_json, "would start" if would else "exists already")
         return
     changed = launcher.start(spec, place.node)
-    said = {"changed": changed, "run_id": spec.run_id, "state": "running", "warnings": []}
+    state = "running" if changed else launcher.state(spec.run_id, spec.node)
+    said = {"changed": changed, "run_id": spec.run_id, "state": state, "warnings": []}
     show(said, as_json, f"{spec.run_id}  {'started' if changed else 'is there already'}")
 
 
@@ -149,8 +151,10 @@ def start(place: _Place, root: str | None, source: str, check: bool, as_json: bo
 @click.pass_obj
 def stop(place: _Place, root: str | None, run_id: str, check: bool, as_json: bool) -> None:
     """End a run by deleting its Job; its files stay on its claim."""
-    changed = place.launcher().stop(run_id, place.host, dry_run=check)
-    show({"changed": changed, "state": "stopped" if changed else "absent"}, as_json, f"run {run_id}: stopped")
+    launcher = place.launcher()
+    changed = launcher.stop(run_id, place.host, dry_run=check)
+    state = "stopped" if changed and not check else launcher.state(run_id, place.host)
+    show({"changed": changed, "state": state}, as_json, f"run {run_id}: {state}")
 
 
 @cluster.command()
@@ -204,11 +208,12 @@ def collect(place: _Place, sources: tuple[str, ...], into: Path, as_json: bool) 
 
 @cluster.command()
 @root_ignored
+@click.option("--check", is_flag=True, help="Change nothing; say whether there is anything to release.")
 @json_option
 @click.pass_obj
-def release(place: _Place, root: str | None, as_json: bool) -> None:
+def release(place: _Place, root: str | None, check: bool, as_json: bool) -> None:
     """Let the cluster remove a collected run's Jobs after a while; what is left of long collected ones goes now."""
-    changed = place.launcher().release([place.run_id, f"{place.run_id}{CALIBRATION}"])
+    changed = place.launcher().release([place.run_id, f"{place.run_id}{CALIBRATION}"], dry_run=check)
     show({"changed": changed}, as_json, "released" if changed else "was released already")
 
 

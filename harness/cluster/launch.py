@@ -18,6 +18,7 @@ from harness.spec import Spec
 GONE_S = 120.0
 COLLECTED = "mlperf/collected-unix"
 _POLL_S = 0.5
+_ENDS = {"Complete": "finished", "SuccessCriteriaMet": "finished", "Failed": "failed", "FailureTarget": "failed"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,10 +37,13 @@ class Launcher:
         """
         name = engine_name(run_id, config.name)
         there = self.api.read("Job", name)
-        if there is not None and ended(there) and not dry_run:
+        again = there is not None and bool(ended(there))
+        if again and not dry_run:
             self.engine_down(run_id, config.name)
         made = objects.engine_objects(self.cluster, run_id, node, config, self._owner(run_id, dry_run))
-        changed = self._make(made, f"engine {config.name} of run {run_id}", "take it down first", dry_run)
+        what = f"engine {config.name} of run {run_id}"
+        # What has ended would be taken away first; while it is there, nothing else can be judged.
+        changed = (again and dry_run) or self._make(made, what, "take it down first", dry_run)
         log = engines_root(run_id) / "engines" / config.name / "engine.log"
         state = first_state(config, log=str(log), progress="asking the cluster")
         return dataclasses.replace(state, url=engine_url(self.cluster, run_id, config), changed=changed)
@@ -72,12 +76,17 @@ class Launcher:
             return None
         return differences(json.loads(there["data"]["spec.json"]), spec.model_dump(mode="json"))
 
+    def state(self, run_id: str, host: str) -> str:
+        """A run's Job on a host: running, finished, failed, or absent."""
+        there = self.api.read("Job", run_name(run_id, host))
+        return (ended(there) or "running") if there else "absent"
+
     def stop(self, run_id: str, host: str, *, dry_run: bool = False) -> bool:
         """End a run by deleting its Job; its files stay on the claim. Whether there was one that had not ended."""
+        runs = self.state(run_id, host) == "running"
+        if not runs or dry_run:
+            return runs
         name = run_name(run_id, host)
-        there = self.api.read("Job", name)
-        if there is None or ended(there) or dry_run:
-            return there is not None and not ended(there)
         self.api.delete("Job", name)
         self._await_end(name)
         return True
@@ -88,24 +97,33 @@ class Launcher:
         found = sorted(self.api.all("Job", selector), key=lambda job: str(job["metadata"]["creationTimestamp"]))
         return [_told(job) for job in found]
 
-    def release(self, run_ids: Sequence[str]) -> bool:
+    def release(self, run_ids: Sequence[str], *, dry_run: bool = False) -> bool:
         """Let the cluster remove collected runs' finished Jobs after `keep_s`; whether that is new.
 
-        What is left of runs that were collected longer ago is removed now.
+        What is left of runs that were collected longer ago is removed now, which is the only way where a Job's time to
+        live cannot be set later.
         """
-        changed = False
-        for job in self.api.all("Job", f"{objects.RUN} in ({','.join(map(slug, run_ids))})"):
-            if ended(job) and "ttlSecondsAfterFinished" not in job["spec"]:
-                change = {"spec": {"ttlSecondsAfterFinished": self.cluster.keep_s}}
-                changed |= self.api.patch("Job", job["metadata"]["name"], change) is not None
-        now = time.time()
-        for owner in self.api.all("ConfigMap", f"{objects.COMPONENT}=asked"):
-            name, notes = owner["metadata"]["name"], owner["metadata"].get("annotations", {})
-            if notes.get(objects.RUN_ID) in run_ids and COLLECTED not in notes:
-                self.api.patch("ConfigMap", name, {"metadata": {"annotations": {COLLECTED: f"{now:.0f}"}}})
-            elif now - float(notes.get(COLLECTED, now)) > self.cluster.keep_s:
-                self.api.delete("ConfigMap", name)
+        jobs = self.api.all("Job", f"{objects.RUN} in ({','.join(map(slug, run_ids))})")
+        held = [job for job in jobs if ended(job) and "ttlSecondsAfterFinished" not in job["spec"]]
+        owners = self.api.all("ConfigMap", f"{objects.COMPONENT}=asked")
+        new = [one for one in owners if _notes(one).get(objects.RUN_ID) in run_ids and COLLECTED not in _notes(one)]
+        changed = bool(held if self.api.jobs_change else new)
+        if not dry_run:
+            change = {"spec": {"ttlSecondsAfterFinished": self.cluster.keep_s}}
+            for job in held if self.api.jobs_change else ():
+                self.api.patch("Job", job["metadata"]["name"], change)
+            self._sweep(owners, new)
         return changed
+
+    def _sweep(self, owners: Sequence[Object], new: Sequence[Object]) -> None:
+        """Note that the `new` runs were collected, and delete what is left of those that were so for long."""
+        now = time.time()
+        for owner in new:
+            noted = {"metadata": {"annotations": {COLLECTED: f"{now:.0f}"}}}
+            self.api.patch("ConfigMap", owner["metadata"]["name"], noted)
+        for owner in owners:
+            if now - float(_notes(owner).get(COLLECTED, now)) > self.cluster.keep_s:
+                self.api.delete("ConfigMap", owner["metadata"]["name"])
 
     def owner(self, run_id: str) -> Object:
         """The ConfigMap that owns a run's objects, made where it is missing."""
@@ -138,11 +156,15 @@ class Launcher:
 
 
 def ended(job: Object) -> str:
-    """`finished` or `failed` for a Job that has ended, else empty."""
+    """`finished` or `failed` for a Job that has ended, or is sure to as soon as its pod is gone; else empty."""
     for condition in job.get("status", {}).get("conditions") or ():
-        if condition["status"] == "True" and condition["type"] in ("Complete", "Failed"):
-            return "finished" if condition["type"] == "Complete" else "failed"
+        if condition["status"] == "True" and condition["type"] in _ENDS:
+            return _ENDS[condition["type"]]
     return ""
+
+
+def _notes(thing: Object) -> dict[str, str]:
+    return thing["metadata"].get("annotations") or {}
 
 
 def _told(job: Object) -> Object:

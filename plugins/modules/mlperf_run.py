@@ -129,6 +129,7 @@ def check(module: Any, before: str) -> Dict[str, Any]:
                 "after": {key: new for key, (old, new) in answer["diff"].items()},
             },
         }
+    before = answer.get("state", before)
     return told(module.params, answer["would_change"], before, before)
 
 
@@ -136,12 +137,13 @@ def stop_on_cluster(module: Any) -> Dict[str, Any]:
     """End the run's Job, or say whether that would change anything."""
     words = ["stop", module.params["run_id"]] + (["--check"] if module.check_mode else [])
     answer = call(module, words)
-    return told(module.params, answer["changed"], answer["state"], "running" if answer["changed"] else "absent")
+    return told(module.params, answer["changed"], answer["state"], "running" if answer["changed"] else answer["state"])
 
 
 def release(module: Any) -> Dict[str, Any]:
     """Let the cluster remove the run's Jobs in due time."""
-    changed = on_cluster(module) and not module.check_mode and call(module, ["release"])["changed"]
+    words = ["release"] + (["--check"] if module.check_mode else [])
+    changed = on_cluster(module) and call(module, words)["changed"]
     return told(module.params, changed, "released", "finished")
 
 
