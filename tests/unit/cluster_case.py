@@ -1,0 +1,105 @@
+"""What tests of the cluster launcher share: nodes with claims, a launcher for any credentials, and a bounded look."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.cluster.api import Api
+from harness.cluster.causes import Kind
+from harness.cluster.launch import Launcher
+from harness.cluster.rights import RIGHTS, Right
+from harness.cluster.settings import ROOT, parse_cluster
+from harness.cluster.watch import looks
+from harness.engine import EngineConfig, parse_config
+from harness.spec import Spec, parse_spec
+from tests.cluster import ADMIN, Cluster
+from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
+
+IMAGE = "registry.example.org/node@sha256:" + "a" * 64
+OPERATOR = "operator"
+Object = dict[str, Any]
+
+
+def furnish(cluster: Cluster, *nodes: str, gpus: int = 1) -> None:
+    """Nodes with their claims, and what the objects of a benchmark refer to."""
+    cluster.service_account("mlperf-runner")
+    cluster.runtime_class()
+    for node in nodes:
+        cluster.node(node, gpus=gpus)
+        for claim in ("runs", "model", "dataset"):
+            cluster.claim(f"{claim}-{node}", None, node=node)
+
+
+def launcher(cluster: Cluster, token: str = ADMIN, patience_s: float = 1.0, **settings: Any) -> Launcher:
+    """What starts and ends things, as the bearer of a token."""
+    api = Api(cluster.namespace, cluster.kubeconfig(token), patience_s=patience_s)
+    return Launcher(api, parse_cluster({"image": IMAGE, **settings}))
+
+
+def operator(cluster: Cluster, rights: Sequence[Right] = RIGHTS) -> None:
+    """Let there be a user who has just these rights."""
+    rules = [
+        (right.everywhere, {"apiGroups": [right.group], "resources": [right.resource], "verbs": list(right.verbs)})
+        for right in rights
+    ]
+    cluster.user(OPERATOR, [rule for wide, rule in rules if not wide], [rule for wide, rule in rules if wide])
+
+
+def engine(name: str = "e1", **more: Any) -> EngineConfig:
+    """Settings of an engine."""
+    return parse_config({"name": name, "model": str(ROOT / "model"), "host": "0.0.0.0", "port": 8000, **more})
+
+
+def spec(run_id: str = "r1", node: str = "n1", **more: Any) -> Spec:
+    """What a LoadGen is asked."""
+    engines = [{"name": "e1", "url": "http://e1:8000", "node": node}]
+    paths = {"model": str(ROOT / "model"), "dataset": str(ROOT / "dataset" / "cnn_eval.json")}
+    return parse_spec({"run_id": run_id, "node": node, "samples": 5, "engines": engines, **paths, **more})
+
+
+def names(cluster: Cluster) -> list[str]:
+    """Everything that a benchmark has made."""
+    found = [one["metadata"] for kind in (CONFIG_MAP, SERVICE, JOB, POD) for one in cluster.all(kind)]
+    return sorted(one["name"] for one in found if "mlperf/run" in one.get("labels", {}))
+
+
+def pod(cluster: Cluster) -> str:
+    """The name of the only pod, once there is one."""
+    return str(soon(lambda: cluster.all(POD))[0]["metadata"]["name"])
+
+
+def soon(what: Callable[[], Any], seconds: float = 5.0) -> Any:
+    """What a look gives once it gives something."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "not within the time"
+        time.sleep(0.02)
+    return found
+
+
+def see(
+    starter: Launcher,
+    kind: Kind = "run",
+    until: Callable[[Object], Any] = lambda look: look["records"] and look["records"][0]["state"] == "failed",
+    *,
+    node: str = "n1",
+    interval_s: float = 0.2,
+    seconds: float = 8.0,
+    then: Callable[[], None] | None = None,
+) -> Object:
+    """The first look at engine e1 or the run on n1 for which it holds; `then` is done after the first look."""
+    began = time.monotonic()
+    look: Object = {}
+    for look in looks(starter.api, kind, "r1", ["e1" if kind == "engine" else node], node, interval_s):
+        if then is not None:
+            then()
+            then = None
+        if until(look):
+            return look
+        assert time.monotonic() - began < seconds, look
+    raise AssertionError(f"watching has ended with {look}")
+
+
+def failure(starter: Launcher, kind: Kind = "run", **more: Any) -> str:
+    """Why it has failed, once it has."""
+    return str(see(starter, kind, **more)["records"][0]["reason"])

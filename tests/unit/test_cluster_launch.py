@@ -1,0 +1,250 @@
+"""Engines and runs on the double of a cluster: made once, told apart, ended, let go of; and an API that is not well."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cluster import api as apis
+from harness.cluster import launch, watch
+from harness.cluster.api import Api, Away
+from harness.errors import BadInput, NotReady
+from tests.cluster import Cluster, scripts
+from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
+from tests.unit.cluster_case import engine, failure, furnish, launcher, names, see, soon, spec
+
+RUNNING = [scripts.Running(), scripts.Log('{"state": "running", "phase": "performance"}')]
+READY = [scripts.Running(), scripts.Log('{"state": "ready"}')]
+GONE_BY_KEEPING = 8 * 86_400
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setattr(watch, "SOONEST_S", 0.1)
+    with Cluster() as found:
+        furnish(found, "n1", "n2")
+        found.script("engine-*", READY)
+        found.script("run-*", RUNNING)
+        yield found
+
+
+def test_an_engine_is_made_once_and_taken_down_once(cluster: Cluster) -> None:
+    starter = launcher(cluster)
+    assert starter.engine_up("r1", "n1", engine(), dry_run=True).changed is True
+    assert names(cluster) == []
+    first = starter.engine_up("r1", "n1", engine())
+    assert (first.changed, first.url) == (True, "http://engine-r1-e1.mlperf.svc:8000")
+    for dry_run in (True, False):
+        assert starter.engine_up("r1", "n1", engine(), dry_run=dry_run).changed is False
+    with pytest.raises(BadInput, match=r"engine e1 of run r1 .*\(max_num_seqs: it has None, you ask 8\); take it down"):
+        starter.engine_up("r1", "n1", engine(max_num_seqs=8))
+    name = soon(lambda: cluster.all(POD))[0]["metadata"]["name"]
+    assert starter.engine_down("r1", "e1", dry_run=True) is True
+    assert cluster.find(POD, name)
+    assert [starter.engine_down("r1", "e1") for _ in range(2)] == [True, False]
+    assert cluster.all(POD) == []
+    assert names(cluster) == ["mlperf-r1"]
+
+
+def test_taking_down_waits_for_the_pod_and_says_so_when_it_does_not_end(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "GONE_S", 1.0)
+    starter = launcher(cluster)
+    starter.engine_up("r1", "n1", engine())
+    soon(lambda: [one for one in cluster.all(POD) if one["status"].get("phase") == "Running"])
+    cluster.lose_node("n1", silent_s=0.1)
+    with pytest.raises(NotReady, match=r"engine-r1-e1 has not ended 1 s after .*; its node may be lost: kubectl"):
+        starter.engine_down("r1", "e1")
+
+
+def test_an_engine_that_has_failed_is_made_again(cluster: Cluster) -> None:
+    cluster.script("engine-*", scripts.exits(4), times=1)
+    starter = launcher(cluster)
+    starter.engine_up("r1", "n1", engine())
+    assert "exit code 4" in failure(starter, "engine")
+    before = cluster.find(JOB, "engine-r1-e1")
+    # Also with other settings: what has failed holds nobody up.
+    assert starter.engine_up("r1", "n1", engine(max_num_seqs=8), dry_run=True).changed is True
+    assert cluster.find(JOB, "engine-r1-e1") == before
+    assert starter.engine_up("r1", "n1", engine(max_num_seqs=8)).changed is True
+    see(starter, "engine", lambda look: look["records"][0]["state"] == "ready")
+
+
+def test_a_run_is_started_once_compared_and_stopped(cluster: Cluster) -> None:
+    starter = launcher(cluster)
+    assert starter.compare(spec()) is None
+    assert starter.start(spec(), "n1", dry_run=True) is True
+    assert names(cluster) == []
+    assert [starter.start(spec(), "n1") for _ in range(2)] == [True, False]
+    assert starter.compare(spec()) == {}
+    assert starter.compare(spec(samples=6)) == {"samples": (5, 6)}
+    with pytest.raises(BadInput, match=r"run_id r1 .*\(samples: it has 5, you ask 6\); choose another run_id"):
+        starter.start(spec(samples=6), "n1")
+    assert starter.start(spec(node="n2"), "n2") is True
+    assert [one["state"] for one in starter.runs("n1")] == ["running"]
+    assert len(starter.runs()) == 2
+    assert starter.stop("r1", "n1", dry_run=True) is True
+    assert [starter.stop("r1", "n1") for _ in range(2)] == [True, False]
+    assert [one["metadata"]["name"] for one in cluster.all(JOB)] == ["run-r1-n2"]
+    assert (starter.state("r1", "n1"), starter.state("r1", "n2")) == ("absent", "running")
+    # One delete cleans the rest.
+    cluster.delete(CONFIG_MAP, "mlperf-r1")
+    soon(lambda: names(cluster) == [])
+
+
+def test_a_collected_run_is_let_go_of_and_what_is_left_of_old_ones_is_swept(cluster: Cluster) -> None:
+    cluster.script("run-*", scripts.exits(0, '{"state": "finished"}'))
+    starter = launcher(cluster)
+    for run_id in ("r1", "old", "mine"):
+        starter.start(spec(run_id), "n1")
+    soon(lambda: [one["state"] for one in starter.runs()] == 3 * ["finished"])
+    assert starter.release(["r1"], dry_run=True) is True
+    assert "ttlSecondsAfterFinished" not in (cluster.find(JOB, "run-r1-n1") or {})["spec"]
+
+    def age(owner: dict[str, Any]) -> None:
+        owner["metadata"]["annotations"][launch.COLLECTED] = f"{time.time() - GONE_BY_KEEPING:.0f}"
+
+    cluster.edit(CONFIG_MAP, "mlperf-old", age)
+    assert [starter.release(["r1"]) for _ in range(2)] == [True, False]
+    assert starter.release(["r1"], dry_run=True) is False
+    job, owner = cluster.find(JOB, "run-r1-n1"), cluster.find(CONFIG_MAP, "mlperf-r1")
+    assert job and owner
+    assert job["spec"]["ttlSecondsAfterFinished"] >= 86_400
+    assert float(owner["metadata"]["annotations"][launch.COLLECTED]) == pytest.approx(time.time(), abs=60)
+    assert "ttlSecondsAfterFinished" not in (cluster.find(JOB, "run-mine-n1") or {})["spec"]
+    soon(lambda: not cluster.find(CONFIG_MAP, "mlperf-old") and not cluster.find(JOB, "run-old-n1"))
+    assert cluster.find(CONFIG_MAP, "mlperf-mine")
+
+
+def test_a_job_that_still_runs_is_not_let_go_of(cluster: Cluster) -> None:
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    assert starter.release(["r1"]) is False
+    assert "ttlSecondsAfterFinished" not in (cluster.find(JOB, "run-r1-n1") or {})["spec"]
+
+
+def test_what_is_still_being_deleted_is_waited_for(cluster: Cluster) -> None:
+    starter = launcher(cluster)
+    starter.owner("r1")
+    cluster.edit(CONFIG_MAP, "mlperf-r1", lambda new: new["metadata"].update(finalizers=["example.org/held"]))
+    cluster.delete(CONFIG_MAP, "mlperf-r1")
+    with pytest.raises(NotReady, match=r"ConfigMap mlperf-r1 is still being deleted; try again"):
+        starter.owner("r1")
+    free = threading.Timer(
+        0.3, cluster.edit, [CONFIG_MAP, "mlperf-r1", lambda new: new["metadata"].pop("finalizers", None)]
+    )
+    free.start()
+    assert "deletionTimestamp" not in starter.owner("r1")["metadata"]
+    free.join()
+
+
+@pytest.mark.parametrize("trouble", ["none", "dropped", "expired in the stream", "expired", "refused"])
+def test_a_change_wakes_the_looker_and_a_watch_that_breaks_costs_no_more_than_the_interval(
+    cluster: Cluster, trouble: str
+) -> None:
+    ended = threading.Event()
+    cluster.script("run-*", [*RUNNING, scripts.Until(ended.is_set), scripts.Exit(4)])
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    see(starter, until=lambda look: look["records"][0]["phase"] == "performance")
+    if trouble == "dropped":
+        cluster.drop_watches(times=100)
+    if trouble == "refused":
+        cluster.fail(429, "watch", times=None)
+    later = threading.Timer(0.5, ended.set)
+    if trouble.startswith("expired"):
+        later = threading.Timer(0.5, lambda: (cluster.expire(in_stream="stream" in trouble), ended.set()))
+    later.start()
+    began, interval_s = time.monotonic(), 30.0 if trouble == "none" else 2.5
+    assert "exit code 4" in failure(starter, interval_s=interval_s)
+    assert time.monotonic() - began < (2.0 if trouble == "none" else 5.0)
+    later.join()
+
+
+def test_a_change_between_looking_and_watching_is_not_missed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    cluster.script("run-*", [*RUNNING, scripts.Until(ended.is_set), scripts.Exit(4)])
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    soon(lambda: "terminated" in str(cluster.all(POD)) or "running" in str(cluster.all(POD)))
+
+    def end_first(self: Api, *words: Any) -> None:
+        ended.set()
+        soon(lambda: "terminated" in str(cluster.all(POD)))
+        wait(self, *words)
+
+    wait = Api.wait
+    monkeypatch.setattr(Api, "wait", end_first)
+    began = time.monotonic()
+    assert "exit code 4" in failure(starter, interval_s=30.0)
+    assert time.monotonic() - began < 4.0
+
+
+def test_a_server_that_is_away_is_said_within_seconds_and_nothing_is_lost(cluster: Cluster) -> None:
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    see(starter, until=lambda look: look["records"][0]["phase"] == "performance")
+    cluster.down()
+    began = time.monotonic()
+    away = see(starter, until=lambda look: look["away"])
+    assert time.monotonic() - began < 4.0
+    assert away["records"] is None
+    assert f"the API server {cluster.url} does not answer" in away["away"]
+    with pytest.raises(Away, match="does not answer"):
+        starter.engine_up("r1", "n1", engine())
+    back = see(
+        starter, until=lambda look: look["records"] and look["records"][0]["state"] == "running", then=cluster.up
+    )
+    assert back["records"][0]["phase"] == "performance"
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_a_server_that_is_busy_is_asked_again(cluster: Cluster, code: int) -> None:
+    starter = launcher(cluster, patience_s=3.0)
+    cluster.fail(code, times=1)
+    cluster.fail(code, "create", "jobs", times=1)
+    assert starter.engine_up("r1", "n1", engine()).changed is True
+    cluster.fail(code, times=None)
+    busy = launcher(cluster)
+    with pytest.raises(Away, match="is not well: "):
+        busy.start(spec(), "n1")
+
+
+def test_an_answer_that_was_lost_leaves_one_object(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apis, "ANSWER_S", 0.5)
+    starter = launcher(cluster, patience_s=4.0)
+    cluster.slow(1.0, "create", "jobs", times=1)
+    starter.engine_up("r1", "n1", engine())
+    assert len(cluster.all(JOB)) == len(cluster.all(SERVICE)) == 1
+
+
+def test_a_slow_server_is_slow_and_no_more(cluster: Cluster) -> None:
+    starter = launcher(cluster)
+    cluster.slow(0.2)
+    assert starter.start(spec(), "n1") is True
+    see(starter, until=lambda look: look["records"][0]["phase"] == "performance")
+
+
+def test_credentials_that_nobody_knows(cluster: Cluster) -> None:
+    stranger = launcher(cluster, "stranger")
+    with pytest.raises(NotReady, match=r"does not know these credentials \(Unauthorized\); renew them"):
+        stranger.start(spec(), "n1")
+
+
+def test_credentials_that_do_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="give --kubeconfig"):
+        Api("mlperf", tmp_path / "absent")
+
+
+def test_a_log_that_does_not_come_keeps_nothing_else_waiting(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apis, "LOG_S", 0.5)
+    cluster.slow(20.0, resource="pods/log")
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    began = time.monotonic()
+    see(starter, until=lambda look: look["records"][0]["phase"] == "starting its container")
+    assert time.monotonic() - began < watch.SOONEST_S + 3.0
