@@ -1,0 +1,26 @@
+"""What starts engines and runs when nobody says: a cluster where its credentials are; never one on inventory/local."""
+
+from pathlib import Path
+
+import yaml
+
+from tests.unit.role_values import ROLES, value
+
+
+def default(kubeconfig: str) -> str:
+    return str(value("harness", "harness_launcher", harness_kubeconfig=kubeconfig))
+
+
+def test_credentials_on_this_machine_decide(tmp_path: Path) -> None:
+    there, gone = tmp_path / "config", tmp_path / "gone"
+    there.write_text("{}")
+    assert default(str(there)) == default(f"{there}:{gone}") == "kubernetes"
+    assert default(str(gone)) == default("") == "process"
+
+
+def test_this_machine_as_two_nodes_never_touches_a_cluster() -> None:
+    folder = ROLES.parent / "inventory" / "local"
+    settings = yaml.safe_load((folder / "group_vars" / "gpu_nodes.yml").read_text())
+    assert settings["harness_launcher"] == "process"
+    hosts = yaml.safe_load((folder / "hosts.yml").read_text())
+    assert hosts["cluster"]["hosts"] == hosts["controller"]["hosts"] == {}
