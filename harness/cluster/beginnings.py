@@ -35,9 +35,10 @@ def not_created(case: Case) -> Diagnosis | None:
                 return Diagnosis("waiting", cause, reason, patience_s, f"waiting: {cause}")
         reason = f"the cluster refuses the pod of {case.who}: {short(message)}; {case.show()}"
         return Diagnosis("waiting", Cause.POD_REFUSED, reason, 30.0, "waiting for its pod")
-    # Volcano makes no pod before there is room for all.
-    pending = next(case.messages("PodGroupPending"), None)
-    return _unschedulable(case, pending) if pending else None
+    # Volcano makes no pod before its queue and the cluster have room for all; its scheduler says which has none, and
+    # its controller only that the pods are not ready.
+    pending = sorted(case.messages("PodGroupPending", "Unschedulable"), key=lambda said: "group is not ready" in said)
+    return _unschedulable(case, pending[0]) if pending else None
 
 
 def not_scheduled(case: Case) -> Diagnosis | None:

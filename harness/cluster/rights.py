@@ -32,7 +32,7 @@ RIGHTS = (
     Right("", "nodes", ("get",), "GPUs there are, and nodes that are lost", everywhere=True, needed="never"),
 )
 VOLCANO = (
-    Right("batch.volcano.sh", "jobs", ("get", "list", "create", "patch", "delete"), "engines and runs"),
+    Right("batch.volcano.sh", "jobs", ("get", "list", "create", "delete"), "engines and runs"),
     Right("batch.volcano.sh", "jobs/status", ("get",), "what TorchX says of them"),
 )
 ON_VOLCANO = (*VOLCANO, *(right for right in RIGHTS if right.group != "batch"))

@@ -1,6 +1,7 @@
 """A cluster whose Jobs are jobs of Volcano, made through TorchX: to its callers they look like batch/v1 Jobs."""
 
 import ast
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from harness.cluster import objects, torchx
 from harness.cluster.api import PATIENCE_S, Api, Forbidden, Object
 from harness.cluster.rights import ON_VOLCANO
 from harness.cluster.settings import Cluster, slug
-from harness.errors import NotReady
+from harness.errors import BadInput, NotReady
 
 _KIND = ("batch.volcano.sh", "v1alpha1")
 _SESSION = "mlperf"
+_UID = 36
+_GO_MESSAGE = re.compile(r'StatusError\{.*?\bMessage:"((?:[^"\\]|\\.)*)"', re.S)
 _CONDITIONS = {AppState.SUCCEEDED: "Complete", AppState.FAILED: "Failed", AppState.CANCELLED: "Failed"}
 
 
@@ -30,6 +33,8 @@ class TorchxApi(Api):
     """
 
     rights = ON_VOLCANO
+    # Volcano's admission refuses changes of what was asked.
+    jobs_change = False
 
     def __init__(
         self,
@@ -123,7 +128,9 @@ class TorchxApi(Api):
         return _as_batch(found, known if said is AppState.UNKNOWN else said)
 
     def all(self, kind: str, selector: str = "", **more: Any) -> list[Object]:
-        """As `Api.all`."""
+        """As `Api.all`; an event of a job's PodGroup is the job's."""
+        if kind == "Event":
+            return [_plain_event(event) for event in super().all(kind, selector, **more)]
         if kind != "Job":
             return super().all(kind, selector, **more)
         call, words = self._jobs.list_namespaced_custom_object, (*_KIND, self.namespace, "jobs")
@@ -138,10 +145,10 @@ class TorchxApi(Api):
         return self._of_job(name, "delete", call, propagation_policy="Background") is not None
 
     def patch(self, kind: str, name: str, change: Object) -> Object | None:
-        """As `Api.patch`."""
-        if kind != "Job":
-            return super().patch(kind, name, change)
-        return self._of_job(name, "patch", self._jobs.patch_namespaced_custom_object, change)
+        """As `Api.patch`; never a Job."""
+        if kind == "Job":
+            raise BadInput(f"job {name} of Volcano cannot be changed once it is there; delete it and make another")
+        return super().patch(kind, name, change)
 
     def _refuse_more_gpus(self, job: Object) -> None:
         node = torchx.node_of(job)
@@ -176,6 +183,19 @@ def dryrun(
     info = runner.dryrun(torchx.application(torchx.job_name(name), jobs), torchx.SCHEDULER, settings, workspace=None)
     info.request.resource = torchx.complete(info.request.resource, jobs, name)
     return info
+
+
+def _plain_event(event: Object) -> Object:
+    """An event in plain words, about the job where it is about its PodGroup."""
+    about = event["involvedObject"]
+    if about.get("kind") == "PodGroup":
+        # It is named JOB-UID, by the job's uid.
+        about = {**about, "uid": about["name"][-_UID:]}
+    message = str(event.get("message", ""))
+    # A refusal is told as Go writes its struct down.
+    if said := _GO_MESSAGE.search(message):
+        message = ast.literal_eval(f'"{said[1]}"')
+    return {**event, "involvedObject": about, "message": message}
 
 
 def _phase(found: Object) -> str:

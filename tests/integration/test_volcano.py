@@ -91,7 +91,7 @@ def test_it_is_installed_once_pinned_and_its_queue_is_made_when_it_is_up(cluster
     queue, role, binding = json.loads((cluster.folder / "objects.json").read_text())["items"]
     assert (queue["metadata"], queue["spec"]["weight"]) == ({"name": "benchmarks"}, 4)
     assert role["rules"][0] == {
-        "apiGroups": ["batch.volcano.sh"], "resources": ["jobs"], "verbs": ["get", "list", "create", "patch", "delete"],
+        "apiGroups": ["batch.volcano.sh"], "resources": ["jobs"], "verbs": ["get", "list", "create", "delete"],
     }  # fmt: skip
     assert binding["subjects"][0]["name"] == "mlperf-operator"
     assert cluster.play(volcano_queue="benchmarks", volcano_queue_settings={"weight": 4}) == 0, cluster.output

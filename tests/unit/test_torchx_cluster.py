@@ -1,0 +1,199 @@
+"""Launcher torchx against the double with Volcano: names, ends, what is waited for, and what is left."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from harness.cluster import launch, torchx, watch
+from harness.cluster.launch import Launcher
+from harness.cluster.rights import ON_VOLCANO
+from harness.cluster.settings import parse_cluster
+from harness.cluster.volcano import TorchxApi
+from harness.errors import BadInput
+from tests.cluster import ADMIN, Cluster, scripts
+from tests.cluster.kinds import CONFIG_MAP, JOB, POD, VOLCANO_GROUP, VOLCANO_JOB
+from tests.unit import cluster_case
+from tests.unit.cluster_case import IMAGE, OPERATOR, Object, engine, failure, furnish, operator, see, soon, spec
+
+RUN = "20261125-093000-server-13368"
+NODE = "gpu-017.cluster.hpc.example.org"
+RUNNING = [scripts.Running(), scripts.Log('{"state": "running", "phase": "performance"}')]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster() as found:
+        furnish(found, "n1", gpus=2)
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SOONEST_S", 0.1)
+
+
+def launcher(cluster: Cluster, token: str = ADMIN, queue: str = "default") -> Launcher:
+    api = TorchxApi(cluster.namespace, cluster.kubeconfig(token), patience_s=1.0, queue=queue)
+    return Launcher(api, parse_cluster({"image": IMAGE, "queue": queue}))
+
+
+def names(cluster: Cluster) -> list[str]:
+    found = [one["metadata"]["name"] for kind in (VOLCANO_JOB, VOLCANO_GROUP, JOB, POD) for one in cluster.all(kind)]
+    return [*found, *cluster_case.names(cluster)]
+
+
+def test_names_of_everyday_length_fit_and_pods_are_found_by_them(cluster: Cluster) -> None:
+    furnish_another(cluster, NODE)
+    cluster.script("*", RUNNING)
+    starter = launcher(cluster)
+    starter.start(spec(RUN, NODE), NODE)
+    for number in range(2):
+        starter.engine_up(RUN, NODE, engine(f"{NODE}-{number}", port=8000 + number))
+    pods = soon(lambda: len(cluster.all(POD)) == 3 and cluster.all(POD))
+    assert len({pod["metadata"]["name"] for pod in pods}) == 3
+    for pod in pods:
+        values = [pod["metadata"]["name"], *pod["metadata"]["labels"].values()]
+        assert all(len(value) <= 63 for value in values), values
+        (found,) = starter.api.all("Pod", f"mlperf/name={pod['metadata']['labels']['mlperf/name']}")
+        assert found["metadata"]["name"] == pod["metadata"]["name"]
+        # What `torchx log` looks for.
+        role = pod["metadata"]["labels"]["torchx.pytorch.org/role-name"]
+        job = pod["metadata"]["labels"]["volcano.sh/job-name"]
+        assert pod["metadata"]["name"] == f"{job}-{role}-0-0"
+    assert [one["run_id"] for one in starter.runs(NODE)] == [RUN]
+
+
+def furnish_another(cluster: Cluster, node: str) -> None:
+    cluster.node(node, gpus=2)
+    for claim in ("runs", "model", "dataset"):
+        cluster.claim(f"{claim}-{node}", None, node=node)
+
+
+def test_an_engine_is_gone_with_its_pod_when_it_was_taken_down(cluster: Cluster) -> None:
+    cluster.script("engine-*", [scripts.Running(), scripts.Log('{"state": "ready", "url": "http://e1:8000"}')])
+    starter = launcher(cluster)
+    assert [starter.engine_up("r1", "n1", engine()).changed for _ in range(2)] == [True, False]
+    see(starter, "engine", lambda look: look["records"][0]["state"] == "ready")
+    assert [starter.engine_down("r1", "e1") for _ in range(2)] == [True, False]
+    assert cluster.all(POD) == [] and cluster.all(VOLCANO_JOB) == []
+    soon(lambda: cluster.all(VOLCANO_GROUP) == [])
+    assert starter.engine_up("r1", "n1", engine()).changed is True
+
+
+def test_an_engine_that_has_ended_is_made_anew(cluster: Cluster) -> None:
+    cluster.script("engine-*", scripts.exits(0), times=1)
+    starter = launcher(cluster)
+    starter.engine_up("r1", "n1", engine())
+    assert "before it was taken down" in failure(starter, "engine")
+    cluster.script("engine-*", RUNNING)
+    assert starter.engine_up("r1", "n1", engine()).changed is True
+    soon(lambda: [pod["status"]["phase"] for pod in cluster.all(POD)] == ["Running"])
+
+
+def test_never_more_gpus_than_there_are(cluster: Cluster) -> None:
+    starter = launcher(cluster)
+    with pytest.raises(BadInput, match=r"of node n1 ask for 4 nvidia\.com/gpu, it has 2; lower"):
+        starter.engine_up("r1", "n1", engine(tensor_parallel=4))
+    assert cluster.all(VOLCANO_JOB) == []
+
+
+def small_queue(cluster: Cluster) -> Launcher:
+    cluster.queue("small", {"nvidia.com/gpu": "0"})
+    return launcher(cluster, queue="small")
+
+
+def taken_gpus(cluster: Cluster) -> Launcher:
+    other = launcher(cluster)
+    other.engine_up("other", "n1", engine("e2", tensor_parallel=2, port=8001))
+    soon(lambda: cluster.all(POD) and cluster.all(POD)[0]["spec"].get("nodeName"))
+    cluster.node("n3", gpus=8)
+    return other
+
+
+def no_account(cluster: Cluster) -> Launcher:
+    starter = launcher(cluster)
+    return Launcher(starter.api, starter.cluster.model_copy(update={"service_account": "nobody"}))
+
+
+@pytest.mark.parametrize(
+    ("arrange", "words"),
+    [
+        (small_queue, "queue resource quota insufficient: insufficient nvidia.com/gpu; "),
+        (taken_gpus, "1 Insufficient nvidia.com/gpu; `kubectl get pods -A -o wide` shows who has it"),
+        (no_account, 'mlperf/nobody: serviceaccount "nobody" not found; make it, or set service_account'),
+    ],
+)
+def test_what_keeps_a_job_waiting_is_said_at_once(cluster: Cluster, arrange: object, words: str) -> None:
+    cluster.script("*", RUNNING)
+    starter: Launcher = arrange(cluster)  # type: ignore[operator]
+    starter.engine_up("r1", "n1", engine())
+    look = see(starter, "engine", lambda look: words in str(look["records"][0].get("progress")))
+    said = str(look["records"][0]["progress"])
+    assert "ErrStatus" not in said and "pod group is not ready" not in said
+
+
+def test_how_a_pod_ended_is_told_by_what_volcano_left_of_it(cluster: Cluster) -> None:
+    cluster.script("run-*", scripts.killed_for_memory())
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    assert "run n1 was killed for memory: it took more than its limit of 8Gi" in failure(starter)
+    soon(lambda: starter.state("r1", "n1") == "failed")
+    starter.stop("r1", "n1")
+
+
+def test_an_evicted_run_and_a_deleted_job_are_told_apart(cluster: Cluster) -> None:
+    cluster.script("run-*", RUNNING)
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    going = soon(lambda: [one for one in cluster.all(POD) if one["status"]["phase"] == "Running"])
+    told = failure(starter, then=lambda: cluster.evict(going[0]["metadata"]["name"]))
+    assert "evicted through the API, as `kubectl drain` does" in told
+    soon(lambda: starter.state("r1", "n1") == "failed" and not cluster.all(POD))
+    assert starter.stop("r1", "n1") is False
+
+
+def test_a_job_that_someone_deletes_is_told(cluster: Cluster) -> None:
+    cluster.script("run-*", RUNNING)
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    soon(lambda: cluster.all(POD))
+    (job,) = cluster.all(VOLCANO_JOB)
+    told = failure(starter, then=lambda: cluster.delete_volcano_job(job["metadata"]["name"]))
+    assert "was deleted by someone" in told
+
+
+def test_a_run_is_stopped_with_its_pod(cluster: Cluster) -> None:
+    cluster.script("run-*", RUNNING)
+    starter = launcher(cluster)
+    assert [starter.start(spec(), "n1") for _ in range(2)] == [True, False]
+    soon(lambda: cluster.all(POD))
+    assert [starter.stop("r1", "n1") for _ in range(2)] == [True, False]
+    assert cluster.all(POD) == [] and cluster.all(VOLCANO_JOB) == []
+
+
+def test_a_collected_run_is_kept_for_its_time_and_then_swept(cluster: Cluster) -> None:
+    cluster.script("run-*", scripts.exits(0, '{"state": "finished"}'))
+    operator(cluster, ON_VOLCANO)
+    starter = launcher(cluster, OPERATOR)
+    for run_id in ("r1", "old"):
+        starter.start(spec(run_id), "n1")
+    soon(lambda: [one["state"] for one in starter.runs()] == 2 * ["finished"])
+    assert starter.release(["r1"], dry_run=True) is True
+    assert [starter.release(["r1"]) for _ in range(2)] == [True, False]
+    assert starter.release(["r1"], dry_run=True) is False
+
+    def age(owner: Object) -> None:
+        owner["metadata"]["annotations"][launch.COLLECTED] = f"{time.time() - 8 * 86_400:.0f}"
+
+    cluster.edit(CONFIG_MAP, "mlperf-old", age)
+    starter.release(["r1"])
+    soon(lambda: [one["metadata"]["name"] for one in cluster.all(VOLCANO_JOB)] == [torchx.job_name("run-r1-n1")])
+    # One delete cleans the rest.
+    cluster.delete(CONFIG_MAP, "mlperf-r1")
+    soon(lambda: names(cluster) == [])
+
+
+def test_an_unknown_queue_is_refused_before_anything_waits(cluster: Cluster) -> None:
+    with pytest.raises(BadInput, match=r"unable to find job queue: .*none.* not found"):
+        launcher(cluster, queue="none").start(spec(), "n1")
