@@ -60,3 +60,26 @@ def test_inventories_set_only_inputs_that_exist(inventory: str) -> None:
     for path in (REPOSITORY / "inventory" / inventory / "group_vars").glob("*.yml"):
         names = {name for name in yaml.safe_load(path.read_text()) if name.startswith("harness_")}
         assert names <= inputs, path
+
+
+SITE = ("node", "containerd", "kubernetes", "calico", "nvidia", "images", "namespace", "assets", "monitoring", "bundle")
+
+
+@pytest.mark.parametrize("role", SITE)
+def test_roles_of_the_site_look_for_what_would_fail_before_they_touch_anything(role: str) -> None:
+    first = read(role, "tasks/main.yml")[0]
+    first = first.get("block", [first])[0]
+    assert first["ansible.builtin.import_tasks"] == "preflight.yml"
+    changing = re.findall(
+        r"ansible.builtin.(copy|file|apt|template|systemd_service)",
+        (REPOSITORY / "roles" / role / "tasks" / "preflight.yml").read_text(),
+    )
+    assert not changing
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_is_notified_is_handled_and_every_handler_is_notified(role: str) -> None:
+    """Where nothing that runs must restart, a role has no handlers."""
+    notified = set(re.findall(r"notify: (.+)", yaml_texts(role, "tasks")))
+    file = REPOSITORY / "roles" / role / "handlers" / "main.yml"
+    assert notified == ({task["name"] for task in yaml.safe_load(file.read_text())} if file.exists() else set())
