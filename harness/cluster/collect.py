@@ -90,11 +90,16 @@ def _await_start(api: Api, name: str) -> None:
 
 
 def _why(api: Api, name: str, pod: Object | None) -> str:
-    """What the newest warning about a pod says, or the pod itself."""
+    """What keeps a pod from running, by the pod itself or else by the newest warning about it."""
+    status = (pod or {}).get("status") or {}
+    said = [status.get("message")]
+    for one in status.get("containerStatuses") or ():
+        said += [state.get("message") for state in (one.get("state") or {}).values()]
+    said += [one.get("message") for one in status.get("conditions") or () if one["type"] == "PodScheduled"]
     about = [one for one in api.all("Event") if one["involvedObject"].get("name") == name]
     events = sorted(about, key=lambda one: (one.get("type") == "Warning", when(one)))
-    said = str((pod or {}).get("status", {}).get("message") or "")
-    return said or (str(events[-1].get("message", "")) if events else "") or "no event tells why"
+    said += [events[-1].get("message")] if events else []
+    return next((str(text) for text in said if text), "no event tells why")
 
 
 def _execute(api: Api, pod: str, command: list[str], out: IO[bytes]) -> None:

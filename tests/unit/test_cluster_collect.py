@@ -1,0 +1,202 @@
+"""Results that come through the API: from a pod that reads the claim, whole or not at all, and again when it breaks."""
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websocket import WebSocketConnectionClosedException
+
+from harness.cluster import collect as collecting
+from harness.cluster.api import Forbidden
+from harness.cluster.collect import collect
+from harness.cluster.launch import Launcher
+from harness.cluster.rights import RIGHTS
+from harness.errors import NotReady, RunFailed
+from tests.cluster import Cluster, Image, scripts
+from tests.cluster.kinds import POD
+from tests.conftest import REPOSITORY
+from tests.unit.cluster_case import IMAGE, OPERATOR, Object, launcher, operator
+
+RUN = "/var/lib/mlperf/runs/r1"
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount namespace of its own: run as root")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A node whose claim holds a run's files, and an image that holds the harness."""
+    monkeypatch.setattr(collecting, "_PAUSE_S", 0.05)
+    monkeypatch.setattr(collecting, "_POLL_S", 0.05)
+    run = tmp_path / "runs" / "r1"
+    (run / "accuracy").mkdir(parents=True)
+    (run / "status.json").write_text('{"state": "finished"}')
+    (run / "accuracy" / "log").write_bytes(os.urandom(1 << 20))
+    (run / ".reserve").write_text("stays")
+    # A pod has a /tmp of its own, so an image cannot lie there.
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp") as commands,
+        Cluster(images={IMAGE: Image((Path(commands),))}, as_user=False) as found,
+    ):
+        harness = Path(commands, "harness")
+        harness.write_text(f'#!/bin/sh\nexec env PYTHONPATH={REPOSITORY} {sys.executable} -m harness "$@"\n')
+        harness.chmod(0o755)
+        found.service_account("mlperf-runner")
+        found.node("n1")
+        found.claim("runs-n1", tmp_path / "runs", node="n1")
+        yield found
+
+
+def fetch(starter: Launcher, into: Path, **sources: str) -> tuple[list[str], list[str]]:
+    """Collect run r1."""
+    given = sources or {RUN: ""}
+    return collect(starter.api, starter.cluster, starter.owner("r1"), "r1", "n1", given, into)
+
+
+class Breaking:
+    """A connection that breaks after so many looks at it."""
+
+    def __init__(self, link: Any, looks: int) -> None:
+        self._link, self._left = link, looks
+
+    def update(self, timeout: float) -> None:
+        if self._left == 0:
+            raise WebSocketConnectionClosedException("Connection to remote host was lost.")
+        self._left -= 1
+        self._link.update(timeout=timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
+
+
+def breaks(monkeypatch: pytest.MonkeyPatch, times: int, how: Callable[[Any], Any]) -> list[str]:
+    """Let the first connections be ones that break; the pods that were connected to, as they come."""
+    connected, asked = collecting._connected, []
+
+    def connect(api: Any, pod: str, command: list[str]) -> Any:
+        asked.append(pod)
+        link = connected(api, pod, command)
+        return how(link) if len(asked) <= times else link
+
+    monkeypatch.setattr(collecting, "_connected", connect)
+    return asked
+
+
+@root_only
+def test_files_come_whole_with_their_hashes_and_only_what_is_new_comes_again(cluster: Cluster, tmp_path: Path) -> None:
+    starter, into = launcher(cluster), tmp_path / "into"
+    names, fetched = fetch(starter, into)
+    assert names == sorted(fetched) == ["accuracy/log", "status.json"]
+    for name in names:
+        assert (into / name).read_bytes() == (tmp_path / "runs" / "r1" / name).read_bytes()
+    sums = dict(reversed(line.split("  ")) for line in (into / "SHA256SUMS").read_text().splitlines())
+    assert sums == {name: hashlib.sha256((into / name).read_bytes()).hexdigest() for name in names}
+    (tmp_path / "runs" / "r1" / "status.json").write_text('{"state": "stopped"}')
+    assert fetch(starter, into) == (names, ["status.json"])
+    assert [pod for pod in cluster.all(POD) if "deletionTimestamp" not in pod["metadata"]] == []
+
+
+@root_only
+def test_a_connection_that_breaks_in_the_middle_is_made_again(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "r1" / "large").write_bytes(os.urandom(1 << 20) * 4)
+    asked = breaks(monkeypatch, 2, lambda link: Breaking(link, 8))
+    names, _ = fetch(launcher(cluster), tmp_path / "into")
+    assert len(asked) == 3
+    assert names == ["accuracy/log", "large", "status.json"]
+    assert list((tmp_path / "into").rglob("*.part")) == []
+
+
+@root_only
+def test_a_connection_that_always_breaks_is_given_up(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = breaks(monkeypatch, 9, lambda link: Breaking(link, 1))
+    with pytest.raises(RunFailed, match=r"the connection to pod collect-r1-n1-\w+ broke: Connection to remote host"):
+        fetch(launcher(cluster), tmp_path / "into")
+    assert len(asked) == collecting.ATTEMPTS
+    assert [pod for pod in cluster.all(POD) if "deletionTimestamp" not in pod["metadata"]] == []
+
+
+@root_only
+def test_a_stream_that_is_cut_without_a_word_is_no_result(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(link: Any) -> Any:
+        link.sock.close()
+        return link
+
+    asked = breaks(monkeypatch, 9, cut)
+    with pytest.raises(RunFailed, match="connection"):
+        fetch(launcher(cluster), tmp_path / "into")
+    assert len(asked) == collecting.ATTEMPTS
+
+
+@root_only
+def test_a_command_that_fails_says_why(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunFailed, match=r"`harness pack` in pod \S+ failed: harness: ''?.*give FOLDER=TARGET"):
+        collect(*_words(launcher(cluster)), {"": ""}, tmp_path / "into")
+    monkeypatch.setattr(collecting, "_connected", _other_command(collecting._connected))
+    with pytest.raises(RunFailed, match="executable file not found"):
+        fetch(launcher(cluster), tmp_path / "into")
+
+
+def _words(starter: Launcher) -> tuple[Any, Any, Object, str, str]:
+    return starter.api, starter.cluster, starter.owner("r1"), "r1", "n1"
+
+
+def _other_command(connected: Any) -> Any:
+    return lambda api, pod, command: connected(api, pod, ["no-such-command"])
+
+
+def test_a_refused_command_says_so_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    operator(cluster, [right for right in RIGHTS if right.resource != "pods/exec"])
+    cluster.script("*", [scripts.Running()])
+    began = time.monotonic()
+    with pytest.raises(Forbidden, match=r'may not execute a command in pod \S+ .* cannot get resource "pods/exec"'):
+        fetch(launcher(cluster, OPERATOR), tmp_path / "into")
+    assert time.monotonic() - began < 3.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (scripts.pull_fails(IMAGE), "is Pending: .*failed to resolve reference .*: not found"),
+        ([scripts.Exit(1)], "is Failed: "),
+        ([scripts.Reject("OutOfpods", "Node didn't have enough resource: pods")], "is Failed: .*enough resource: pods"),
+    ],
+)
+def test_a_collector_that_cannot_start_says_why_and_is_gone(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[scripts.Step], words: str
+) -> None:
+    monkeypatch.setattr(collecting, "_START_S", 0.8)
+    cluster.script("*", steps)
+    with pytest.raises(NotReady, match=rf"which reads the results on its node, {words}"):
+        fetch(launcher(cluster), tmp_path / "into")
+    assert [pod for pod in cluster.all(POD) if "deletionTimestamp" not in pod["metadata"]] == []
+
+
+def test_a_collector_without_a_place_says_what_the_scheduler_says(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "_START_S", 0.5)
+    with pytest.raises(NotReady, match=r'is Pending: .*persistentvolumeclaim "nowhere" not found'):
+        fetch(launcher(cluster, runs_claim="nowhere"), tmp_path / "into")
+
+
+@root_only
+def test_what_an_earlier_collection_left_is_in_nobodys_way(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.script("collect-*", [scripts.Exit(0)], times=1)
+    starter = launcher(cluster)
+    with pytest.raises(NotReady, match="is Succeeded"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(starter.api.__class__, "delete", lambda *words: True)
+            fetch(starter, tmp_path / "into")
+    (left,) = [pod["metadata"]["name"] for pod in cluster.all(POD)]
+    assert fetch(starter, tmp_path / "into")[0] == ["accuracy/log", "status.json"]
+    assert cluster.find(POD, left) is None

@@ -1,0 +1,183 @@
+"""Before a benchmark on a cluster: what is said when a right, a claim, a GPU or the API is missing."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from harness.cluster import collect as collecting
+from harness.cluster import doctor, watch
+from harness.cluster.api import Forbidden
+from harness.cluster.collect import collect
+from harness.cluster.rights import RIGHTS, Right
+from harness.errors import HarnessError
+from tests.cluster import Cluster, scripts
+from tests.cluster.kinds import NODE
+from tests.unit.cluster_case import (
+    OPERATOR,
+    Object,
+    engine,
+    furnish,
+    launcher,
+    names,
+    operator,
+    see,
+    soon,
+    spec,
+)
+
+FINISHES = scripts.exits(0, '{"state": "finished"}')
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setattr(watch, "SOONEST_S", 0.1)
+    monkeypatch.setattr(collecting, "_PAUSE_S", 0.1)
+    with Cluster() as found:
+        furnish(found, "n1", gpus=2)
+        yield found
+
+
+def without(right: Right, verb: str) -> list[Right]:
+    """All rights but one verb of one."""
+    left = dataclasses.replace(right, verbs=tuple(one for one in right.verbs if one != verb))
+    return [left if one is right else one for one in RIGHTS]
+
+
+def look(cluster: Cluster, token: str = OPERATOR, node: str = "n1", **settings: object) -> list[Object]:
+    """What the doctor finds that is not in order."""
+    starter = launcher(cluster, token, **{"collect_over_api": True, **settings})
+    found = doctor.check(starter, "r1", node, [engine()], spec())
+    assert names(cluster) == []
+    return [one for one in found if one["level"] != "ok"]
+
+
+@pytest.mark.parametrize("right", RIGHTS, ids=lambda right: f"{right.resource}-{right.needed}")
+def test_a_missing_right_is_one_sentence(cluster: Cluster, right: Right) -> None:
+    for verb in right.verbs:
+        operator(cluster, without(right, verb))
+        said = [one for one in look(cluster) if one["check"] == "rights"]
+        where = "" if right.everywhere else " in namespace mlperf"
+        assert [one["seen"] for one in said] == [
+            f"these credentials may not {verb} {right.resource}{where} ({right.why})"
+        ]
+        assert said[0]["level"] == ("warn" if right.needed == "never" else "fail")
+        assert "docs/operations.md" in said[0]["advice"] or right.needed == "never"
+
+
+def test_rights_of_collecting_are_asked_for_only_where_results_come_through_the_api(cluster: Cluster) -> None:
+    operator(cluster, [right for right in RIGHTS if right.needed != "collecting"])
+    assert look(cluster, collect_over_api=False) == []
+    assert len(look(cluster)) == 2
+
+
+def test_the_rights_are_enough_and_each_is_used(cluster: Cluster) -> None:
+    operator(cluster)
+    cluster.script("*", [scripts.Pause(0.3), scripts.Running(), scripts.Log('{"state": "ready"}')])
+    cluster.script("run-r1-n1", FINISHES)
+    starter = launcher(cluster, OPERATOR, collect_over_api=True)
+    doctor.check(starter, "r1", "n1", [engine()], spec())
+    assert [starter.engine_up("r1", "n1", engine()).changed for _ in range(2)] == [True, False]
+    starter.start(spec(), "n1")
+    starter.start(spec(node="n2"), "n1")
+    starter.compare(spec())
+    see(starter, "engine", lambda found: found["records"][0]["state"] == "ready")
+    see(starter, until=lambda found: found["records"][0]["state"] == "finished")
+    with pytest.raises(HarnessError, match="container not found"):  # nothing runs in a pod that is only a script
+        collect(starter.api, starter.cluster, starter.owner("r1"), "r1", "n1", {"/x": ""}, cluster.kubeconfig().parent)
+    assert len(starter.runs()) == 2
+    starter.engine_down("r1", "e1")
+    assert starter.stop("r1", "n2") is True
+    starter.release(["r1"])
+    assert [one for one in cluster.requests if not one.allowed] == []
+    used = cluster.rights_used(f"system:serviceaccount:mlperf:{OPERATOR}")
+    granted = {(right.group, right.resource, verb) for right in RIGHTS for verb in right.verbs}
+    assert used ^ granted == {("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
+
+
+def test_a_refusal_under_way_says_who_must_do_what(cluster: Cluster) -> None:
+    operator(cluster, [right for right in RIGHTS if right.resource != "jobs"])
+    with pytest.raises(Forbidden, match=r"may not get Job engine-r1-e1 in namespace mlperf: .*docs/operations\.md"):
+        launcher(cluster, OPERATOR).engine_up("r1", "n1", engine())
+
+
+@pytest.mark.parametrize("hidden", ["nodes", "watch"])
+def test_what_one_can_do_without_costs_a_sentence_and_no_run(cluster: Cluster, hidden: str) -> None:
+    pods = next(right for right in RIGHTS if "watch" in right.verbs)
+    operator(cluster, [one for one in RIGHTS if not one.everywhere] if hidden == "nodes" else without(pods, "watch"))
+    if hidden == "nodes":
+        found = look(cluster)
+        assert {one["level"] for one in found} == {"warn"}
+        assert "nodes may not be read, so GPUs are not counted" in str(found)
+        assert doctor.gpus(launcher(cluster, OPERATOR).api, launcher(cluster).cluster, "n1") is None
+    cluster.script("run-*", FINISHES)
+    starter = launcher(cluster, OPERATOR)
+    starter.start(spec(), "n1")
+    see(starter, until=lambda seen: seen["records"][0]["state"] == "finished")
+
+
+def close(cluster: Cluster) -> None:
+    cluster.edit(NODE, "n1", lambda node: node["spec"].update(unschedulable=True))
+
+
+SENTENCES = {
+    "claim": ("namespace mlperf has no claim nowhere for runs", "make it, or name another one (runs_claim)"),
+    "closed": ("node n1 is closed for new pods", "kubectl uncordon n1"),
+    "lost": ("node n1 is not Ready: Kubelet stopped posting node status.", "kubectl describe node n1"),
+    "GPU": ("1 engines ask for 1 nvidia.com/gpu on node n1, which offers 0", "gpu_resource"),
+    "unknown": ("the cluster has no node n9", "set harness_node"),
+    "stranger": ("does not know these credentials (Unauthorized)", "renew them"),
+    "away": ("does not answer", ""),
+}
+
+
+@pytest.mark.parametrize("trouble", SENTENCES)
+def test_what_would_fail_later_is_one_sentence_now(cluster: Cluster, trouble: str) -> None:
+    operator(cluster)
+    if trouble == "closed":
+        close(cluster)
+    elif trouble == "lost":
+        cluster.lose_node("n1")
+    elif trouble == "GPU":
+        cluster.gpus("n1", 0)
+    starter = launcher(
+        cluster,
+        trouble if trouble == "stranger" else OPERATOR,
+        runs_claim="nowhere" if trouble == "claim" else "runs-{node}",
+    )
+    if trouble == "away":
+        cluster.down()
+    node = "n9" if trouble == "unknown" else "n1"
+    found = [one for one in doctor.check(starter, "r1", node, [engine()], spec()) if one["level"] != "ok"]
+    if trouble == "away":
+        cluster.up()
+    (only,) = found
+    seen, advice = SENTENCES[trouble]
+    assert seen in only["seen"] and advice in only["advice"], only
+    assert names(cluster) == []
+
+
+def test_what_is_asked_differently_is_said_before_anything_starts(cluster: Cluster) -> None:
+    cluster.script("*", [scripts.Running()])
+    starter = launcher(cluster)
+    starter.start(spec(), "n1")
+    found = doctor.check(starter, "r1", "n1", [], spec(samples=6))
+    assert "samples: it has 5, you ask 6" in str([one for one in found if one["level"] == "fail"])
+
+
+def test_two_engines_share_a_node_as_its_gpus_allow(cluster: Cluster) -> None:
+    cluster.script("*", [scripts.Running(), scripts.Log('{"state": "ready"}')])
+    starter = launcher(cluster)
+    pair = [engine("n1-0", tensor_parallel=1), engine("n1-1", tensor_parallel=1)]
+    assert [one for one in doctor.check(starter, "r1", "n1", pair, None) if one["level"] == "fail"] == []
+    for config in pair:
+        starter.engine_up("r1", "n1", config)
+    soon(
+        lambda: all(
+            one["state"] == "ready"
+            for one in next(watch.looks(starter.api, "engine", "r1", ["n1-0", "n1-1"], "n1", 0.2))["records"]
+        )
+    )
+    three = [*pair, engine("n1-2")]
+    (only,) = [one for one in doctor.check(starter, "r2", "n1", three, None) if one["level"] == "fail"]
+    assert "3 engines ask for 3 nvidia.com/gpu on node n1, which offers 2" in only["seen"]
