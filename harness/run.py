@@ -175,5 +175,8 @@ def _detach(run_dir: Path, root: Path) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
+        # Pods and login users share a group, and either may come first.
+        with contextlib.suppress(PermissionError):
+            os.fchmod(lock.fileno(), 0o664)
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -12,6 +12,7 @@ import click
 
 from harness.cli.common import PATH, json_option, read_values, root_option, say, show
 from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, NotReady, RunFailed
+from harness.linux import stoppable
 from harness.spec import FULL_SAMPLES, Spec, parse_spec
 
 _PROGRESS_INTERVAL_S = 5.0
@@ -156,8 +157,11 @@ def status_line(found: dict[str, Any]) -> str:
     return "  ".join([*shown, *filter(None, [found["reason"]])])
 
 
-def _await(spec: Spec, seconds: float) -> None:
-    """Wait until every engine says that it is well; they start beside the run where nobody brings them up before it."""
+def _await(spec: Spec, seconds: float, tell: Callable[[str], None] = lambda reason: None) -> None:
+    """Wait until every engine says that it is well; they start beside the run where nobody brings them up before it.
+
+    `tell` is given, once a second, what is waited for.
+    """
     from harness.node import probe
 
     deadline = time.monotonic() + seconds
@@ -171,6 +175,7 @@ def _await(spec: Spec, seconds: float) -> None:
                 reason = str(getattr(error, "reason", error))
             if time.monotonic() > deadline:
                 raise NotReady(f"engine {engine.name} at {engine.url} is not ready after {seconds:g} s: {reason}")
+            tell(f"waiting for engine {engine.name}: {reason}")
             time.sleep(1)
 
 
@@ -183,7 +188,14 @@ def _be(spec: Spec, root: Path, as_json: bool, await_engines: float) -> None:
     samples = runs.validate(spec, root)
     folder = runs.run_directory(root, spec.run_id)
     if runs.refuse_other(spec, root):
-        _await(spec, await_engines)
+
+        def tell(reason: str) -> None:
+            waiting = {"run_id": spec.run_id, "state": "running", "phase": reason, "updated_unix": time.time()}
+            show(waiting, as_json, f"{spec.run_id}  {reason}")
+            sys.stdout.flush()
+
+        with stoppable():
+            _await(spec, await_engines, tell)
     if runs.create(spec, root):
         ended = threading.Event()
         teller = threading.Thread(target=_tell_every_second, args=(folder, as_json, ended))

@@ -1,12 +1,14 @@
 """One namespace of a cluster through its API: plain objects in and out, refusals as the house's errors."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import urllib3
+import yaml
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
@@ -65,12 +67,19 @@ class Api:
     ) -> None:
         self.namespace, self._patience_s = namespace, patience_s
         settings = client.Configuration()
-        try:
-            config.load_config(
-                config_file=str(kubeconfig) if kubeconfig else None, context=context, client_configuration=settings
+        # Inside a pod nothing may be given, or its service account is not looked for.
+        given: dict[str, Any] = {"context": context} if context else {}
+        given |= {"config_file": str(kubeconfig)} if kubeconfig else {}
+        if kubeconfig and not any(Path(one).is_file() for one in str(kubeconfig).split(os.pathsep)):
+            raise BadInput(
+                f"kubeconfig {kubeconfig} does not exist; copy it from the control plane, or name another one"
             )
-        except (config.ConfigException, OSError, ValueError, TypeError, KeyError) as error:
-            raise BadInput(f"kubeconfig {kubeconfig or 'in the usual places'}: {error}; give --kubeconfig") from None
+        try:
+            config.load_config(**given, client_configuration=settings)
+        except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
+            said = " ".join(str(error).split())
+            where = f"kubeconfig {kubeconfig or 'in the usual places'}" + (f", context {context}" if context else "")
+            raise BadInput(f"{where}: {said}; `kubectl config get-contexts` shows what it holds") from None
         # Retries are made here, where they are bounded and an absent server is told from a busy one.
         settings.retries = urllib3.Retry(0, redirect=3)
         self.client = client.ApiClient(settings)

@@ -23,8 +23,14 @@ def diagnose(kind: Kind, name: str, node: str, seen: Seen) -> Diagnosis:
 
 def _running(case: Case) -> Diagnosis | None:
     said = case.seen.said
+    if said is None and case.pod is None:
+        return None
+    if said is None and case.seen.silent_s <= STALE_S:
+        return Diagnosis("going", Cause.STARTING, progress="starting its container")
     if said is None:
-        return Diagnosis("going", Cause.STARTING, progress="starting its container") if case.pod else None
+        silent = f"{case.who} has been running for {case.seen.silent_s:.0f} s, and of its log nothing can be read"
+        reason = f"{silent}; {case.show('logs --tail=1 ' + pod_name(case))}"
+        return Diagnosis("waiting", Cause.SILENT, reason, SILENT_S, f"silent for {case.seen.silent_s:.0f} s")
     if case.kind == "engine" and said.get("state") == "ready":
         return Diagnosis("good", Cause.READY)
     silent_s = case.seen.silent_s

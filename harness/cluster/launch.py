@@ -140,7 +140,11 @@ class Launcher:
             if one["kind"] == "ConfigMap" and stored.get("data") != one.get("data"):
                 (file,) = one["data"]
                 other = differences(json.loads(stored["data"][file]), json.loads(one["data"][file]))
-                values = "; ".join(f"{key}: it has {old!r}, you ask {asked!r}" for key, (old, asked) in other.items())
+                # What is in `env` may be a secret.
+                values = "; ".join(
+                    f"{key} differs" if key.startswith("env.") else f"{key}: it has {old!r}, you ask {asked!r}"
+                    for key, (old, asked) in other.items()
+                )
                 raise BadInput(f"{what} exists with other settings ({values}); {advice}")
         return new
 

@@ -96,6 +96,7 @@ def single_objects(cluster: Cluster, spec: Spec, config: EngineConfig, node: str
             *("run", "--json", "--root", str(RUNS / f"{spec.run_id}.root"), *_asked("--engine-config", "engine.json")),
             *(word for key, value in values.items() for word in (f"--{key}", str(value))),
         ],
+        "ports": [{"name": "http", "containerPort": config.port}],
         "resources": _resources(cluster.cpu, cluster.memory, gpus),
     }
     meta = _meta(cluster, run_name(spec.run_id, spec.node), spec.run_id, "run", node, owner)
@@ -125,22 +126,24 @@ def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Ob
 
     `container` holds its name, resources, and command or arguments of `harness`; all else is added here.
     """
-    volumes: dict[str, Object] = {
-        name: {"persistentVolumeClaim": {"claimName": claim}} for name, claim in cluster.claims(node).items()
-    }
-    volumes |= {"tmp": {"emptyDir": {}}, "cache": {"emptyDir": {}}}
-    volumes["shm"] = {"emptyDir": {"medium": "Memory", "sizeLimit": cluster.shared_memory}}
+    claims = cluster.claims(node)
+    volumes: dict[str, Object] = {"tmp": {"emptyDir": {}}}
     if meta["labels"][COMPONENT] == "collector":
-        volumes = {"runs": volumes["runs"], "tmp": volumes["tmp"]}
+        claims = {"runs": claims["runs"]}
     else:
-        volumes["asked"] = {"configMap": {"name": meta["name"]}}
+        volumes |= {"cache": {"emptyDir": {}}, "asked": {"configMap": {"name": meta["name"]}}}
+        volumes["shm"] = {"emptyDir": {"medium": "Memory", "sizeLimit": cluster.shared_memory}}
+    # One volume for each claim: kubelets before 1.35 wait for ever for two of the same.
+    first = {claim: purpose for purpose, claim in reversed(claims.items())}
+    volumes |= {first[claim]: {"persistentVolumeClaim": {"claimName": claim}} for claim in claims.values()}
+    places = {name: name for name in volumes} | {purpose: first[claim] for purpose, claim in claims.items()}
     pod: Object = {
         "restartPolicy": "Never",
         "serviceAccountName": cluster.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "affinity": _only_on(node),
-        "tolerations": [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in cluster.tolerated_taints],
+        "tolerations": [{"key": key, "operator": "Exists"} for key in cluster.tolerated_taints],
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": cluster.user,
@@ -149,7 +152,7 @@ def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Ob
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(cluster, container, tuple(volumes))],
+        "containers": [_container(cluster, container, places)],
         "volumes": [{"name": name, **what} for name, what in volumes.items()],
         # Engines and runs end in good order; what only sleeps has nothing to end.
         "terminationGracePeriodSeconds": 1 if meta["labels"][COMPONENT] == "collector" else 60,
@@ -161,14 +164,17 @@ def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Ob
     return pod
 
 
-def _container(cluster: Cluster, container: Object, volumes: tuple[str, ...]) -> Object:
-    places = {"HOME": _CACHE if "cache" in volumes else _PLACES["tmp"], IMAGE_VARIABLE: cluster.image}
+def _container(cluster: Cluster, container: Object, places: dict[str, str]) -> Object:
+    """The container with the volume of each place, by the place's name."""
+    variables = {"HOME": _CACHE if "cache" in places else _PLACES["tmp"], IMAGE_VARIABLE: cluster.image}
+    # An image that is not ours may not know the user, whose name some libraries ask for.
+    variables |= {"USER": "mlperf", "LOGNAME": "mlperf"}
     return {
         "command": ["harness"],
         **container,
         "image": cluster.image,
         "imagePullPolicy": cluster.pull_policy,
-        "env": [{"name": name, "value": value} for name, value in places.items()],
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -176,8 +182,8 @@ def _container(cluster: Cluster, container: Object, volumes: tuple[str, ...]) ->
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": name, "mountPath": _PLACES[name], **({"readOnly": True} if name in _READ_ONLY else {})}
-            for name in volumes
+            {"name": volume, "mountPath": _PLACES[name], **({"readOnly": True} if name in _READ_ONLY else {})}
+            for name, volume in places.items()
         ],
     }
 

@@ -78,7 +78,7 @@ class _Watched:
         runs = bool(pods) and pods[-1].get("status", {}).get("phase") == "Running"
         tail = self._read_log(pods[-1], node) if pods else []
         said = whole(tail) or self._said
-        self._heard = self._heard if said == self._said else time.monotonic()
+        self._heard = self._heard if runs and said == self._said else time.monotonic()
         self._said = said
         seen = Seen(
             job=job,

@@ -36,6 +36,9 @@ SET_VARIABLES = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    # FlashInfer's sampler is compiled with nvcc when it is first needed, which neither nodes nor the image have; greedy
+    # decoding samples nothing.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
     # vLLM renames its processes; without this the new name overwrites the environment they are recognised by.
     "SPT_NOENV": "1",
 }

@@ -236,7 +236,7 @@ def test_credentials_that_nobody_knows(cluster: Cluster) -> None:
 
 
 def test_credentials_that_do_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="give --kubeconfig"):
+    with pytest.raises(BadInput, match="absent does not exist"):
         Api("mlperf", tmp_path / "absent")
 
 

@@ -7,8 +7,8 @@ import yaml
 from tests.unit.role_values import ROLES, value
 
 
-def default(kubeconfig: str) -> str:
-    return str(value("harness", "harness_launcher", harness_kubeconfig=kubeconfig))
+def default(kubeconfig: str, **more: object) -> str:
+    return str(value("harness", "harness_launcher", harness_kubeconfig=kubeconfig, **more))
 
 
 def test_credentials_on_this_machine_decide(tmp_path: Path) -> None:
@@ -16,6 +16,9 @@ def test_credentials_on_this_machine_decide(tmp_path: Path) -> None:
     there.write_text("{}")
     assert default(str(there)) == default(f"{there}:{gone}") == "kubernetes"
     assert default(str(gone)) == default("") == "process"
+    # A kubeconfig of another cluster makes no cluster of hosts.
+    assert default(str(there), groups={"gpu_nodes": ["jw2"]}) == "process"
+    assert default(str(there), groups={"gpu_nodes": ["jw2"], "cluster": []}) == "process"
 
 
 def test_this_machine_as_two_nodes_never_touches_a_cluster() -> None:

@@ -125,7 +125,7 @@ def test_the_environment_of_a_cpu_engine() -> None:
     asked = config(cpu_cores="0-1", kv_cache_gib=3, env={"OMP_NUM_THREADS": "2"})
     variables = launch.environment(asked, CPU, Path("/root/engines/e1"))
     expected = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    expected |= {"VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": "0-1"}
+    expected |= {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": "0-1"}
     assert expected.items() <= variables.items()
     assert variables["HARNESS_ENGINE_DIR"] == "/root/engines/e1"
     assert "OMP_NUM_THREADS" not in variables  # handed over apart, since it may be a secret

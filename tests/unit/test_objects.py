@@ -78,7 +78,11 @@ def test_each_engine_is_on_its_node_with_its_gpu_and_its_claims() -> None:
         assert wanted == {
             "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]
         }
-        claims = {volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"][:3]}
+        claims = {
+            volume["persistentVolumeClaim"]["claimName"]
+            for volume in spec["volumes"]
+            if "persistentVolumeClaim" in volume
+        }
         assert claims == {f"runs-{node}", f"model-{node}", f"dataset-{node}"}
         assert spec["runtimeClassName"] == "nvidia"
         resources = container(job)["resources"]
@@ -168,6 +172,18 @@ def test_one_owner_takes_all_with_it() -> None:
     assert [item["metadata"]["ownerReferences"] for item in objects] == [[reference]] * 6
     validate(objects)
     assert all(breaches(one, "restricted") == "" for one in pod_specs(objects))
+
+
+def test_purposes_that_share_a_claim_share_a_volume(tmp_path: Path) -> None:
+    settings = tmp_path / "cluster.json"
+    settings.write_text(json.dumps(dict.fromkeys(("runs_claim", "model_claim", "dataset_claim"), "all-{node}")))
+    for spec in pod_specs(render("--cluster", str(settings))):
+        claims = [one["persistentVolumeClaim"] for one in spec["volumes"] if "persistentVolumeClaim" in one]
+        assert [claim["claimName"][:4] for claim in claims] == ["all-"]
+        mounts = {one["mountPath"]: one for one in spec["containers"][0]["volumeMounts"]}
+        assert {mounts[f"/var/lib/mlperf/{place}"]["name"] for place in ("runs", "model", "dataset")} == {"runs"}
+        assert mounts["/var/lib/mlperf/model"]["readOnly"] is True
+        assert "readOnly" not in mounts["/var/lib/mlperf/runs"]
 
 
 def test_pods_say_where_their_metrics_are(tmp_path: Path) -> None:
