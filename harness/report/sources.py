@@ -84,7 +84,8 @@ def read(path: Path) -> Sources:
     troubles: list[str] = []
     if (path / "spec.json").exists() or (path / "status.json").exists():
         return _lone(path, troubles)
-    if not (path / "plan.json").exists() and not (path / "nodes").is_dir():
+    # A benchmark that came to nothing has its failures alone.
+    if not any((path / name).exists() for name in ("plan.json", "nodes", "failures.json")):
         raise BadInput(
             f"results {path} holds no plan.json, nodes/ or spec.json; give results/<run_id> or a run directory"
         )

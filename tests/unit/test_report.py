@@ -276,6 +276,15 @@ def test_lone_run_reports_into_its_own_directory(tmp_path: Path) -> None:
     assert (result.asked.topology, result.nodes[0].name, result.together.samples_per_s) == (None, "alpha", 36.5708)
 
 
+def test_a_benchmark_that_came_to_nothing_is_reported_by_its_failures(tmp_path: Path) -> None:
+    failure = {"host": "jw2", "phase": "engine", "reason": "node jw2 cannot pull the image", "log": None}
+    (tmp_path / "failures.json").write_text(json.dumps([failure]))
+    result = reports.report(tmp_path)
+    assert result.verdict.level == "INVALID"
+    assert "cannot pull the image" in result.verdict.reasons[0].text
+    assert (tmp_path / "report.md").exists()
+
+
 def test_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds no plan"):
         reports.report(tmp_path)
