@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from kubernetes.utils.quantity import parse_quantity
+
 from harness.cluster.api import Api, Forbidden, Object
 from harness.cluster.launch import Launcher
 from harness.cluster.settings import Cluster
@@ -25,7 +27,7 @@ def check(
     found: list[Finding] = []
     looks: tuple[Look, ...] = (
         lambda: _rights(api, cluster),
-        lambda: _node(api, cluster, node, configs),
+        lambda: _node(api, cluster, node, configs, drives=spec is not None),
         lambda: _claims(api, cluster, node),
         lambda: _objects(launcher, run_id, node, configs, spec),
     )
@@ -82,7 +84,7 @@ def _rights(api: Api, cluster: Cluster) -> Iterator[Finding]:
         yield _finding("rights", "ok", f"all that is needed, at {api.address}")
 
 
-def _node(api: Api, cluster: Cluster, node: str, configs: Sequence[EngineConfig]) -> Iterator[Finding]:
+def _node(api: Api, cluster: Cluster, node: str, configs: Sequence[EngineConfig], *, drives: bool) -> Iterator[Finding]:
     try:
         there = api.node(node)
     except Forbidden:
@@ -101,6 +103,10 @@ def _node(api: Api, cluster: Cluster, node: str, configs: Sequence[EngineConfig]
     if there["spec"].get("unschedulable"):
         yield _finding("node", "fail", f"node {node} is closed for new pods", f"kubectl uncordon {node}")
         return
+    short = list(_too_little(cluster, node, there["status"].get("allocatable", {}), len(configs), drives=drives))
+    yield from short
+    if short:
+        return
     wanted = sum(config.tensor_parallel for config in configs) if cluster.gpu_resource else 0
     has = int(there["status"].get("allocatable", {}).get(cluster.gpu_resource, 0)) if cluster.gpu_resource else 0
     if wanted > has:
@@ -112,6 +118,20 @@ def _node(api: Api, cluster: Cluster, node: str, configs: Sequence[EngineConfig]
         )
     else:
         yield _finding("node", "ok", f"node {node} is Ready" + (f", {has} {cluster.gpu_resource}" if wanted else ""))
+
+
+def _too_little(
+    cluster: Cluster, node: str, offers: dict[str, str], engines: int, *, drives: bool
+) -> Iterator[Finding]:
+    """What the node could not give even if nothing else ran there."""
+    asked = {"cpu": (cluster.cpu, cluster.run_cpu), "memory": (cluster.memory, cluster.run_memory)}
+    for resource, (of_engine, of_run) in asked.items():
+        wanted = engines * parse_quantity(of_engine) + (parse_quantity(of_run) if drives else 0)
+        if resource in offers and wanted > parse_quantity(offers[resource]):
+            parts = [f"{engines} engines of {of_engine}"] * bool(engines) + [f"a LoadGen of {of_run}"] * drives
+            keys = [resource] * bool(engines) + [f"run_{resource}"] * drives
+            seen = f"{' and '.join(parts)} ask for more {resource} than the {offers[resource]} of node {node}"
+            yield _finding("resources", "fail", seen, f"lower {' or '.join(keys)} in harness_cluster")
 
 
 def _claims(api: Api, cluster: Cluster, node: str) -> Iterator[Finding]:

@@ -23,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--node", action="append", default=[], help="A node for an engine; once for each.")
     group.addoption("--storage-class", help="Of the claims that are made.  [default: the cluster's own]")
     group.addoption(
+        "--claim", help="Use this one of each node instead, such as runs-{node}; {node} stands for its name."
+    )
+    group.addoption(
         "--settings", default="{}", help="harness_cluster as JSON: namespace, gpu_resource, cpu and the like."
     )
 
@@ -36,6 +39,7 @@ class Live:
     nodes: tuple[str, ...]
     settings: dict[str, Any]
     claim: str
+    folder: str
     core: client.CoreV1Api
 
     @property
@@ -52,9 +56,9 @@ class Live:
                 **self.settings,
                 **dict.fromkeys(("runs_claim", "model_claim", "dataset_claim"), self.claim),
             },
-            "harness_model": "/var/lib/mlperf/model/sandbox/model",
-            "harness_dataset": "/var/lib/mlperf/dataset/sandbox/cnn_eval.json",
-            "harness_reference_ids": "/var/lib/mlperf/dataset/sandbox/reference_ids.jsonl",
+            "harness_model": f"/var/lib/mlperf/model/{self.folder}/model",
+            "harness_dataset": f"/var/lib/mlperf/dataset/{self.folder}/cnn_eval.json",
+            "harness_reference_ids": f"/var/lib/mlperf/dataset/{self.folder}/reference_ids.jsonl",
             "harness_engine_settings": {"dtype": "float32", "max_num_seqs": 16, "kv_cache_gib": None},
             "harness_collect": "api",
         }
@@ -70,20 +74,27 @@ def live(request: pytest.FixtureRequest) -> Iterator[Live]:
         pytest.fail("--kubeconfig wants --image and at least one --node")
     kubeconfig = Path(option("--kubeconfig")).absolute()
     api = config.new_client_from_config(str(kubeconfig))
-    claim = f"mlperf-live-{secrets.token_hex(3)}"
+    folder = f"mlperf-live-{secrets.token_hex(3)}"
+    given = option("--claim")
     found = Live(
-        kubeconfig, option("--image"), tuple(option("--node")), json.loads(option("--settings")), f"{claim}-{{node}}",
-        client.CoreV1Api(api),
+        kubeconfig, option("--image"), tuple(option("--node")), json.loads(option("--settings")),
+        given or f"{folder}-{{node}}", folder, client.CoreV1Api(api),
     )  # fmt: skip
+    place = f"/var/lib/mlperf/runs/{folder}"
     try:
         for node in found.nodes:
-            _make_claim(found, node, option("--storage-class"))
-            _build_sandbox(found, node)
+            if not given:
+                _make_claim(found, node, option("--storage-class"))
+            _work(found, node, ["harness", "sandbox", "--dir", place, "--samples", str(SAMPLES)])
         yield found
     finally:
         for node in found.nodes:
-            for delete in (found.core.delete_namespaced_pod, found.core.delete_namespaced_persistent_volume_claim):
-                _gone(delete, found.claim.replace("{node}", node), found.namespace)
+            _gone(found.core.delete_namespaced_pod, f"{folder}-{node}", found.namespace)
+            if given:
+                _work(found, node, ["rm", "-rf", place])
+            else:
+                claims = found.core.delete_namespaced_persistent_volume_claim
+                _gone(claims, found.claim.replace("{node}", node), found.namespace)
 
 
 def _gone(delete: Any, name: str, namespace: str) -> None:
@@ -101,13 +112,13 @@ def _make_claim(live: Live, node: str, storage_class: str | None) -> None:
     live.core.create_namespaced_persistent_volume_claim(live.namespace, body)
 
 
-def _build_sandbox(live: Live, node: str) -> None:
-    """A pod on the node that builds the tiny model and its data set in the claim."""
-    name, user = live.claim.replace("{node}", node), live.settings.get("user", 64040)
+def _work(live: Live, node: str, command: list[str]) -> None:
+    """A pod on the node that does something in the claim, such as building the tiny model and its data set."""
+    name, user = f"{live.folder}-{node}", live.settings.get("user", 64040)
+    claim = live.claim.replace("{node}", node)
     terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]
-    command = ["harness", "sandbox", "--dir", "/var/lib/mlperf/runs/sandbox", "--samples", str(SAMPLES)]
     container = {
-        "name": "sandbox", "image": live.image, "command": command, "env": [{"name": "HOME", "value": "/tmp"}],
+        "name": "work", "image": live.image, "command": command, "env": [{"name": "HOME", "value": "/tmp"}],
         "imagePullPolicy": live.settings.get("pull_policy", "IfNotPresent"),
         "resources": {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"memory": "8Gi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -121,7 +132,7 @@ def _build_sandbox(live: Live, node: str) -> None:
         },
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}},
         "tolerations": [{"operator": "Exists", "effect": "NoSchedule"}],
-        "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": name}}, {"name": "tmp", "emptyDir": {}}],
+        "volumes": [{"name": "runs", "persistentVolumeClaim": {"claimName": claim}}, {"name": "tmp", "emptyDir": {}}],
     }  # fmt: skip
     live.core.create_namespaced_pod(live.namespace, {"metadata": {"name": name}, "spec": spec})
     end = time.monotonic() + READY_S
@@ -129,5 +140,8 @@ def _build_sandbox(live: Live, node: str) -> None:
         assert time.monotonic() < end, f"pod {name} is {phase} after {READY_S} s: kubectl describe pod {name}"
         time.sleep(2)
     assert phase == "Succeeded", live.core.read_namespaced_pod_log(name, live.namespace, tail_lines=20)
-    # A claim that one pod at a time may use is free for the next.
+    # A claim that one pod at a time may use is free for the next, and so is the name.
     live.core.delete_namespaced_pod(name, live.namespace)
+    while any(pod.metadata.name == name for pod in live.core.list_namespaced_pod(live.namespace).items):
+        assert time.monotonic() < end, f"pod {name} is not gone after {READY_S} s"
+        time.sleep(1)

@@ -181,3 +181,13 @@ def test_two_engines_share_a_node_as_its_gpus_allow(cluster: Cluster) -> None:
     three = [*pair, engine("n1-2")]
     (only,) = [one for one in doctor.check(starter, "r2", "n1", three, None) if one["level"] == "fail"]
     assert "3 engines ask for 3 nvidia.com/gpu on node n1, which offers 2" in only["seen"]
+
+
+def test_a_node_that_is_too_small_is_told_before_anything_starts(cluster: Cluster) -> None:
+    operator(cluster)
+    (said,) = look(cluster, memory="250Gi", run_memory="8Gi")
+    assert said["seen"] == ("1 engines of 250Gi and a LoadGen of 8Gi ask for more memory than the 256Gi of node n1"), (
+        said
+    )
+    assert said["advice"] == "lower memory or run_memory in harness_cluster"
+    assert look(cluster, memory="240Gi", run_memory="8Gi") == []
