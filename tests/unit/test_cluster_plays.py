@@ -1,0 +1,276 @@
+"""Modules with launcher kubernetes, which call the harness as plays do: changed, check mode and diff tell the truth."""
+
+import contextlib
+import io
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+
+from harness.__main__ import main
+from tests.cluster import Cluster, Image, scripts
+from tests.cluster.kinds import JOB, POD
+from tests.conftest import REPOSITORY
+from tests.unit.ansible_modules import Failed, call, load
+from tests.unit.cluster_case import IMAGE, furnish, names, soon
+from tests.unit.role_vars import render
+
+Result = dict[str, Any]
+Call = Callable[..., Result]
+ROOT = "/var/lib/mlperf"
+RUNNING = [scripts.Running(), scripts.Log('{"run_id": "r1", "state": "running", "phase": "performance"}')]
+CONFIG = {"kind": "vllm", "model": f"{ROOT}/model", "host": "0.0.0.0", "port": 8000}
+SPEC = {
+    "model": f"{ROOT}/model",
+    "dataset": f"{ROOT}/dataset/cnn_eval.json",
+    "samples": 5,
+    "node": "jw2",
+    "engines": [{"name": "e1", "url": "http://e1:8000"}],
+}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster(as_user=False) as found:
+        furnish(found, "n1")
+        found.script("engine-*", [scripts.Running(), scripts.Log('{"state": "ready"}')])
+        found.script("run-*", RUNNING)
+        yield found
+
+
+@pytest.fixture
+def command(cluster: Cluster) -> list[str]:
+    """The command that the role gives to modules, for host jw2, which the cluster knows as n1."""
+    asked = {"asked": {"launcher": "kubernetes"}, "run_id": "r1"}
+    words = render(
+        "harness",
+        "__harness_command",
+        __harness_asked=asked,
+        harness_kubeconfig=str(cluster.kubeconfig()),
+        harness_context="",
+        harness_image=IMAGE,
+        harness_collect="api",
+        harness_node="n1",
+        inventory_hostname="jw2",
+        ansible_playbook_python=sys.executable,
+    )
+    assert words[:2] == ["env", f"PYTHONPATH={REPOSITORY}"]
+    return [*words]
+
+
+def harness(argv: list[str], data: str | None = None, **more: Any) -> tuple[int, str, str]:
+    """What a command of the harness would do in a process of its own, which takes a second to begin."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    words = argv[argv.index("harness") :]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        patch.setattr(sys, "stdin", io.StringIO(data or ""))
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules call the harness in this process."""
+    monkeypatch.setattr(AnsibleModule, "run_command", lambda self, argv, data=None, **more: harness(argv, data))
+
+
+def in_process(name: str, arguments: Result, *, check: bool = False) -> Result:
+    """A module's work done in Ansible's own process, with this machine as the node."""
+    task = MagicMock(action=name, check_mode=check, args=arguments, async_val=0)
+    plugin = load("in_process", "action").ActionModule(task, *(MagicMock() for _ in range(5)))
+
+    def execute(command: str, in_data: bytes | None = None, chdir: str | None = None) -> Result:
+        code, out, err = harness(shlex.split(command), (in_data or b"").decode())
+        return {"rc": code, "stdout": out, "stderr": err}
+
+    plugin._low_level_execute_command = execute
+    result: Result = plugin.run(task_vars={})
+    if result.get("failed"):
+        raise Failed(result)
+    return result
+
+
+@pytest.mark.parametrize("way", [in_process, call])
+def test_engines(quick: None, cluster: Cluster, command: list[str], way: Call) -> None:
+    def ask(config: Result = CONFIG, *, state: str = "up", check: bool = False) -> Result:
+        common = {"command": command, "root": ROOT, "launcher": "kubernetes", "name": "e1"}
+        return way("mlperf_engine", {**common, "config": config, "state": state}, check=check)
+
+    checked = ask(check=True)
+    assert (checked["changed"], checked["diff"]["after"], names(cluster)) == (True, {"state": "up"}, [])
+    first = ask()
+    assert (first["changed"], first["diff"]["after"]) == (True, {"state": "up"})
+    assert first["reference"] == {"max_in_flight": 288, "url": "http://engine-r1-e1.mlperf.svc:8000"}
+    for again in (ask(check=True), ask()):
+        assert again["changed"] is False
+        assert again["diff"]["before"] == again["diff"]["after"]
+    for check in (True, False):
+        with pytest.raises(Failed, match="max_num_seqs: it has None, you ask 8"):
+            ask({**CONFIG, "max_num_seqs": 8}, check=check)
+    down = ask(state="down", check=True)
+    assert (down["changed"], down["diff"]["after"], len(cluster.all(JOB))) == (True, {"state": "down"}, 1)
+    assert [ask(state="down")["changed"] for _ in range(2)] == [True, False]
+    assert ask(state="down", check=True)["changed"] is False
+    assert cluster.all(POD) == []
+
+
+@pytest.mark.parametrize("way", [in_process, call])
+def test_runs(quick: None, cluster: Cluster, command: list[str], way: Call) -> None:
+    def ask(state: str = "started", *, check: bool = False, **more: Any) -> Result:
+        common = {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1"}
+        return way("mlperf_run", {**common, "state": state, "spec": {**SPEC, **more}}, check=check)
+
+    def shown(result: Result) -> tuple[bool, str, str, str]:
+        diff = result["diff"]
+        return result["changed"], result["state"], diff["before"]["state"], diff["after"]["state"]
+
+    assert shown(ask(check=True)) == (True, "absent", "absent", "started")
+    assert names(cluster) == []
+    assert shown(ask()) == (True, "running", "absent", "started")
+    assert shown(ask(check=True)) == shown(ask()) == (False, "running", "running", "running")
+    with pytest.raises(Failed, match="samples: it has 5, you ask 6") as refused:
+        ask(check=True, samples=6)
+    assert refused.value.result["diff"] == {"before": {"samples": 5}, "after": {"samples": 6}}
+    with pytest.raises(Failed, match="samples: it has 5, you ask 6"):
+        ask(samples=6)
+
+    assert shown(ask("stopped", check=True)) == (True, "running", "running", "stopped")
+    assert shown(ask("stopped")) == (True, "stopped", "running", "stopped")
+    assert shown(ask("stopped", check=True)) == shown(ask("stopped")) == (False, "absent", "absent", "absent")
+    # Its Job is gone, and what it was asked is known still.
+    assert shown(ask(check=True)) == (True, "absent", "absent", "started")
+
+    cluster.script("run-*", scripts.exits(0, '{"state": "finished"}'))
+    ask()
+    soon(lambda: "SuccessCriteriaMet" in str(cluster.all(JOB)))
+    assert shown(ask(check=True)) == shown(ask()) == (False, "finished", "finished", "finished")
+    assert shown(ask("stopped", check=True)) == (False, "finished", "finished", "finished")
+    assert ask("released", check=True)["changed"] is True
+    assert "ttlSecondsAfterFinished" not in str(cluster.all(JOB))
+    assert [ask("released")["changed"] for _ in range(2)] == [True, False]
+    assert ask("released", check=True)["changed"] is False
+
+
+def test_what_runs_on_a_node(cluster: Cluster, command: list[str]) -> None:
+    arguments = {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1"}
+    found = call("mlperf_run_info", arguments)
+    assert (found["state"], found["running"], found["gpus"]) == ("absent", [], 1)
+    call("mlperf_run", {**arguments, "spec": SPEC})
+    for check in (True, False):
+        found = call("mlperf_run_info", arguments, check=check)
+        assert (found["changed"], found["state"], found["running"]) == (False, "running", ["r1"])
+
+
+def test_a_cluster_that_cannot_be_used_is_one_sentence(cluster: Cluster, command: list[str]) -> None:
+    arguments = {"command": command, "root": ROOT, "launcher": "kubernetes", "engines": [{**CONFIG, "name": "e1"}]}
+    assert {
+        one["level"] for one in in_process("mlperf_doctor", {**arguments, "spec": {**SPEC, "run_id": "r1"}})["findings"]
+    } == {"ok"}
+    at = command.index("--node") + 1
+    elsewhere = [*command[:at], "n9", *command[at + 1 :]]
+    with pytest.raises(Failed) as refused:
+        in_process("mlperf_doctor", {**arguments, "command": elsewhere})
+    assert refused.value.result["msg"].startswith("node: the cluster has no node n9; set harness_node")
+    with pytest.raises(Failed, match=r"kubeconfig /nowhere"):
+        in_process("mlperf_doctor", {**arguments, "command": [*command, "--kubeconfig", "/nowhere"]})
+
+
+def test_watching_lives_through_a_server_that_is_away(
+    cluster: Cluster, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = load("mlperf_watch", "action")
+    shown: list[str] = []
+    monkeypatch.setattr(action.display, "display", shown.append)
+    call("mlperf_run", {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1", "spec": SPEC})
+    looking = [*command, "watch", "--interval", "0.5", "run", "jw2"]
+    args = {"kind": "run", "command": looking, "interval_s": 0.5, "lost_after_s": 20.0}
+    task = MagicMock(check_mode=False, args=args, async_val=0)
+    plugin = action.ActionModule(task, *(MagicMock() for _ in range(5)))
+
+    def others() -> None:
+        soon(lambda: any("performance" in line for line in shown), 10)
+        cluster.down()
+        soon(lambda: any("no answer, trying again: the API server" in line for line in shown), 15)
+        cluster.up()
+        seen = len(shown)
+        soon(lambda: any("performance" in line for line in shown[seen:]), 15)
+        cluster.delete_job("run-r1-jw2")
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    began = time.monotonic()
+    result = plugin.run(task_vars={"inventory_hostname": "jw2"})
+    thread.join()
+    assert result["reason"] == "the Job of run jw2 was deleted by someone; start with another run_id"
+    assert (result["state"], result["good"], result["changed"]) == ("failed", False, False)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount namespace of its own: run as root")
+def test_collecting_through_the_api(cluster: Cluster, command: list[str], tmp_path: Path) -> None:
+    run, into = tmp_path / "runs" / "r1", tmp_path / "into"
+    run.mkdir(parents=True)
+    (run / "status.json").write_text('{"state": "finished"}')
+    cluster.claim("given", tmp_path / "runs")
+    settings = command.index("--settings") + 1
+    given = [*command]
+    given[settings] = given[settings].replace("{", '{"runs_claim": "given", ', 1)
+    arguments = {"command": given, "path": str(into), "directories": [{"source": f"{ROOT}/runs/r1", "target": "run"}]}
+
+    def collect(*, check: bool = False) -> Result:
+        task = MagicMock(check_mode=check, args=arguments, async_val=0)
+        result: Result = load("mlperf_collect", "action").ActionModule(task, *(MagicMock() for _ in range(5))).run()
+        return result
+
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        harness = Path(folder, "harness")
+        harness.write_text(f'#!/bin/sh\nexec env PYTHONPATH={REPOSITORY} {sys.executable} -m harness "$@"\n')
+        harness.chmod(0o755)
+        cluster.image(IMAGE, Image((Path(folder),)).path)
+        assert collect(check=True)["changed"] is True
+        assert not into.exists()
+        first, again = collect(), collect()
+    assert (first["changed"], first["fetched"]) == (True, ["run/status.json"]), first
+    assert first["diff"] == {"before": "", "after": "run/status.json\n"}
+    assert (again["changed"], again["fetched"], again["diff"]["after"]) == (False, [], "")
+    assert [file["target"] for file in again["files"]] == ["run/status.json"]
+    assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=into).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "common", "own", "names_of"),
+    [
+        (2, {}, {}, ["n1-0", "n1-1"]),
+        (2, {"tensor_parallel": 2}, {}, ["n1"]),
+        (2, {}, {"tensor_parallel": 2}, ["n1"]),
+        (5, {"tensor_parallel": 2}, {}, ["n1-0", "n1-1"]),
+        (1, {}, {}, ["n1"]),
+        (None, {}, {}, ["n1"]),
+        (0, {}, {}, ["n1"]),
+    ],
+)
+def test_all_gpus_of_a_node_are_used(gpus: int | None, common: Result, own: Result, names_of: list[str]) -> None:
+    configs = render(
+        "harness",
+        "__harness_cluster_configs",
+        __harness_found={"gpus": gpus},
+        harness_engine_settings=common,
+        harness_engines=[{"name": "n1", "port": 8101, **own}],
+        harness_model="/m",
+    )
+    assert [one["name"] for one in configs] == names_of
+    assert {one.get("tensor_parallel") for one in configs} == {{**common, **own}.get("tensor_parallel")}
