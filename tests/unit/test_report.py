@@ -281,7 +281,7 @@ def test_a_benchmark_that_came_to_nothing_is_reported_by_its_failures(tmp_path: 
     (tmp_path / "failures.json").write_text(json.dumps([failure]))
     result = reports.report(tmp_path)
     assert result.verdict.level == "INVALID"
-    assert "cannot pull the image" in result.verdict.reasons[0].text
+    assert "cannot pull the image" in result.verdict.reasons[0].sentence
     assert (tmp_path / "report.md").exists()
 
 
