@@ -4,7 +4,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import yaml
+from click.testing import CliRunner
+from torchx.specs import AppState
 
+from harness.cli import cli
 from harness.cluster import launch, torchx, watch
 from harness.cluster.launch import Launcher
 from harness.cluster.rights import ON_VOLCANO
@@ -12,7 +16,7 @@ from harness.cluster.settings import parse_cluster
 from harness.cluster.volcano import TorchxApi
 from harness.errors import BadInput
 from tests.cluster import ADMIN, Cluster, scripts
-from tests.cluster.kinds import CONFIG_MAP, JOB, POD, VOLCANO_GROUP, VOLCANO_JOB
+from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE, VOLCANO_GROUP, VOLCANO_JOB
 from tests.unit import cluster_case
 from tests.unit.cluster_case import IMAGE, OPERATOR, Object, engine, failure, furnish, operator, see, soon, spec
 
@@ -197,3 +201,38 @@ def test_a_collected_run_is_kept_for_its_time_and_then_swept(cluster: Cluster) -
 def test_an_unknown_queue_is_refused_before_anything_waits(cluster: Cluster) -> None:
     with pytest.raises(BadInput, match=r"unable to find job queue: .*none.* not found"):
         launcher(cluster, queue="none").start(spec(), "n1")
+
+
+def test_torchx_sees_what_volcano_runs(cluster: Cluster) -> None:
+    cluster.script("engine-*", [scripts.Running(), scripts.Log("loading weights")])
+    starter = launcher(cluster)
+    starter.engine_up("r1", "n1", engine())
+    soon(lambda: [pod["status"].get("phase") for pod in cluster.all(POD)] == ["Running"])
+    api = starter.api
+    assert isinstance(api, TorchxApi)
+    assert soon(lambda: api.state("engine-r1-e1") == AppState.RUNNING)
+    (line,) = soon(lambda: api.lines("engine-r1-e1", "engine-n1"))
+    assert line.endswith("loading weights")
+
+
+def test_one_job_of_all_roles_starts_whole_and_ends_with_its_run(cluster: Cluster) -> None:
+    furnish_another(cluster, NODE)
+    cluster.script("*-engine-*", [scripts.Running()])
+    cluster.script("*-run-*", scripts.exits(0, after_s=0.5))
+    words = ["--node", "n1", "--node", NODE, "--image", IMAGE, "--run-id", RUN, "--launcher", "torchx"]
+    done = CliRunner().invoke(cli, ["manifests", *words])
+    assert done.exit_code == 0, done.output
+    kind = {**{one.kind: one for one in (CONFIG_MAP, SERVICE)}, "Job": VOLCANO_JOB}
+    for thing in yaml.safe_load_all(done.stdout):
+        cluster.create(kind[thing["kind"]], thing)
+    soon(lambda: len(cluster.all(POD)) == 3)
+    assert all(len(pod["metadata"]["name"]) <= 63 for pod in cluster.all(POD))
+    (job,) = soon(lambda: [one for one in cluster.all(VOLCANO_JOB) if phase(one) == "Completed"])
+    assert [one["status"] for one in job["status"]["conditions"]] == ["Pending", "Running", "Completing", "Completed"]
+    assert [pod["status"]["phase"] for pod in cluster.all(POD)] == ["Succeeded"]
+    cluster.delete(VOLCANO_JOB, job["metadata"]["name"])
+    soon(lambda: cluster.all(POD) == [])
+
+
+def phase(job: Object) -> str:
+    return str(job["status"]["state"]["phase"])
