@@ -5,14 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.cluster.rights import RIGHTS
+from harness.cluster.rights import RIGHTS, Right
 from tests.cluster import Cluster, Image
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
 from tests.conftest import NODE_ENVIRONMENT
@@ -26,10 +27,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount n
 
 @dataclass
 class ClusterSite(Site):
-    """Two nodes of a cluster, known by their names and a kubeconfig."""
+    """Two nodes of a cluster, known by their names and a kubeconfig, with engines on ports from `port` on."""
 
     cluster: Cluster = field(default_factory=Cluster)
     kubeconfig: Path = Path()
+    nodes: tuple[str, ...] = NODES
+    port: int = 8701
 
     def extra(self, **more: Any) -> dict[str, Any]:
         """Variables of a call."""
@@ -55,8 +58,8 @@ class ClusterSite(Site):
     def inventory(self) -> Path:
         """Names of nodes, and no SSH."""
         hosts = {
-            node: {"harness_engines": [{"name": node, "port": 8701 + number, "cpu_cores": str(number)}]}
-            for number, node in enumerate(NODES)
+            node: {"harness_engines": [{"name": node, "port": self.port + number, "cpu_cores": str(number)}]}
+            for number, node in enumerate(self.nodes)
         }
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
         file = self.folder / "hosts.json"
@@ -73,30 +76,38 @@ class ClusterSite(Site):
         return sorted(one["name"] for one in found if "mlperf/run" in one.get("labels", {}))
 
 
-def rules(*, collecting: bool = True) -> list[dict[str, Any]]:
+def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
     """The operator's rules in the namespace."""
     return [
         {"apiGroups": [right.group], "resources": [right.resource], "verbs": list(right.verbs)}
-        for right in RIGHTS
-        if not right.everywhere and (collecting or right.needed != "collecting")
+        for right in rights
+        if not right.everywhere
     ]
 
 
 @pytest.fixture
 def site(tmp_path: Path, sandbox: Path) -> Iterator[ClusterSite]:
+    with nodes_of_a_cluster(tmp_path, sandbox, RIGHTS) as found:
+        yield found
+
+
+@contextmanager
+def nodes_of_a_cluster(
+    tmp_path: Path, sandbox: Path, rights: Sequence[Right], nodes: tuple[str, ...] = NODES, port: int = 8701
+) -> Iterator[ClusterSite]:
     """A cluster with a claim for each purpose on each node, and an operator who may do what is needed."""
     image = Image((NODE_ENVIRONMENT / "bin",), {"HARNESS_PUNKT": str(NODE_ENVIRONMENT / "share" / "punkt")})
     with Cluster(images={IMAGE: image}, as_user=False) as cluster:
         cluster.service_account("mlperf-runner")
-        for node in NODES:
+        for node in nodes:
             cluster.node(node)
             runs = tmp_path / node / "runs"
             runs.mkdir(parents=True)
             for claim, folder in {"runs": runs, "model": sandbox / "model", "dataset": sandbox}.items():
                 cluster.claim(f"{claim}-{node}", folder, node=node)
-        nodes = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
-        kubeconfig = cluster.user(OPERATOR, rules(), everywhere=nodes)
-        found = ClusterSite(tmp_path, sandbox, cluster=cluster, kubeconfig=kubeconfig)
+        everywhere = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
+        kubeconfig = cluster.user(OPERATOR, rules(rights), everywhere=everywhere)
+        found = ClusterSite(tmp_path, sandbox, cluster=cluster, kubeconfig=kubeconfig, nodes=nodes, port=port)
         yield found
         found.clean()
 
