@@ -18,6 +18,7 @@ from harness.cluster.causes import (
 _ELSEWHERE = re.compile(
     r"(, )?\d+ node\(s\) didn't (satisfy plugin\(s\) \[NodeAffinity\](?! simul)|match Pod's node affinity/selector)"
 )
+_BEYOND = re.compile(r"untolerated taint|PersistentVolume")
 _NO_VOLUME = ("ProvisioningFailed", "FailedBinding")
 _ON_THE_WAY = frozenset({"", "ContainerCreating", "PodInitializing"})
 _PROGRESS = {"Pulling": "pulling the image", "Pulled": "starting its container", "Created": "starting its container"}
@@ -73,8 +74,11 @@ def _unschedulable(case: Case, message: str) -> Diagnosis:
 
 def _here(message: str) -> str:
     """What the scheduler says of the node that the pod is pinned to; empty when there is no such node."""
-    said = re.split("nodes are (?:un)?available: ", short(message))[-1]
-    return _ELSEWHERE.sub("", said).strip(" ,.")
+    said = _ELSEWHERE.sub("", re.split("nodes are (?:un)?available: ", short(message))[-1]).strip(" ,.")
+    if "nodes are unavailable: " in message and _BEYOND.search(said):
+        # Volcano looks for resources first, on every node; what comes later is said of this node alone.
+        said = ", ".join(part for part in said.split(", ") if "Insufficient" not in part)
+    return said
 
 
 def _taints(case: Case, message: str) -> str:

@@ -17,6 +17,7 @@ from harness.cluster.volcano import TorchxApi
 from harness.errors import BadInput
 from tests.cluster import ADMIN, Cluster, scripts
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE, VOLCANO_GROUP, VOLCANO_JOB
+from tests.cluster.kinds import NODE as NODES
 from tests.unit import cluster_case
 from tests.unit.cluster_case import IMAGE, OPERATOR, Object, engine, failure, furnish, operator, see, soon, spec
 
@@ -120,9 +121,20 @@ def no_account(cluster: Cluster) -> Launcher:
     return Launcher(starter.api, starter.cluster.model_copy(update={"service_account": "nobody"}))
 
 
+def tainted(cluster: Cluster) -> Launcher:
+    taint = {"key": "example.org/lab", "effect": "NoSchedule"}
+    cluster.edit(NODES, "n1", lambda node: node["spec"].update(taints=[taint]), "")
+    cluster.node("without")
+    return launcher(cluster)
+
+
 @pytest.mark.parametrize(
     ("arrange", "words"),
     [
+        (
+            tainted,
+            "finds no place on node n1: 1 node(s) had untolerated taint(s) (example.org/lab); name the taint's key",
+        ),
         (small_queue, "queue resource quota insufficient: insufficient nvidia.com/gpu; "),
         (taken_gpus, "1 Insufficient nvidia.com/gpu; `kubectl get pods -A -o wide` shows who has it"),
         (no_account, 'mlperf/nobody: serviceaccount "nobody" not found; make it, or set service_account'),
