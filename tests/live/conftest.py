@@ -91,7 +91,8 @@ def live(request: pytest.FixtureRequest) -> Iterator[Live]:
         for node in found.nodes:
             _gone(found.core.delete_namespaced_pod, f"{folder}-{node}", found.namespace)
             if given:
-                _work(found, node, ["rm", "-rf", place])
+                # The sandbox, and runs, which are named after it.
+                _work(found, node, ["sh", "-c", f"rm -rf {place}*"])
             else:
                 claims = found.core.delete_namespaced_persistent_volume_claim
                 _gone(claims, found.claim.replace("{node}", node), found.namespace)

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 
 def play(live: Live, folder: Path, playbook: str, run_id: str, *words: str) -> "subprocess.CompletedProcess[str]":
     inventory = folder / "hosts.json"
-    hosts = {node: {"harness_engines": [{"name": node, "port": 8000 + n}]} for n, node in enumerate(live.nodes)}
+    hosts = {node: {"harness_engines": [{"name": node, "port": 8741 + n}]} for n, node in enumerate(live.nodes)}
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     inventory.write_text(
         json.dumps({"gpu_nodes": {"hosts": hosts, "vars": {**local, **live.variables()}}, "controller": {"hosts": {}}})
@@ -48,7 +47,7 @@ def clean(live: Live, run_id: str) -> None:
 
 @pytest.mark.parametrize("topology", ["fleet", "per_node"])
 def test_benchmark_from_check_to_report(live: Live, tmp_path: Path, topology: str) -> None:
-    run_id = f"live-{topology.replace('_', '-')}-{time.time():.0f}"
+    run_id = f"{live.folder}-{topology.replace('_', '-')}"
     try:
         checked = play(live, tmp_path, "benchmark.yml", run_id, "--check", "-e", f"topology={topology}")
         assert checked.returncode == 0, checked.stdout[-4000:]
