@@ -1,0 +1,97 @@
+"""What goes wrong on a cluster while a playbook is at it, with pods that only say how they are."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cluster.rights import RIGHTS
+from tests.cluster import scripts
+from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
+from tests.integration.conftest import until
+from tests.integration.test_benchmark_cluster import IMAGE, OPERATOR, ClusterSite, nodes_of_a_cluster, pytestmark, rules
+
+__all__ = ["pytestmark"]
+NODES = ("node1",)
+CALIBRATED = {
+    "rate": 10.0,
+    "by_engine": {"node1": 10.0},
+    "seconds": 1.0,
+    "samples": 10,
+    "target_qps": 8.0,
+    "slope_s": None,
+    "notes": [],
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path, sandbox: Path) -> Iterator[ClusterSite]:
+    with nodes_of_a_cluster(tmp_path, sandbox, RIGHTS, NODES) as found:
+        yield found
+
+
+def say(**state: Any) -> list[scripts.Step]:
+    """A container that says so, and runs on unless it has ended."""
+    steps: list[scripts.Step] = [scripts.Running(), scripts.Log(json.dumps(state))]
+    return [*steps, scripts.Exit(0)] if state["state"] == "finished" else steps
+
+
+def begin(site: ClusterSite, run_id: str) -> "subprocess.Popen[str]":
+    """A benchmark on one node whose engine and LoadGen only say how they are; returns when its run is under way."""
+    site.cluster.script("engine-*", say(state="ready"))
+    site.cluster.script("run-*", say(state="running", run_id=run_id, phase="performance", samples_done=7))
+    site.cluster.script("run-*-calibration-*", say(state="finished", run_id=run_id, calibration=CALIBRATED))
+    process = site.start(run_id=run_id)
+    until(lambda: "node1  performance" in site.output() or process.poll() is not None, "the run is under way")
+    assert process.poll() is None, site.output()
+    return process
+
+
+def running(site: ClusterSite) -> list[str]:
+    """Names of the pods that have not ended."""
+    pods = [pod for pod in site.cluster.all(POD) if pod["status"].get("phase") not in ("Succeeded", "Failed")]
+    return [pod["metadata"]["name"] for pod in pods]
+
+
+def test_a_run_whose_job_someone_deletes_ends_with_its_reason_and_a_report(site: ClusterSite) -> None:
+    process = begin(site, "deleted")
+    site.cluster.delete_job("run-deleted-node1")
+    assert process.wait(120) == 2, site.output()
+    (failure,) = site.read("deleted", "result.json")["failures"]
+    assert (failure["node"], failure["phase"]) == ("node1", "run")
+    assert failure["reason"] == "the Job of run node1 was deleted by someone; start with another run_id"
+    assert (site.results / "deleted" / "report.html").exists()
+    assert running(site) == []
+
+
+def test_a_job_that_is_given_up_does_not_begin_later(site: ClusterSite) -> None:
+    site.cluster.script("engine-*", say(state="ready"))
+    site.cluster.script("run-*", scripts.never_pulled(IMAGE))
+    assert site.play(run_id="waits") == 2, site.output()
+    (failure,) = site.read("waits", "result.json")["failures"]
+    assert "node node1 cannot pull the image" in failure["reason"]
+    assert running(site) == []
+
+
+def test_stop_ends_a_run_and_its_engines_whoever_watched_it(site: ClusterSite) -> None:
+    site.interrupt(begin(site, "stopped"))
+    assert {name.rsplit("-", 1)[0] for name in running(site)} == {"engine-stopped-node1", "run-stopped-node1"}
+    assert site.play("playbooks/stop.yml", run_id="stopped") == 0, site.output()
+    assert running(site) == []
+    result = site.read("stopped", "result.json")
+    assert [one["reason"] for one in result["failures"]] == ["stopped on request by playbooks/stop.yml"]
+
+
+def test_what_is_missing_ends_in_preflight_with_one_sentence(site: ClusterSite) -> None:
+    site.cluster.user(OPERATOR, rules([right for right in RIGHTS if right.resource != "services"]))
+    assert site.play(run_id="refused") == 2
+    assert "these credentials may not get, create, delete services in namespace mlperf" in site.output()
+    site.cluster.user(OPERATOR, rules(RIGHTS))
+    more = {"harness_cluster": {**site.extra()["harness_cluster"], "runs_claim": "nowhere"}}
+    assert site.play(run_id="refused", **more) == 2
+    assert "namespace mlperf has no claim nowhere for runs; make it, or name another one (runs_claim)" in site.output()
+    assert site.names(CONFIG_MAP, SERVICE, JOB, POD) == []
+    assert not site.results.exists()
