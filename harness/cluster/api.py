@@ -12,8 +12,9 @@ import yaml
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
+from harness.cluster.refusals import Away, cause, explain, message
 from harness.cluster.rights import RIGHTS, Right
-from harness.errors import BadInput, HarnessError, NotReady, RunFailed
+from harness.errors import BadInput, HarnessError, NotReady
 
 Object = dict[str, Any]
 
@@ -30,14 +31,6 @@ _CORE = {
     "PersistentVolumeClaim": "persistent_volume_claim",
     "Event": "event",
 }
-
-
-class Away(NotReady):
-    """The API server does not answer, or not now; what runs on the cluster goes on."""
-
-
-class Forbidden(NotReady):
-    """The API server knows who asks, and refuses it."""
 
 
 class Api:
@@ -103,7 +96,7 @@ class Api:
             except ApiException as error:
                 if error.status != 409:
                     raise self.explained(error, f"create {_named(wanted)}") from None
-                said = _message(error)
+                said = message(error)
             there = self.read(wanted["kind"], wanted["metadata"]["name"])
             if there is not None and "deletionTimestamp" not in there["metadata"]:
                 return False, there
@@ -225,11 +218,11 @@ class Api:
                 found = call(*words, **more)
                 return found.data if isinstance(found, urllib3.BaseHTTPResponse) else found
             except urllib3.exceptions.HTTPError as error:
-                away: Exception = Away(f"the API server {self.address} does not answer: {_cause(error)}")
+                away: Exception = Away(f"the API server {self.address} does not answer: {cause(error)}")
             except ApiException as error:
                 if error.status not in _TRANSIENT:
                     raise
-                away = Away(f"the API server {self.address} is not well: {_message(error)}")
+                away = Away(f"the API server {self.address} is not well: {message(error)}")
             if time.monotonic() + pause > end:
                 raise away
             time.sleep(pause)
@@ -237,34 +230,11 @@ class Api:
 
     def explained(self, error: ApiException, doing: str) -> HarnessError:
         """What a refusal means to the house: who must act, and how."""
-        said = _message(error)
-        if error.status == 401:
-            return NotReady(f"the API server {self.address} does not know these credentials ({said}); renew them")
-        if error.status == 403 and "exceeded quota" not in said and "violates PodSecurity" not in said:
-            return Forbidden(
-                f"may not {doing} in namespace {self.namespace}: {said}; the rights that are needed stand in "
-                "docs/operations.md, and `kubectl auth can-i --list` shows those there are"
-            )
-        if error.status in (400, 403, 404, 422):
-            return BadInput(f"the API server refuses to {doing}: {said}")
-        return RunFailed(f"the API server could not {doing}: {said}")
+        return explain(error, doing, self.address, self.namespace)
 
 
 def _plain(body: Any) -> Object:
     return json.loads(body) if isinstance(body, bytes) else dict(body)
-
-
-def _message(error: ApiException) -> str:
-    """What the API server said, in its own words."""
-    try:
-        return str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        return f"{error.status} {error.reason}" if error.status else str(error.reason).strip().replace("\n", ": ")
-
-
-def _cause(error: BaseException) -> str:
-    reason = getattr(error, "reason", None)
-    return _cause(reason) if isinstance(reason, BaseException) else str(error).rsplit(": ", 1)[-1]
 
 
 def _named(thing: Object) -> str:

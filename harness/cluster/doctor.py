@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kubernetes.utils.quantity import parse_quantity
 
-from harness.cluster.api import Api, Forbidden, Object
+from harness.cluster.api import Api, Object
 from harness.cluster.launch import Launcher
+from harness.cluster.refusals import Forbidden
 from harness.cluster.settings import Cluster
 from harness.engine import EngineConfig
 from harness.errors import HarnessError

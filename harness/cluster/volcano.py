@@ -13,7 +13,8 @@ from torchx.schedulers.kubernetes_scheduler import JOB_STATE, KubernetesJob, cre
 from torchx.specs import AppState, make_app_handle
 
 from harness.cluster import objects, torchx
-from harness.cluster.api import PATIENCE_S, Api, Forbidden, Object
+from harness.cluster.api import PATIENCE_S, Api, Object
+from harness.cluster.refusals import Forbidden
 from harness.cluster.rights import ON_VOLCANO
 from harness.cluster.settings import Cluster, slug
 from harness.errors import BadInput, NotReady

@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from harness.cluster import objects
-from harness.cluster.api import Api, Away, Forbidden, Object, whole
+from harness.cluster.api import Api, Object, whole
 from harness.cluster.causes import Diagnosis, Kind, Seen
 from harness.cluster.diagnosis import diagnose
 from harness.cluster.records import record
+from harness.cluster.refusals import Away, Forbidden
 from harness.cluster.settings import engine_name, run_name, slug
 from harness.errors import HarnessError
 

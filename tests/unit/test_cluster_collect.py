@@ -13,9 +13,9 @@ import pytest
 from websocket import WebSocketConnectionClosedException
 
 from harness.cluster import collect as collecting
-from harness.cluster.api import Forbidden
 from harness.cluster.collect import collect
 from harness.cluster.launch import Launcher
+from harness.cluster.refusals import Forbidden
 from harness.cluster.rights import RIGHTS
 from harness.errors import NotReady, RunFailed
 from tests.cluster import Cluster, Image, scripts

@@ -10,7 +10,8 @@ import pytest
 
 from harness.cluster import api as apis
 from harness.cluster import launch, watch
-from harness.cluster.api import Api, Away
+from harness.cluster.api import Api
+from harness.cluster.refusals import Away
 from harness.errors import BadInput, NotReady
 from tests.cluster import Cluster, scripts
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE

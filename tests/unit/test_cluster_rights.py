@@ -1,16 +1,19 @@
 """Before a benchmark on a cluster: what is said when a right, a claim, a GPU or the API is missing."""
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from harness.cluster import collect as collecting
 from harness.cluster import doctor, watch
-from harness.cluster.api import Forbidden
+from harness.cluster.api import Api
 from harness.cluster.collect import collect
+from harness.cluster.launch import Launcher
+from harness.cluster.refusals import Forbidden
 from harness.cluster.rights import RIGHTS, Right
-from harness.errors import HarnessError
+from harness.errors import BadInput, HarnessError
 from tests.cluster import Cluster, scripts
 from tests.cluster.kinds import NODE
 from tests.unit.cluster_case import (
@@ -73,7 +76,9 @@ def test_rights_of_collecting_are_asked_for_only_where_results_come_through_the_
 
 def test_the_rights_are_enough_and_each_is_used(cluster: Cluster) -> None:
     operator(cluster)
-    cluster.script("*", [scripts.Pause(0.3), scripts.Running(), scripts.Log('{"state": "ready"}')])
+    seen = threading.Event()
+    steps: list[scripts.Step] = [scripts.Until(seen.is_set), scripts.Running(), scripts.Log('{"state": "ready"}')]
+    cluster.script("*", steps)
     cluster.script("run-r1-n1", FINISHES)
     starter = launcher(cluster, OPERATOR, collect_over_api=True)
     doctor.check(starter, "r1", "n1", [engine()], spec())
@@ -81,7 +86,7 @@ def test_the_rights_are_enough_and_each_is_used(cluster: Cluster) -> None:
     starter.start(spec(), "n1")
     starter.start(spec(node="n2"), "n1")
     starter.compare(spec())
-    see(starter, "engine", lambda found: found["records"][0]["state"] == "ready")
+    see(starter, "engine", lambda found: found["records"][0]["state"] == "ready", then=seen.set)
     see(starter, until=lambda found: found["records"][0]["state"] == "finished")
     with pytest.raises(HarnessError, match="container not found"):  # nothing runs in a pod that is only a script
         collect(starter.api, starter.cluster, starter.owner("r1"), "r1", "n1", {"/x": ""}, cluster.kubeconfig().parent)
@@ -163,6 +168,16 @@ def test_what_is_asked_differently_is_said_before_anything_starts(cluster: Clust
     starter.start(spec(), "n1")
     found = doctor.check(starter, "r1", "n1", [], spec(samples=6))
     assert "samples: it has 5, you ask 6" in str([one for one in found if one["level"] == "fail"])
+
+
+def test_a_quota_of_jobs_and_a_namespace_that_is_not_there(cluster: Cluster) -> None:
+    cluster.quota({"count/jobs.batch": "0"})
+    with pytest.raises(BadInput, match=r"create Job engine-r1-e1: .*exceeded quota.*; end .* -n mlperf describe quota"):
+        launcher(cluster).engine_up("r1", "n1", engine())
+    settings = launcher(cluster, namespace="nowhere").cluster
+    absent = Launcher(Api("nowhere", cluster.kubeconfig(), patience_s=1.0), settings)
+    with pytest.raises(BadInput, match=r'namespaces "nowhere" not found; make namespace nowhere, or name another one'):
+        absent.engine_up("r1", "n1", engine())
 
 
 def test_two_engines_share_a_node_as_its_gpus_allow(cluster: Cluster) -> None:
