@@ -45,7 +45,7 @@ def call(module: Any, arguments: List[str], given: Any = None, accepted: Tuple[i
 
 def on_cluster(module: Any) -> bool:
     """Whether the command works on a cluster, so that this machine's files tell nothing."""
-    return module.params["launcher"] != "process"
+    return bool(module.params["launcher"] != "process")
 
 
 def tell(module: Any, result: Dict[str, Any]) -> None:
