@@ -82,14 +82,17 @@ class Launcher:
         return (ended(there) or "running") if there else "absent"
 
     def stop(self, run_id: str, host: str, *, dry_run: bool = False) -> bool:
-        """End a run by deleting its Job; its files stay on the claim. Whether there was one that had not ended."""
-        runs = self.state(run_id, host) == "running"
-        if not runs or dry_run:
-            return runs
-        name = run_name(run_id, host)
-        self.api.delete("Job", name)
-        self._await_end(name)
-        return True
+        """End a run by deleting its Job, and wait for the end of its pod, when its files on the claim are whole.
+
+        Whether there was a Job that had not ended.
+        """
+        state, name = self.state(run_id, host), run_name(run_id, host)
+        if not dry_run and state == "running":
+            self.api.delete("Job", name)
+        if not dry_run and state in ("running", "absent"):
+            # Also where someone else has deleted it: the pod may be on its way out still.
+            self._await_end(name)
+        return state == "running"
 
     def runs(self, node: str | None = None) -> list[Object]:
         """Every run's Job, of one node or all, oldest first, as run_id, state and phase."""

@@ -175,7 +175,7 @@ def test_a_job_that_someone_deletes(cluster: Cluster, what: str) -> None:
     began = time.monotonic()
     reason = failure(starter, then=delete, interval_s=INTERVAL_S)
     assert reason == "the Job of run n1 was deleted by someone; start with another run_id"
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 5.0
 
 
 def test_a_finished_run_and_a_ready_engine_are_good(cluster: Cluster) -> None:
