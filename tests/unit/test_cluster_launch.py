@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.client.exceptions import ApiException
 
 from harness.cluster import api as apis
 from harness.cluster import launch, watch
@@ -156,6 +157,21 @@ def test_what_is_still_being_deleted_is_waited_for(cluster: Cluster) -> None:
     free.start()
     assert "deletionTimestamp" not in starter.owner("r1")["metadata"]
     free.join()
+
+
+def test_a_conflict_over_a_quota_is_no_object_that_is_there(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    starter = launcher(cluster)
+    conflicts, core = [ApiException(status=409, reason="Conflict")], starter.api.core
+    create = core.create_namespaced_config_map
+
+    def contended(*words: Any, **more: Any) -> Any:
+        if conflicts:
+            raise conflicts.pop()
+        return create(*words, **more)
+
+    monkeypatch.setattr(core, "create_namespaced_config_map", contended)
+    assert starter.owner("r1")["metadata"]["uid"]
+    assert conflicts == []
 
 
 @pytest.mark.parametrize("trouble", ["none", "dropped", "expired in the stream", "expired", "refused"])
