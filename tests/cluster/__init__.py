@@ -34,7 +34,7 @@ What it does not do:
 - All pods share this machine's network: one address, so two that listen on one port clash. Names of Services stand in
   /etc/hosts while a pod is behind them; ports are not mapped.
 - A container sees this machine's files below its own mounts (what an image holds is not simulated), except what its
-  mounts cover: an image's folders cannot lie in /tmp when the pod mounts something there.
+  mounts cover: of that only the image's folders, this checkout and its Python are brought back.
 - Nodes have no leases: `lose_node` is the moment, 50 s after the last sign of life, at which the node controller acts.
 """
 

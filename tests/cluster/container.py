@@ -80,6 +80,14 @@ def _place(root: str, mount: dict[str, Any]) -> None:
         _mount("none", str(target), flags=_BIND | _REMOUNT | _RDONLY)
 
 
+def _keep(root: str, folder: str) -> None:
+    """Bring back a folder of this machine that a mount above it hides."""
+    if Path(folder).is_dir() and not Path(root + folder).exists():
+        Path(root + folder).mkdir(parents=True)
+        _mount(folder, root + folder, flags=_BIND | _REC)
+        _mount("none", root + folder, flags=_BIND | _REMOUNT | _RDONLY)
+
+
 def _become(orders: dict[str, Any], root: str) -> None:
     """The container's first process: never returns."""
     _mount("proc", f"{root}/proc", "proc")
@@ -113,6 +121,8 @@ def main() -> int:
         _open_ways(root, orders["ways"])
         for mount in sorted(orders["mounts"], key=lambda one: str(one["target"]).count("/")):
             _place(root, mount)
+        for folder in orders["kept"]:
+            _keep(root, folder)
     except OSError as error:
         print(f"failed {error}", flush=True)
         return 0

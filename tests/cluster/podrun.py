@@ -10,7 +10,7 @@ from tests.cluster.kinds import POD, Object
 from tests.cluster.podstate import PodState
 from tests.cluster.probes import watch_probes
 from tests.cluster.processes import CannotStart, Process
-from tests.cluster.volumes import BadConfig, NotYet, environment, expanded, identity, mounts, sources, ways
+from tests.cluster.volumes import BadConfig, NotYet, environment, expanded, identity, kept, mounts, sources, ways
 from tests.cluster.world import Image, World
 
 _REFERENCE = re.compile(r"[a-z0-9]+([._:/-][A-Za-z0-9]+|__|-+)*([:@][A-Za-z0-9_][\w.:-]*)*")
@@ -176,6 +176,7 @@ class PodRun:
             "mounts": [hosts, *mounts(container, volumes)],
             "root": str(self._world.folder / "roots" / f"{self.state.uid}.{container['name']}"),
             "ways": ways(image),
+            "kept": kept(image),
             "read_only": bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem")),
             "user": user if self._world.as_user else None,
             "group": group,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tests.cluster.kinds import CONFIG_MAP, SECRET, Object
 from tests.cluster.quantities import amount
 from tests.cluster.store import key_of
 from tests.cluster.world import Image, World
+from tests.conftest import NODE_ENVIRONMENT, REPOSITORY
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -159,6 +161,11 @@ def _field(pod: Object, path: str) -> str:
     for word in path.split("."):
         value = value.get(word, "") if isinstance(value, dict) else ""
     return str(value)
+
+
+def kept(image: Image) -> list[str]:
+    """Folders that are an image's own, so that no mount above them may hide them: this checkout may lie below /tmp."""
+    return [str(folder) for folder in (REPOSITORY, NODE_ENVIRONMENT, Path(sys.prefix), *image.path)]
 
 
 def ways(image: Image) -> list[str]:
