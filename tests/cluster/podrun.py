@@ -176,7 +176,7 @@ class PodRun:
             "mounts": [hosts, *mounts(container, volumes)],
             "root": str(self._world.folder / "roots" / f"{self.state.uid}.{container['name']}"),
             "ways": ways(image),
-            "kept": kept(image),
+            "kept": kept(),
             "read_only": bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem")),
             "user": user if self._world.as_user else None,
             "group": group,

@@ -163,9 +163,9 @@ def _field(pod: Object, path: str) -> str:
     return str(value)
 
 
-def kept(image: Image) -> list[str]:
-    """Folders that are an image's own, so that no mount above them may hide them: this checkout may lie below /tmp."""
-    return [str(folder) for folder in (REPOSITORY, NODE_ENVIRONMENT, Path(sys.prefix), *image.path)]
+def kept() -> list[str]:
+    """What an image may need of this machine, and no mount above it may hide: this checkout may lie below /tmp."""
+    return [str(folder) for folder in (REPOSITORY, NODE_ENVIRONMENT, Path(sys.prefix))]
 
 
 def ways(image: Image) -> list[str]:

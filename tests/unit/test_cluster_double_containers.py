@@ -81,7 +81,7 @@ def test_a_container_has_its_arguments_mounts_variables_and_user(
 ) -> None:
     script = (
         "echo $0 $1; id -u; cat /etc/mlperf/spec.json; echo $FROM_IMAGE $NODE $RUN $HOSTNAME; cat /proc/1/comm; "
-        "echo kept > /var/lib/mlperf/runs/kept; touch /tmp/t /var/cache/mlperf/c && ls /tmp; "
+        "echo kept > /var/lib/mlperf/runs/kept; touch /tmp/t /var/cache/mlperf/c && ls /tmp | grep -x t; "
         "touch /root-is-read-only; touch /var/lib/mlperf/model/m; df --output=size -m /dev/shm | tail -1; exit 4"
     )
     (tmp_path / "model").mkdir()
