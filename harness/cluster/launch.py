@@ -40,7 +40,7 @@ class Launcher:
         again = there is not None and bool(ended(there))
         if again and not dry_run:
             self.engine_down(run_id, config.name)
-        made = objects.engine_objects(self.cluster, run_id, node, config, self._owner(run_id, dry_run))
+        made = objects.engine_objects(self.cluster, run_id, node, config, self.owner(run_id, dry_run=dry_run))
         what = f"engine {config.name} of run {run_id}"
         # What has ended would be taken away first; while it is there, nothing else can be judged.
         changed = (again and dry_run) or self._make(made, what, "take it down first", dry_run)
@@ -66,7 +66,7 @@ class Launcher:
         Raises:
             BadInput: the id is taken by a run that was asked differently.
         """
-        made = objects.run_objects(self.cluster, spec, node, self._owner(spec.run_id, dry_run))
+        made = objects.run_objects(self.cluster, spec, node, self.owner(spec.run_id, dry_run=dry_run))
         return self._make(made, f"run_id {spec.run_id}", "choose another run_id", dry_run)
 
     def compare(self, spec: Spec) -> dict[str, tuple[Any, Any]] | None:
@@ -128,11 +128,8 @@ class Launcher:
             if now - float(_notes(owner).get(COLLECTED, now)) > self.cluster.keep_s:
                 self.api.delete("ConfigMap", owner["metadata"]["name"])
 
-    def owner(self, run_id: str) -> Object:
+    def owner(self, run_id: str, *, dry_run: bool = False) -> Object:
         """The ConfigMap that owns a run's objects, made where it is missing."""
-        return self._owner(run_id, dry_run=False)
-
-    def _owner(self, run_id: str, dry_run: bool) -> Object:
         return self.api.create(objects.owner(self.cluster, run_id), dry_run=dry_run)[1]
 
     def _make(self, wanted: list[Object], what: str, advice: str, dry_run: bool) -> bool:

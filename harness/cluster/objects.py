@@ -52,12 +52,11 @@ def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfi
             "ports": [{"name": "http", "port": config.port, "targetPort": "http"}],
         },
     }
-    gpus = {cluster.gpu_resource: config.tensor_parallel} if cluster.gpu_resource else {}
     container = {
         "name": "engine",
         "args": ["engine", "serve", "--json", "--root", str(engines_root(run_id)), *_asked("--config", "engine.json")],
         "ports": [{"name": "http", "containerPort": config.port}],
-        "resources": _resources(cluster.cpu, cluster.memory, gpus),
+        "resources": _resources(cluster.cpu, cluster.memory, _gpus(cluster, config)),
         "startupProbe": {
             "httpGet": {"path": "/health", "port": "http"},
             "periodSeconds": 5,
@@ -87,7 +86,6 @@ def run_objects(cluster: Cluster, spec: Spec, node: str, owner: Object) -> list[
 
 def single_objects(cluster: Cluster, spec: Spec, config: EngineConfig, node: str, owner: Object) -> list[Object]:
     """ConfigMap and Job of a benchmark on one node, engine and LoadGen in one pod (`harness run`)."""
-    gpus = {cluster.gpu_resource: config.tensor_parallel} if cluster.gpu_resource else {}
     values = {"model": spec.model, "dataset": spec.dataset, "samples": spec.samples, "scenario": spec.scenario.value}
     values |= {"mode": spec.mode.value, "target-qps": spec.target_qps, "run-id": spec.run_id}
     container = {
@@ -97,7 +95,7 @@ def single_objects(cluster: Cluster, spec: Spec, config: EngineConfig, node: str
             *(word for key, value in values.items() for word in (f"--{key}", str(value))),
         ],
         "ports": [{"name": "http", "containerPort": config.port}],
-        "resources": _resources(cluster.cpu, cluster.memory, gpus),
+        "resources": _resources(cluster.cpu, cluster.memory, _gpus(cluster, config)),
     }
     meta = _meta(cluster, run_name(spec.run_id, spec.node), spec.run_id, "run", node, owner)
     asked = _config_map(meta, "engine.json", config.model_dump(mode="json", exclude_defaults=True))
@@ -113,12 +111,6 @@ def collector(cluster: Cluster, run_id: str, node: str, owner: Object, *, alive_
     }
     meta = _meta(cluster, slug("collect", run_id, node), run_id, "collector", node, owner)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(cluster, meta, node, container)}
-
-
-def gpus_of(job: Object) -> bool:
-    """Whether a Job's pods are given GPUs."""
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    return bool(container["resources"]["limits"].keys() - {"memory"})
 
 
 def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Object:
@@ -213,6 +205,10 @@ def _meta(
         reference = {"name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
         found["ownerReferences"] = [{"apiVersion": owner["apiVersion"], "kind": owner["kind"], **reference}]
     return found
+
+
+def _gpus(cluster: Cluster, config: EngineConfig) -> dict[str, int]:
+    return {cluster.gpu_resource: config.tensor_parallel} if cluster.gpu_resource else {}
 
 
 def _resources(cpu: str, memory: str, gpus: dict[str, int]) -> Object:

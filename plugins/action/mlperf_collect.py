@@ -95,8 +95,16 @@ def _reason(printed):
 
 
 def _described(path, names):
-    places = {name: os.path.join(path, name) for name in names}
-    return [{"target": name, "size": os.path.getsize(at), "sha256": _sha256(at)} for name, at in places.items()]
+    """Size and hash of files that have arrived, whose hashes were compared and written down."""
+    sums = _read_sums(os.path.join(path, SUMS))
+    return [{"target": name, "size": os.path.getsize(os.path.join(path, name)), "sha256": sums[name]} for name in names]
+
+
+def _read_sums(file):
+    if not os.path.exists(file):
+        return {}
+    with open(file, encoding="utf-8") as stream:
+        return {name: digest for digest, name in (line.rstrip("\n").split("  ", 1) for line in stream)}
 
 
 def _is_there(local, file):
@@ -113,11 +121,8 @@ def _sha256(path):
 
 def _write_sums(path, files):
     """Add the hashes to those of earlier collections, in the form that sha256sum checks."""
-    sums = {}
     target = os.path.join(path, SUMS)
-    if os.path.exists(target):
-        with open(target, encoding="utf-8") as stream:
-            sums = {name: digest for digest, name in (line.rstrip("\n").split("  ", 1) for line in stream)}
+    sums = _read_sums(target)
     sums.update({file["target"]: file["sha256"] for file in files})
     with open(f"{target}.part", "w", encoding="utf-8") as stream:
         stream.writelines(f"{sums[name]}  {name}\n" for name in sorted(sums))

@@ -121,16 +121,6 @@ class Cluster(Live):
         """What pods go through whose own or Job's name matches a pattern, instead of running their command."""
         self._do(lambda: self._world.scripts.insert(0, Script(pattern, list(steps), unschedulable, times)))
 
-    def unscript(self, pattern: str) -> None:
-        """Forget the scripts of a pattern, and look at all pods again."""
-
-        def do() -> None:
-            self._world.scripts = [one for one in self._world.scripts if one.pattern != pattern]
-            for pod in self._world.store.all(POD):
-                self._world.store.edit(POD, pod["metadata"]["namespace"], pod["metadata"]["name"], _touched)
-
-        self._do(do)
-
     # What others do
 
     def create(self, kind: Kind, thing: Object, namespace: str = "") -> Object:
@@ -185,7 +175,3 @@ class Cluster(Live):
             run.kill()
 
         self._do(do)
-
-
-def _touched(thing: Object) -> None:
-    thing["metadata"].setdefault("annotations", {})["double/touched"] = "true"

@@ -91,10 +91,6 @@ class Store:
             for one in list(objects.values()):
                 yield kind, one
 
-    def by_uid(self, uid: str) -> tuple[Kind, Object] | None:
-        """The object that has a uid."""
-        return next(((kind, one) for kind, one in self.everything() if one["metadata"]["uid"] == uid), None)
-
     def create(self, kind: Kind, given: Object, *, dry_run: bool = False) -> Object:
         """Store a new object, with what the system adds to its metadata.
 
