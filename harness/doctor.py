@@ -17,7 +17,7 @@ import psutil
 
 from harness import dataset
 from harness import engine as engines
-from harness import run as runs
+from harness import run_store
 from harness.engine import launch, preflight
 from harness.errors import BadInput, HarnessError, NotReady
 from harness.node.gpu import GIB, Gpus
@@ -278,8 +278,8 @@ def _run(spec: Spec | None, root: Path) -> Iterator[Finding]:
         return
 
     def look() -> str:
-        samples = runs.validate(spec, root)
-        there = "can start" if runs.refuse_other(spec, root) else "exists already"
+        samples = run_store.validate(spec, root)
+        there = "can start" if run_store.refuse_other(spec, root) else "exists already"
         return f"{spec.run_id} {there}: {len(samples)} samples of {spec.dataset}, every record whole"
 
     yield _judged("run", look)

@@ -43,22 +43,22 @@ def run(
     """Run one benchmark here, from engine to report, and wait for it."""
     from harness import engine as engines
     from harness import report as reports
-    from harness import run as runs
-    from harness.execute import execute
+    from harness import run_store
+    from harness.run_phases import execute
 
     own, spec = _spec(sandbox, endpoint, engine_config, asked)
-    samples = runs.validate(spec, root)
+    samples = run_store.validate(spec, root)
     for reference in () if own else spec.engines:
         engines.observe(reference.name, reference.url, spec.model)
-    for warning in runs.warnings(spec, root):
+    for warning in run_store.warnings(spec, root):
         say(warning)
-    if not runs.create(spec, root):
-        raise BadInput(f"run_id {spec.run_id} has run already; see {runs.run_directory(root, spec.run_id)}")
+    if not run_store.create(spec, root):
+        raise BadInput(f"run_id {spec.run_id} has run already; see {run_store.run_directory(root, spec.run_id)}")
     try:
         folder = execute(spec, root, samples, own_engine=own, on_status=_printer(), on_line=say)
     except HarnessError:
         with contextlib.suppress(ModuleNotFoundError):
-            say(reports.summary(reports.report(runs.run_directory(root, spec.run_id))))
+            say(reports.summary(reports.report(run_store.run_directory(root, spec.run_id))))
         raise
     try:
         result = reports.report(folder)
@@ -83,7 +83,7 @@ def run(
 @json_option
 def start(root: Path, source: str, check: bool, foreground: bool, await_engines: float, as_json: bool) -> None:
     """Start a run in the background; nothing changes if the same run exists."""
-    from harness import run as runs
+    from harness import run_store
 
     if check and foreground:
         raise BadInput("--check and --foreground exclude each other; give one")
@@ -93,20 +93,20 @@ def start(root: Path, source: str, check: bool, foreground: bool, await_engines:
         return
     _await(spec, await_engines)
     if check:
-        runs.validate(spec, root)
-        different = runs.compare(spec, root)
+        run_store.validate(spec, root)
+        different = run_store.compare(spec, root)
         would = different is None
         show({"would_change": would, "diff": different or {}}, as_json, "would start" if would else "exists already")
         return
-    changed, found = runs.start(spec, root)
-    folder = runs.run_directory(root, spec.run_id)
+    changed, found = run_store.start(spec, root)
+    folder = run_store.run_directory(root, spec.run_id)
     said = {
         "changed": changed,
         "run_id": spec.run_id,
         "run_dir": str(folder),
         "pid": found["pid"],
         "state": found["state"],
-        "warnings": runs.warnings(spec, root),
+        "warnings": run_store.warnings(spec, root),
     }
     show(said, as_json, f"{status_line(found)}\nwatch it with: harness status --root {root} {spec.run_id}")
 
@@ -117,14 +117,14 @@ def start(root: Path, source: str, check: bool, foreground: bool, await_engines:
 @json_option
 def status(root: Path, run_id: str | None, as_json: bool) -> None:
     """Show one run, or all of this root."""
-    from harness import run as runs
+    from harness import run_store
     from harness.status import look
 
     if run_id:
-        found = look(runs.run_directory(root, run_id))
+        found = look(run_store.run_directory(root, run_id))
         show(found, as_json, status_line(found))
         return
-    found_runs = runs.runs(root)
+    found_runs = run_store.runs(root)
     rows = [{key: found[key] for key in ("run_id", "state", "phase")} for found in found_runs]
     show({"runs": rows}, as_json, "\n".join(map(status_line, found_runs)) or f"no runs under {root}")
 
@@ -135,9 +135,9 @@ def status(root: Path, run_id: str | None, as_json: bool) -> None:
 @json_option
 def stop(root: Path, run_id: str, as_json: bool) -> None:
     """End a run with all its processes; its files stay."""
-    from harness import run as runs
+    from harness import run_store
 
-    changed, found = runs.stop(root, run_id)
+    changed, found = run_store.stop(root, run_id)
     show({"changed": changed, "state": found["state"]}, as_json, f"run {run_id}: {found['state']}")
 
 
@@ -181,13 +181,13 @@ def _await(spec: Spec, seconds: float, tell: Callable[[str], None] = lambda reas
 
 def _be(spec: Spec, root: Path, as_json: bool, await_engines: float) -> None:
     """Carry a run out in this process. One that was begun before is not begun again: it ends as that one did."""
-    from harness import run as runs
-    from harness.execute import execute
+    from harness import run_store
+    from harness.run_phases import execute
     from harness.status import look
 
-    samples = runs.validate(spec, root)
-    folder = runs.run_directory(root, spec.run_id)
-    if runs.refuse_other(spec, root):
+    samples = run_store.validate(spec, root)
+    folder = run_store.run_directory(root, spec.run_id)
+    if run_store.refuse_other(spec, root):
 
         def tell(reason: str) -> None:
             waiting = {"run_id": spec.run_id, "state": "running", "phase": reason, "updated_unix": time.time()}
@@ -196,7 +196,7 @@ def _be(spec: Spec, root: Path, as_json: bool, await_engines: float) -> None:
 
         with stoppable():
             _await(spec, await_engines, tell)
-    if runs.create(spec, root):
+    if run_store.create(spec, root):
         ended = threading.Event()
         teller = threading.Thread(target=_tell_every_second, args=(folder, as_json, ended))
         teller.start()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness import run
+from harness import run_store
 from harness.errors import BadInput, NotReady
 from harness.linux import process
 from harness.spec import Spec, parse_spec
@@ -62,7 +62,7 @@ def started(root: Path, asked: Any) -> dict[str, Any]:
 
 def ended(root: Path, run_id: str) -> dict[str, Any]:
     deadline = time.monotonic() + SECONDS
-    while (status := look(run.run_directory(root, run_id)))["state"] == "running":
+    while (status := look(run_store.run_directory(root, run_id)))["state"] == "running":
         assert time.monotonic() < deadline, status
         time.sleep(0.1)
     return status
@@ -95,7 +95,7 @@ def test_metrics_are_served_while_it_runs_and_no_longer(tmp_path: Path) -> None:
         asked = spec(tmp_path, server, scenario="offline", target_qps=50.0, mode="performance", metrics_port=port)
         assert started(tmp_path, asked)["changed"] is True
         seen = set()
-        while look(run.run_directory(tmp_path, asked.run_id))["state"] == "running":
+        while look(run_store.run_directory(tmp_path, asked.run_id))["state"] == "running":
             with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
                 seen |= set(answer.read().decode().splitlines())
             time.sleep(0.1)
@@ -147,7 +147,7 @@ def test_engines_are_awaited_and_one_that_never_answers_is_named(tmp_path: Path)
     done = harness(*words, stdin=late.model_dump_json())
     assert done.returncode == 3
     assert f"engine {late.engines[0].name} at {late.engines[0].url} is not ready after 1 s: " in done.stderr
-    assert not run.run_directory(tmp_path, "late").exists()
+    assert not run_store.run_directory(tmp_path, "late").exists()
 
 
 def test_check_starts_nothing(tmp_path: Path, server: FakeServer) -> None:
@@ -163,9 +163,9 @@ def test_stop_ends_a_run_with_its_worker_and_a_killed_one_is_seen(tmp_path: Path
         second = first.model_copy(update={"run_id": "second"})
         for asked in (first, second):
             started(tmp_path, asked)
-        assert run.stop(tmp_path, first.run_id)[1]["state"] == "stopped"
-        assert run.stop(tmp_path, first.run_id)[0] is False
-        pid = look(run.run_directory(tmp_path, "second"))["pid"]
+        assert run_store.stop(tmp_path, first.run_id)[1]["state"] == "stopped"
+        assert run_store.stop(tmp_path, first.run_id)[0] is False
+        pid = look(run_store.run_directory(tmp_path, "second"))["pid"]
         os.kill(pid, signal.SIGKILL)
         status = ended(tmp_path, "second")
         assert status["state"] == "failed" and "harness died" in status["reason"]
@@ -181,7 +181,7 @@ def test_stop_spares_another_process_under_the_same_pid(tmp_path: Path) -> None:
         heartbeat.finish("finished")
         path = tmp_path / "runs/old/status.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "pid": bystander.pid, "state": "running"}))
-        assert run.stop(tmp_path, "old")[0] is False
+        assert run_store.stop(tmp_path, "old")[0] is False
         assert bystander.poll() is None
         assert look(path.parent)["state"] == "failed"
     finally:
@@ -202,7 +202,7 @@ def test_too_small_a_disk_is_said_before_anything_is_made(
 ) -> None:
     monkeypatch.setattr(run.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5 << 20})())
     with pytest.raises(NotReady, match="has 5 MiB free, this run needs"):
-        run.start(spec(tmp_path, server), tmp_path / "root")
+        run_store.start(spec(tmp_path, server), tmp_path / "root")
     assert not (tmp_path / "root").exists()
 
 
@@ -266,8 +266,8 @@ def test_of_a_run_that_is_refused_nothing_is_left(tmp_path: Path, server: FakeSe
     content = good.dataset.read_bytes()
     good.dataset.write_text("[]")
     with pytest.raises(BadInput, match=r"^data set .* is an empty list; give MLPerf's cnn_eval\.json$"):
-        run.start(good, tmp_path / "root")
-    assert not run.run_directory(tmp_path / "root", good.run_id).exists()
+        run_store.start(good, tmp_path / "root")
+    assert not run_store.run_directory(tmp_path / "root", good.run_id).exists()
     good.dataset.write_bytes(content)
-    assert run.start(good, tmp_path / "root")[0] is True
+    assert run_store.start(good, tmp_path / "root")[0] is True
     assert ended(tmp_path / "root", good.run_id)["state"] == "finished"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import doctor, run
+from harness import doctor, run_store
 from harness.doctor import Finding
 from harness.engine import EngineConfig, launch
 from harness.errors import NotReady
@@ -105,7 +105,7 @@ def test_what_is_to_be_started(tmp_path: Path) -> None:
     assert "r1 can start: 1 samples" in found(root, "run", **planned).seen
     assert not root.exists()
 
-    assert run.create(asked, root)
+    assert run_store.create(asked, root)
     assert "r1 exists already" in found(root, "run", **planned).seen
     other = found(root, "run", spec=asked.model_copy(update={"seed": 7}))
     assert (other.level, other.advice) == ("fail", "choose another run_id")

@@ -154,7 +154,7 @@ def runs(root: Path) -> list[dict[str, Any]]:
 def _detach(run_dir: Path, root: Path) -> None:
     with (run_dir / "harness.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.execute", str(run_dir), str(root)],
+            [sys.executable, "-m", "harness.run_phases", str(run_dir), str(root)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

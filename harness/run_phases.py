@@ -21,7 +21,7 @@ from harness.load.progress import Progress
 from harness.manifest import manifest
 from harness.metrics import RunMetrics, served
 from harness.node.telemetry import Sampler
-from harness.run import run_directory, validate
+from harness.run_store import run_directory, validate
 from harness.scoring import accuracy, punkt
 from harness.spec import Mode, Spec, parse_spec
 from harness.status import Heartbeat
