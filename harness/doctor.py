@@ -15,9 +15,8 @@ from typing import Literal
 
 import psutil
 
-from harness import dataset
+from harness import dataset, run_store
 from harness import engine as engines
-from harness import run_store
 from harness.engine import launch, preflight
 from harness.errors import BadInput, HarnessError, NotReady
 from harness.node.gpu import GIB, Gpus

@@ -200,7 +200,7 @@ def test_a_silent_run_hangs(tmp_path: Path) -> None:
 def test_too_small_a_disk_is_said_before_anything_is_made(
     tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5 << 20})())
+    monkeypatch.setattr(run_store.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5 << 20})())
     with pytest.raises(NotReady, match="has 5 MiB free, this run needs"):
         run_store.start(spec(tmp_path, server), tmp_path / "root")
     assert not (tmp_path / "root").exists()
