@@ -4,20 +4,12 @@ from pathlib import Path
 
 from harness.errors import BadInput
 from harness.files import write_atomic, write_json
+from harness.report.load_inputs import output_directory
 from harness.report.record import Result, schema
 
 __all__ = ["Result", "output_directory", "report", "schema", "summary"]
 
 FORMATS = ("md", "html", "json")
-BASELINES = "baselines.json"
-
-
-def output_directory(results: Path) -> Path:
-    """Where a report goes: beside plan.json of a benchmark; into report/ of a lone run directory."""
-    lone = not (results / "plan.json").exists() and any(
-        (results / name).exists() for name in ("spec.json", "status.json")
-    )
-    return results / "report" if lone else results
 
 
 def report(results: Path, form: str | None = None) -> Result:
@@ -32,16 +24,12 @@ def report(results: Path, form: str | None = None) -> Result:
     """
     if form not in (None, *FORMATS):
         raise BadInput(f"format {form!r} is unknown; choose {', '.join(FORMATS)}")
-    from harness.report import (
-        charts,
-        history,
-        render,
-    )  # a second for pandas and matplotlib, which reading a result needs not
+    from harness.report import charts, history, render  # pandas and matplotlib take a second to import
     from harness.report.build import build
 
     out = output_directory(results)
     built = build(results)
-    drawn = charts.draw(built.result, built.journal, built.sources, out / "charts")
+    drawn = charts.draw(built.result, built.journal, built.inputs, out / "charts")
     result = built.result.model_copy(update={"charts": drawn})
     for page_form in FORMATS if form is None else (form,):
         if page_form == "json":
@@ -50,7 +38,7 @@ def report(results: Path, form: str | None = None) -> Result:
             write_atomic(out / f"report.{page_form}", render.page(result, page_form))
     if form is None:
         write_atomic(out / "junit.xml", render.junit(result))
-        history.keep(out / BASELINES, built.past, result)
+        history.keep(out / history.BASELINES, built.past, result)
     return result
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from harness.errors import BadInput
-from harness.report import BASELINES, figures, findings, history, nodes, output_directory, series, verdict
+from harness.report import figures, findings, history, nodes, tables, verdict
+from harness.report.load_inputs import Inputs, LoadGenRun, load, output_directory
 from harness.report.record import (
     SCHEMA_VERSION,
     Asked,
@@ -22,7 +23,6 @@ from harness.report.record import (
     Rouge,
 )
 from harness.report.rules import Rule
-from harness.report.sources import Issuer, Sources, read
 from harness.scoring.scores import Score, merge
 
 NOTICE = "Result not verified by MLCommons Association."
@@ -38,7 +38,7 @@ class Built(NamedTuple):
 
     result: Result
     journal: pd.DataFrame
-    sources: Sources
+    inputs: Inputs
     past: list[history.Baseline]
 
 
@@ -48,30 +48,30 @@ def build(path: Path) -> Built:
     Raises:
         BadInput: `path` is neither a result directory nor a run directory, or its baselines.json is broken.
     """
-    sources = read(path)
-    journal = series.journal(sources.issuers)
-    mode = figures.measured(sources.issuers, journal)
+    inputs = load(path)
+    journal = tables.journal(inputs.loadgens)
+    mode = figures.measured(inputs.loadgens, journal)
     rows = journal[journal["mode"] == mode]
-    score, trouble = _merged_score(sources.issuers)
-    sources = replace(sources, troubles=(*sources.troubles, *trouble))
-    asked = _asked(sources)
-    past = history.earlier(_candidates(sources), output_directory(path) / BASELINES, _created(sources))
-    parts = tuple(nodes.node(name, sources, journal, mode, asked, past) for name in sources.nodes)
-    pair = figures.pair(sources.issuers, rows, mode)
-    together = _together(sources, rows, mode, figures.merged(score), asked)
+    score, problem = _merged_score(inputs.loadgens)
+    inputs = replace(inputs, problems=(*inputs.problems, *problem))
+    asked = _asked(inputs)
+    past = history.earlier(_candidates(inputs), output_directory(path) / history.BASELINES, _created(inputs))
+    parts = tuple(nodes.node(name, inputs, journal, mode, asked, past) for name in inputs.nodes)
+    pair = figures.pair(inputs.loadgens, rows, mode)
+    together = _together(inputs, rows, mode, figures.merged(score), asked)
     ratio, no_ratio = history.efficiency(together.samples_per_s, parts)
-    phases = tuple(_phases(sources.issuers))
-    shared = bool(sources.plan and sources.plan.shared_machine)
+    phases = tuple(_phases(inputs.loadgens))
+    shared = bool(inputs.plan and inputs.plan.shared_machine)
     used = {
         host: int(group["qsl_idx"].nunique())
-        for host, group in journal[journal["mode"] == "performance"].groupby("issuer")
+        for host, group in journal[journal["mode"] == "performance"].groupby("loadgen")
     }
-    judged = verdict.judge(sources, score, used)
-    now = history.point(sources.run_id, _created(sources), parts, together.samples_per_s, together.seconds)
+    judged = verdict.judge(inputs, score, used)
+    now = history.point(inputs.run_id, _created(inputs), parts, together.samples_per_s, together.seconds)
     result = Result(
         schema_version=SCHEMA_VERSION,
-        run_id=sources.run_id,
-        created_unix=_created(sources),
+        run_id=inputs.run_id,
+        created_unix=_created(inputs),
         asked=asked,
         verdict=judged,
         notice=NOTICE,
@@ -82,20 +82,20 @@ def build(path: Path) -> Built:
         efficiency_absent=no_ratio,
         shared_machine=shared,
         phases=phases,
-        calibration=_calibration(sources.issuers),
+        calibration=_calibration(inputs.loadgens),
         findings=findings.find(asked, together, parts, pair, phases, shared),
-        failures=_failures(sources),
+        failures=_failures(inputs),
         accuracy_reference=_compared(score),
-        published=() if Rule.TINY_MODEL.broken(judged) or not sources.issuers else PUBLISHED,
+        published=() if Rule.TINY_MODEL.broken(judged) or not inputs.loadgens else PUBLISHED,
         history=(*history.past_runs(past, parts, asked.topology), *([now] if now else [])),
         charts=(),
     )
-    return Built(result, journal, sources, past)
+    return Built(result, journal, inputs, past)
 
 
-def _merged_score(issuers: Sequence[Issuer]) -> tuple[Score | None, tuple[str, ...]]:
+def _merged_score(loadgens: Sequence[LoadGenRun]) -> tuple[Score | None, tuple[str, ...]]:
     """Accuracy of all shares together, and what kept it from being merged."""
-    folders = [issuer.path / "accuracy" for issuer in issuers if issuer.score]
+    folders = [loadgen.path / "accuracy" for loadgen in loadgens if loadgen.score]
     if not folders:
         return None, ()
     try:
@@ -111,22 +111,22 @@ def _compared(score: Score | None) -> Compared | None:
     return Compared(**{key: plain[key] for key in Compared.model_fields})
 
 
-def _candidates(sources: Sources) -> list[Path]:
+def _candidates(inputs: Inputs) -> list[Path]:
     """Where earlier results lie: beside this one; a lone run keeps its report in its own directory."""
-    pattern = "*/result.json" if (sources.path / "plan.json").exists() else "*/report/result.json"
-    here = sources.path.resolve()
+    pattern = "*/result.json" if (inputs.path / "plan.json").exists() else "*/report/result.json"
+    here = inputs.path.resolve()
     return [path for path in sorted(here.parent.glob(pattern)) if here not in path.parents]
 
 
-def _created(sources: Sources) -> float | None:
-    if sources.plan and sources.plan.created_unix is not None:
-        return sources.plan.created_unix
-    starts = [issuer.status.started_unix for issuer in sources.issuers if issuer.status and issuer.status.started_unix]
-    return min(starts, default=None)
+def _created(inputs: Inputs) -> float | None:
+    if inputs.plan and inputs.plan.created_unix is not None:
+        return inputs.plan.created_unix
+    statuses = (loadgen.status for loadgen in inputs.loadgens)
+    return min((status.started_unix for status in statuses if status and status.started_unix), default=None)
 
 
-def _asked(sources: Sources) -> Asked:
-    spec, plan = sources.spec, sources.plan
+def _asked(inputs: Inputs) -> Asked:
+    spec, plan = inputs.spec, inputs.plan
     public = plan.asked if plan else {}
     rate = public.get("target_qps") if plan else spec.target_qps if spec else None
     return Asked(
@@ -151,35 +151,33 @@ def _rate(value: Any) -> float | str | None:
         return None if value is None else str(value)
 
 
-def _together(
-    sources: Sources, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None, asked: Asked
-) -> Figures:
+def _together(inputs: Inputs, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None, asked: Asked) -> Figures:
     """One LoadGen: what it measured. Several: samples finished while all were running."""
     offline = asked.scenario == "offline"
-    if len(sources.issuers) == 1 and not _missing_loadgens(sources):
-        return figures.of(rows, nodes.log_of(sources.issuers[0], mode), rouge, offline=offline)
-    span = None if _missing_loadgens(sources) else figures.all_running(sources.issuers, rows, mode)
+    if len(inputs.loadgens) == 1 and not _missing_loadgens(inputs):
+        return figures.of(rows, nodes.log_of(inputs.loadgens[0], mode), rouge, offline=offline)
+    span = None if _missing_loadgens(inputs) else figures.all_running(inputs.loadgens, rows, mode)
     return figures.of(rows if span else rows.iloc[:0], None, rouge, span, offline=offline)
 
 
-def _missing_loadgens(sources: Sources) -> bool:
-    planned = set(sources.plan.loadgens) if sources.plan else set()
-    return bool(planned - {issuer.host for issuer in sources.issuers})
+def _missing_loadgens(inputs: Inputs) -> bool:
+    planned = set(inputs.plan.loadgens) if inputs.plan else set()
+    return bool(planned - {loadgen.host for loadgen in inputs.loadgens})
 
 
-def _phases(issuers: Sequence[Issuer]) -> list[Phase]:
+def _phases(loadgens: Sequence[LoadGenRun]) -> list[Phase]:
     found = []
-    for issuer in issuers:
+    for loadgen in loadgens:
         for mode in figures.MODES:
-            if part := figures.part_of(issuer, mode):
+            if part := figures.part_of(loadgen, mode):
                 seconds = part.finished_unix - part.started_unix
                 found.append(
                     Phase(
                         mode=mode,
-                        node=issuer.host,
+                        node=loadgen.host,
                         seconds=seconds,
                         samples=part.samples,
-                        target_qps=issuer.outcome.target_qps,
+                        target_qps=loadgen.outcome.target_qps,
                         client_cpu_cores=part.client_cpu_s / seconds
                         if part.client_cpu_s is not None and seconds > 0
                         else None,
@@ -188,21 +186,21 @@ def _phases(issuers: Sequence[Issuer]) -> list[Phase]:
     return found
 
 
-def _calibration(issuers: Sequence[Issuer]) -> tuple[Calibrated, ...]:
+def _calibration(loadgens: Sequence[LoadGenRun]) -> tuple[Calibrated, ...]:
     return tuple(
-        Calibrated(node=issuer.host, **found.model_dump(exclude={"tried"}))
-        for issuer in issuers
-        if (found := issuer.outcome.calibration)
+        Calibrated(node=loadgen.host, **found.model_dump(exclude={"tried"}))
+        for loadgen in loadgens
+        if (found := loadgen.outcome.calibration)
     )
 
 
-def _failures(sources: Sources) -> tuple[Failure, ...]:
-    seen = {failure.host for failure in sources.failures}
-    told = [Failure(node=f.host, phase=f.phase, reason=f.reason, log=f.log) for f in sources.failures]
-    for issuer in sources.issuers:
-        status = issuer.status
-        if status and status.state != "finished" and issuer.host not in seen:
+def _failures(inputs: Inputs) -> tuple[Failure, ...]:
+    seen = {failure.host for failure in inputs.failures}
+    told = [Failure(node=f.host, phase=f.phase, reason=f.reason, log=f.log) for f in inputs.failures]
+    for loadgen in inputs.loadgens:
+        status = loadgen.status
+        if status and status.state != "finished" and loadgen.host not in seen:
             told.append(
-                Failure(node=issuer.host, phase=status.phase, reason=status.reason or status.state, log=status.log)
+                Failure(node=loadgen.host, phase=status.phase, reason=status.reason or status.state, log=status.log)
             )
     return tuple(told)

@@ -10,10 +10,10 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, StrMethodFormatter
 
-from harness.report import figures, series
+from harness.report import figures, tables
+from harness.report.load_inputs import Inputs
 from harness.report.nodes import telemetry_files
 from harness.report.record import Chart, Result
-from harness.report.sources import Sources
 from harness.spec import Scenario
 
 # Okabe and Ito's palette: told apart with every common kind of colour blindness, and by lightness in grey print.
@@ -34,17 +34,17 @@ Drawn = tuple[Figure, str] | str
 """A figure with the text that stands for it, or why there is none."""
 
 
-def draw(result: Result, journal: pd.DataFrame, sources: Sources, folder: Path) -> tuple[Chart, ...]:
+def draw(result: Result, journal: pd.DataFrame, inputs: Inputs, folder: Path) -> tuple[Chart, ...]:
     """Draw every chart that has data into `folder` as PNG, and say of the others why they were not drawn."""
-    mode = figures.measured(sources.issuers, journal)
+    mode = figures.measured(inputs.loadgens, journal)
     rows = journal[journal["mode"] == mode]
-    span = figures.window(sources.issuers, mode)
+    span = figures.window(inputs.loadgens, mode)
     makers: dict[str, tuple[str, Callable[[], Drawn]]] = {
         "throughput": ("Throughput by node and together", lambda: _throughput(result)),
         "efficiency": ("Efficiency against the nodes alone", lambda: _efficiency(result)),
         "latency": ("Distribution of latency", lambda: _latency(result, rows)),
         "throughput_over_time": ("Throughput over time", lambda: _over_time(result, rows, span)),
-        "utilisation": ("Utilisation over time", lambda: _utilisation(result, sources, span)),
+        "utilisation": ("Utilisation over time", lambda: _utilisation(result, inputs, span)),
         "past_runs": ("Duration and throughput over past runs", lambda: _past(result)),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def _over_time(result: Result, rows: pd.DataFrame, span: tuple[float, float] | N
         lines.insert(0, ("together", rows, TOGETHER))
     highest = 0.0
     for name, own, colour in lines:
-        rates, edges = series.per_second(own["done_unix"], span, width)
+        rates, edges = tables.per_second(own["done_unix"], span, width)
         axes.stairs(rates, edges, color=colour, label=name, linewidth=1.8)
         highest = max(highest, float(rates.max()))
     axes.set_xlim(0, span[1] - span[0])
@@ -206,11 +206,11 @@ PANELS = (
 )
 
 
-def _utilisation(result: Result, sources: Sources, span: tuple[float, float] | None) -> Drawn:
+def _utilisation(result: Result, inputs: Inputs, span: tuple[float, float] | None) -> Drawn:
     if span is None:
         return "the run did not finish"
     width = max(1.0, round((span[1] - span[0]) / 150))
-    tables = {node.name: _readings(node.name, sources, span, width) for node in result.nodes}
+    tables = {node.name: _readings(node.name, inputs, span, width) for node in result.nodes}
     panels = [panel for panel in PANELS if any(table[panel[0]].notna().sum() > 1 for table in tables.values())]
     if not panels:
         return "telemetry has fewer than two readings during the run"
@@ -235,10 +235,10 @@ def _utilisation(result: Result, sources: Sources, span: tuple[float, float] | N
     return figure, "Utilisation over time: " + ", ".join(label.replace("\n", " ") for _, label, _ in panels)
 
 
-def _readings(node: str, sources: Sources, span: tuple[float, float], width_s: float) -> pd.DataFrame:
+def _readings(node: str, inputs: Inputs, span: tuple[float, float], width_s: float) -> pd.DataFrame:
     """A node's means over `width_s` seconds, with `t_s` from the span's start; engines' queues are added up."""
-    names = {engine.file.name for engine in sources.engines if engine.node == node}
-    table = series.readings(telemetry_files(node, sources), span)
+    names = {engine.file.name for engine in inputs.engines if engine.node == node}
+    table = tables.readings(telemetry_files(node, inputs), span)
     second = (table["unix_s"] - span[0]).round()
     own = table["engine"].isin(names) if names else table["engine"].notna()
     queues = table[own].groupby([second, "engine"])[["running", "waiting"]].first().groupby(level=0).sum(min_count=1)

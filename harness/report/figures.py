@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from harness.report import logs, series
-from harness.report.documents import Part
+from harness.report import logs, tables
+from harness.report.input_models import Part
+from harness.report.load_inputs import LoadGenRun
 from harness.report.machines import Telemetry, Used
 from harness.report.record import Figures, Latency, Pair, Rouge
-from harness.report.sources import Issuer
 from harness.scoring.scores import METRICS, Score
 from harness.spec import FULL_SAMPLES, OFFLINE_MARGIN, OFFLINE_SLACK, RULE_MIN_DURATION_S
 
@@ -32,44 +32,44 @@ class _Speed:
     source: Literal["LoadGen", "journal"] | None = None
 
 
-def measured(issuers: Sequence[Issuer], journal: pd.DataFrame) -> Measured:
+def measured(loadgens: Sequence[LoadGenRun], journal: pd.DataFrame) -> Measured:
     """The mode that speed and latency are taken from: performance, or accuracy where that is all there was."""
-    if any(issuer.performance for issuer in issuers) or (journal["mode"] == "performance").any():
+    if any(loadgen.performance for loadgen in loadgens) or (journal["mode"] == "performance").any():
         return "performance"
     return "accuracy"
 
 
-def part_of(issuer: Issuer, mode: Measured) -> Part | None:
-    """The issuer's own account of one LoadGen run."""
-    return issuer.outcome.performance if mode == "performance" else issuer.outcome.accuracy
+def part_of(loadgen: LoadGenRun, mode: Measured) -> Part | None:
+    """The loadgen's own account of one LoadGen run."""
+    return loadgen.outcome.performance if mode == "performance" else loadgen.outcome.accuracy
 
 
-def window(issuers: Sequence[Issuer], mode: Measured) -> tuple[float, float] | None:
+def window(loadgens: Sequence[LoadGenRun], mode: Measured) -> tuple[float, float] | None:
     """Unix seconds from the first start to the last end of the runs; None when none finished."""
-    parts = [part for issuer in issuers if (part := part_of(issuer, mode))]
+    parts = [part for loadgen in loadgens if (part := part_of(loadgen, mode))]
     return (min(p.started_unix for p in parts), max(p.finished_unix for p in parts)) if parts else None
 
 
-def _spans(issuers: Sequence[Issuer], rows: pd.DataFrame, mode: Measured) -> pd.DataFrame | None:
+def _spans(loadgens: Sequence[LoadGenRun], rows: pd.DataFrame, mode: Measured) -> pd.DataFrame | None:
     """`start` and `stop` of each LoadGen in unix seconds: first issue and last answer in its journal; None when one of
     them did not finish. Its own account of its end would count the time in which LoadGen writes its logs."""
-    spans = rows.groupby("issuer").agg(start=("issued_unix", "min"), stop=("done_unix", "max"))
-    whole = all(part_of(issuer, mode) and issuer.host in spans.index for issuer in issuers)
+    spans = rows.groupby("loadgen").agg(start=("issued_unix", "min"), stop=("done_unix", "max"))
+    whole = all(part_of(loadgen, mode) and loadgen.host in spans.index for loadgen in loadgens)
     return spans if whole and len(spans) else None
 
 
-def all_running(issuers: Sequence[Issuer], rows: pd.DataFrame, mode: Measured) -> tuple[float, float] | None:
+def all_running(loadgens: Sequence[LoadGenRun], rows: pd.DataFrame, mode: Measured) -> tuple[float, float] | None:
     """Unix seconds in which every LoadGen was running; None when one did not finish or they never overlapped."""
-    spans = _spans(issuers, rows, mode)
+    spans = _spans(loadgens, rows, mode)
     if spans is None or spans["stop"].min() <= spans["start"].max():
         return None
     return float(spans["start"].max()), float(spans["stop"].min())
 
 
-def pair(issuers: Sequence[Issuer], rows: pd.DataFrame, mode: Measured) -> Pair | None:
+def pair(loadgens: Sequence[LoadGenRun], rows: pd.DataFrame, mode: Measured) -> Pair | None:
     """How several LoadGens ran side by side; None for one LoadGen or when one of them did not finish."""
-    spans, together = _spans(issuers, rows, mode), all_running(issuers, rows, mode)
-    if len(issuers) < 2 or spans is None or together is None:
+    spans, together = _spans(loadgens, rows, mode), all_running(loadgens, rows, mode)
+    if len(loadgens) < 2 or spans is None or together is None:
         return None
     makespan = float(spans["stop"].max() - spans["start"].min())
     return Pair(
@@ -149,16 +149,16 @@ def projected_hours(samples_per_s: float | None, offline: bool) -> tuple[float |
 def _latency(logged: logs.Percentiles | None, values: pd.Series) -> Latency | None:
     if logged:
         return Latency(p50_ms=logged.p50_ms, p90_ms=logged.p90_ms, p99_ms=logged.p99_ms, source="LoadGen")
-    known = [series.percentile(values, percent) for percent in (50, 90, 99)]
+    known = [tables.percentile(values, percent) for percent in (50, 90, 99)]
     p50, p90, p99 = known
     if p50 is None or p90 is None or p99 is None:
         return None
     return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, source="journal")
 
 
-def scores(issuers: Sequence[Issuer]) -> pd.DataFrame:
+def scores(loadgens: Sequence[LoadGenRun]) -> pd.DataFrame:
     """Per-sample scores of all shares: `qsl_idx`, the four metrics (0 to 1), `gen_len`, `n_tokens`."""
-    files = [issuer.path / "accuracy" / "scores.csv" for issuer in issuers]
+    files = [loadgen.path / "accuracy" / "scores.csv" for loadgen in loadgens]
     tables = [pd.read_csv(file) for file in files if file.exists()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["qsl_idx", *METRICS, "gen_len"])
 
@@ -187,8 +187,8 @@ def use(
     paths: Sequence[Path], engines: set[str] | None, span: tuple[float, float] | None, cost: float | None
 ) -> Telemetry:
     """What a node did between two unix seconds, from its telemetry files; `engines` None takes all that are there."""
-    table = series.readings(paths, span)
-    machine = series.readings(paths[:1], span)
+    table = tables.readings(paths, span)
+    machine = tables.readings(paths[:1], span)
     machine = machine.groupby(machine["unix_s"].round(), as_index=False).first()
     gpus = table.dropna(subset=["gpu_util_percent"]).drop_duplicates(["unix_s", "gpu_index"])
     own = table if engines is None else table[table["engine"].isin(engines)]

@@ -11,6 +11,8 @@ from harness.report.machines import EngineSettings, Machine, Record
 from harness.report.record import SCHEMA_VERSION, Asked, Level, Node, PastRun, Result
 from harness.spec import explain
 
+BASELINES = "baselines.json"
+
 
 def comparable(asked: Asked, machine: Machine, engines: Sequence[EngineSettings]) -> str | None:
     """Fingerprint of what makes two speeds of one node comparable; None when something needed is unknown.

@@ -7,25 +7,25 @@ from typing import Any
 import pandas as pd
 
 from harness.files import sha256_json
-from harness.report import figures, history, series
-from harness.report.documents import ManifestFile
+from harness.report import figures, history, tables
+from harness.report.input_models import ManifestFile
+from harness.report.load_inputs import Inputs, LoadGenRun
 from harness.report.logs import LoadGenLog
 from harness.report.machines import EngineSettings, Gpu, Machine, Telemetry
 from harness.report.record import Asked, Node, Share
-from harness.report.sources import Issuer, Sources
 
 ADDRESS = ("name", "model", "host", "port", "url")
 """Settings that do not make two engines' speeds incomparable."""
 
 
-def log_of(issuer: Issuer, mode: figures.Measured) -> LoadGenLog | None:
+def log_of(loadgen: LoadGenRun, mode: figures.Measured) -> LoadGenLog | None:
     """The log that speed and latency may be taken from; LoadGen measures neither in accuracy mode."""
-    return issuer.performance if mode == "performance" else None
+    return loadgen.performance if mode == "performance" else None
 
 
 def node(
     name: str,
-    sources: Sources,
+    inputs: Inputs,
     journal: pd.DataFrame,
     mode: figures.Measured,
     asked: Asked,
@@ -35,64 +35,64 @@ def node(
 
     Args:
         name: the node's name in the inventory.
-        sources: all files.
+        inputs: all files.
         journal: all samples of both modes.
         mode: the one that speed and latency are taken from.
         asked: what was asked, to tell which of the `past` runs are comparable.
         past: earlier runs.
     """
-    issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
+    loadgen = next((loadgen for loadgen in inputs.loadgens if loadgen.host == name), None)
     own = journal[(journal["mode"] == mode) & (journal["node"] == name)]
     # LoadGen's log is the node's own only if all that this LoadGen issued was answered by this node.
-    whole = issuer is not None and issuer.spec is not None and all(ref.node == name for ref in issuer.spec.engines)
-    log = log_of(issuer, mode) if issuer and whole else None
+    whole = loadgen is not None and loadgen.spec is not None and all(ref.node == name for ref in loadgen.spec.engines)
+    log = log_of(loadgen, mode) if loadgen and whole else None
     answered = journal[(journal["mode"] == "accuracy") & (journal["node"] == name)]["qsl_idx"]
-    rouge = figures.partial(figures.scores(sources.issuers), answered)
-    settings = tuple(_settings(engine.file.model_dump()) for engine in sources.engines if engine.node == name)
-    machine = _machine(name, sources)
+    rouge = figures.partial(figures.scores(inputs.loadgens), answered)
+    settings = tuple(_settings(engine.file.model_dump()) for engine in inputs.engines if engine.node == name)
+    machine = _machine(name, inputs)
     fingerprint = history.comparable(asked, machine, settings)
     single = history.alone(past, fingerprint, name)
-    planned = sources.plan.nodes.get(name, {}) if sources.plan else {}
-    share = planned.get("share") or (issuer.spec.window.model_dump() if issuer and issuer.spec and whole else None)
+    planned = inputs.plan.nodes.get(name, {}) if inputs.plan else {}
+    share = planned.get("share") or (loadgen.spec.window.model_dump() if loadgen and loadgen.spec and whole else None)
     return Node(
         name=name,
-        loadgen=issuer is not None,
+        loadgen=loadgen is not None,
         share=Share.model_validate(share) if share else None,
         why=planned.get("why"),
         figures=figures.of(own, log, rouge, offline=asked.scenario == "offline"),
-        client_queue_p99_ms=series.percentile(own["queue_ms"], 99),
+        client_queue_p99_ms=tables.percentile(own["queue_ms"], 99),
         alone_samples_per_s=single.samples_per_s if single else None,
         alone_run_id=single.run_id if single else None,
         comparable=fingerprint,
         machine=machine,
         engines=settings,
-        telemetry=_telemetry(name, sources, issuer, mode),
+        telemetry=_telemetry(name, inputs, loadgen, mode),
     )
 
 
-def _telemetry(name: str, sources: Sources, issuer: Issuer | None, mode: figures.Measured) -> Telemetry:
-    span = figures.window(sources.issuers, mode)
-    names = {engine.file.name for engine in sources.engines if engine.node == name}
-    paths = telemetry_files(name, sources)
-    costs = [engine.file.telemetry_cost for engine in sources.engines if engine.node == name]
-    costs += [issuer.outcome.telemetry_cost] if issuer else []
+def _telemetry(name: str, inputs: Inputs, loadgen: LoadGenRun | None, mode: figures.Measured) -> Telemetry:
+    span = figures.window(inputs.loadgens, mode)
+    names = {engine.file.name for engine in inputs.engines if engine.node == name}
+    paths = telemetry_files(name, inputs)
+    costs = [engine.file.telemetry_cost for engine in inputs.engines if engine.node == name]
+    costs += [loadgen.outcome.telemetry_cost] if loadgen else []
     percents = [100 * cost.cpu_s / cost.wall_s for cost in costs if cost and cost.wall_s > 0]
     return figures.use(paths, names or None, span, sum(percents) if percents else None)
 
 
-def telemetry_files(name: str, sources: Sources) -> list[Path]:
+def telemetry_files(name: str, inputs: Inputs) -> list[Path]:
     """A node's telemetry: its engines' own, else what the LoadGen on it wrote."""
-    own = [engine.telemetry for engine in sources.engines if engine.node == name and engine.telemetry]
-    return own or [issuer.path / "telemetry.csv" for issuer in sources.issuers if issuer.host == name]
+    own = [engine.telemetry for engine in inputs.engines if engine.node == name and engine.telemetry]
+    return own or [loadgen.path / "telemetry.csv" for loadgen in inputs.loadgens if loadgen.host == name]
 
 
-def _machine(name: str, sources: Sources) -> Machine:
+def _machine(name: str, inputs: Inputs) -> Machine:
     described = next(
-        (engine.file.machine for engine in sources.engines if engine.node == name and engine.file.machine), None
+        (engine.file.machine for engine in inputs.engines if engine.node == name and engine.file.machine), None
     )
-    issuer = next((issuer for issuer in sources.issuers if issuer.host == name), None)
-    file = described or (issuer.manifest if issuer else ManifestFile())
-    read = [issuer.manifest.dataset for issuer in sources.issuers if issuer.manifest.dataset.sha256]
+    loadgen = next((loadgen for loadgen in inputs.loadgens if loadgen.host == name), None)
+    file = described or (loadgen.manifest if loadgen else ManifestFile())
+    read = [loadgen.manifest.dataset for loadgen in inputs.loadgens if loadgen.manifest.dataset.sha256]
     data = file.dataset if file.dataset.sha256 or not read else read[0]
     return Machine(
         **{

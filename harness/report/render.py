@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from harness.report.gates import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
+from harness.report.accuracy_rules import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
 from harness.report.history import summed
 from harness.report.machines import EngineSettings, Gpu, Used
 from harness.report.record import Figures, Latency, Level, Node, Result

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.files import sha256_file
-from harness.report.documents import ModelFacts
-from harness.report.gates import accuracy, few, is_real
+from harness.report.accuracy_rules import accuracy, few, is_real
+from harness.report.input_models import ModelFacts
+from harness.report.load_inputs import Engine, Inputs, LoadGenRun
 from harness.report.logs import LoadGenLog
 from harness.report.record import Level, Reason, Verdict
 from harness.report.rules import Rule
-from harness.report.sources import Engine, Issuer, Sources
 from harness.scoring.scores import Score
 from harness.spec import (
     FULL_SAMPLES,
@@ -28,90 +28,90 @@ from harness.spec import (
 ORDER = {Level.INVALID: 0, Level.UNOFFICIAL: 1, Level.VALID: 2}
 
 
-def judge(sources: Sources, score: Score | None, used: Mapping[str, int]) -> Verdict:
+def judge(inputs: Inputs, score: Score | None, used: Mapping[str, int]) -> Verdict:
     """Judge one benchmark.
 
     Args:
-        sources: its files.
+        inputs: its files.
         score: the accuracy of all shares merged; None when nothing was scored.
         used: per LoadGen host, how many different samples its performance journal holds.
     """
     reasons: list[Reason] = []
-    reasons += _whole(sources)
-    for issuer in sources.issuers:
-        reasons += _issuer(issuer, used.get(issuer.host, 0))
-    reasons += accuracy(sources, score)
-    for engine in sources.engines:
+    reasons += _whole(inputs)
+    for loadgen in inputs.loadgens:
+        reasons += _loadgen_run(loadgen, used.get(loadgen.host, 0))
+    reasons += accuracy(inputs, score)
+    for engine in inputs.engines:
         reasons += _engine(engine)
-    reasons += _alike(sources)
-    reasons += _model(sources)
-    if sources.spec:
-        reasons += _asked(sources, sources.spec)
+    reasons += _alike(inputs)
+    reasons += _model(inputs)
+    if inputs.spec:
+        reasons += _asked(inputs, inputs.spec)
     unique = sorted(dict.fromkeys(reasons), key=lambda reason: ORDER[reason.level])
     level = unique[0].level if unique else Level.VALID
     return Verdict(level=level, reasons=tuple(unique))
 
 
-def _whole(sources: Sources) -> Iterator[Reason]:
-    broken = {failure.host for failure in sources.failures}
-    for failure in sources.failures:
+def _whole(inputs: Inputs) -> Iterator[Reason]:
+    broken = {failure.host for failure in inputs.failures}
+    for failure in inputs.failures:
         yield Rule.RUN_FINISHED.reason(node=failure.host, phase=failure.phase, reason=failure.reason, log=failure.log)
-    delivered = {issuer.host for issuer in sources.issuers}
-    planned = sources.plan.loadgens if sources.plan else ()
+    delivered = {loadgen.host for loadgen in inputs.loadgens}
+    planned = inputs.plan.loadgens if inputs.plan else ()
     missing = [host for host in planned if host not in delivered]
-    if sources.plan:
-        missing += sorted(set(sources.nodes) - {engine.node for engine in sources.engines} - set(missing))
+    if inputs.plan:
+        missing += sorted(set(inputs.nodes) - {engine.node for engine in inputs.engines} - set(missing))
     for host in missing:
         if host not in broken:
             yield Rule.NODES_PRESENT.reason(node=host)
-    if not sources.issuers and not missing and not broken:
+    if not inputs.loadgens and not missing and not broken:
         yield Rule.NODES_PRESENT.reason(node="every node")
-    for issuer in sources.issuers:
-        status = issuer.status
+    for loadgen in inputs.loadgens:
+        status = loadgen.status
         if status and status.state != "finished":
-            broken.add(issuer.host)
+            broken.add(loadgen.host)
             yield Rule.RUN_FINISHED.reason(
-                node=issuer.host, phase=status.phase, reason=status.reason or f"state {status.state}", log=status.log
+                node=loadgen.host, phase=status.phase, reason=status.reason or f"state {status.state}", log=status.log
             )
-        if issuer.host not in broken:
-            for trouble in issuer.troubles:
-                yield Rule.FILES_WHOLE.reason(what=f"{issuer.host}: {trouble}")
-    for trouble in sources.troubles:
-        yield Rule.FILES_WHOLE.reason(what=trouble)
+        if loadgen.host not in broken:
+            for problem in loadgen.problems:
+                yield Rule.FILES_WHOLE.reason(what=f"{loadgen.host}: {problem}")
+    for problem in inputs.problems:
+        yield Rule.FILES_WHOLE.reason(what=problem)
 
 
-def _issuer(issuer: Issuer, used: int) -> Iterator[Reason]:
-    spec, node = issuer.spec, issuer.host
-    if failures := issuer.outcome.failures:
+def _loadgen_run(loadgen: LoadGenRun, used: int) -> Iterator[Reason]:
+    spec, node = loadgen.spec, loadgen.host
+    if failures := loadgen.outcome.failures:
         first = failures[0]
         yield Rule.NO_FAILED_SAMPLES.reason(
             node=node, mode=first.get("mode"), count=len(failures), first=first.get("qsl_idx"), why=first.get("reason")
         )
-    for mode, part in (("performance", issuer.outcome.performance), ("accuracy", issuer.outcome.accuracy)):
+    for mode, part in (("performance", loadgen.outcome.performance), ("accuracy", loadgen.outcome.accuracy)):
         if part and part.one_token_answers:
             yield Rule.ONE_TOKEN.reason(
                 node=node, mode=mode, count=len(part.one_token_answers), which=few(part.one_token_answers)
             )
         if part and part.samples != part.issued:
             yield Rule.NO_LOST_SAMPLES.reason(node=node, mode=mode, issued=part.issued, done=part.samples)
-    for log in (issuer.performance, issuer.accuracy):
+    for log in (loadgen.performance, loadgen.accuracy):
         if log and spec:
             yield from _loadgen(node, log, spec)
-    if issuer.performance and spec:
+    if loadgen.performance and spec:
         size = spec.window.stop - spec.window.start
-        yield from _performance(node, issuer.performance, spec)
+        yield from _performance(node, loadgen.performance, spec)
         if used < size:
             yield Rule.PERFORMANCE_COVERAGE.reason(node=node, count=used, rule=size)
-    if issuer.accuracy and not (issuer.path / "accuracy" / "score.json").exists():
+    if loadgen.accuracy and not (loadgen.path / "accuracy" / "score.json").exists():
         yield Rule.ACCURACY_SCORED.reason(node=node)
-    if issuer.score and issuer.score.punkt is False:
+    if loadgen.score and loadgen.score.punkt is False:
         yield Rule.PUNKT.reason(node=node)
-    log_file = issuer.path / "accuracy" / "mlperf_log_accuracy.json"
+    log_file = loadgen.path / "accuracy" / "mlperf_log_accuracy.json"
     if (
-        issuer.score
-        and issuer.score.log_sha256
+        loadgen.score
+        and loadgen.score.log_sha256
         and log_file.exists()
-        and sha256_file(log_file) != issuer.score.log_sha256
+        and sha256_file(log_file) != loadgen.score.log_sha256
     ):
         yield Rule.ACCURACY_LOG.reason(node=node)
 
@@ -184,17 +184,17 @@ def _engine(engine: Engine) -> Iterator[Reason]:
         yield Rule.UNVERIFIED.reason(engine=name, what=", ".join(unseen))
 
 
-def _alike(sources: Sources) -> Iterator[Reason]:
+def _alike(inputs: Inputs) -> Iterator[Reason]:
     """All nodes that made tokens must have run the same; LoadGens must have read the same samples."""
-    machines = {engine.node: engine.file.machine for engine in sources.engines}
-    for issuer in sources.issuers:
-        if machines.get(issuer.host) is None and issuer.host in machines:
-            machines[issuer.host] = issuer.manifest
+    machines = {engine.node: engine.file.machine for engine in inputs.engines}
+    for loadgen in inputs.loadgens:
+        if machines.get(loadgen.host) is None and loadgen.host in machines:
+            machines[loadgen.host] = loadgen.manifest
     due: dict[str, dict[str, str | None]] = {
         "weights": {node: machine.model.sha256 if machine else None for node, machine in machines.items()},
         "environment": {node: machine.environment_sha256 if machine else None for node, machine in machines.items()},
-        "engine versions": {engine.node: _versions(engine.file.version) for engine in sources.engines},
-        "samples": {issuer.host: issuer.manifest.dataset.samples_sha256 for issuer in sources.issuers},
+        "engine versions": {engine.node: _versions(engine.file.version) for engine in inputs.engines},
+        "samples": {loadgen.host: loadgen.manifest.dataset.samples_sha256 for loadgen in inputs.loadgens},
     }
     # An image or a driver that no node has is no difference; one that only some have is.
     optional: dict[str, dict[str, str | None]] = {
@@ -211,19 +211,19 @@ def _alike(sources: Sources) -> Iterator[Reason]:
         yield Rule.NODES_UNVERIFIED.reason(what=" and ".join(unknown))
 
 
-def _model(sources: Sources) -> Iterator[Reason]:
-    others = [issuer.manifest.model for issuer in sources.issuers if not is_real(issuer.manifest.model)]
+def _model(inputs: Inputs) -> Iterator[Reason]:
+    others = [loadgen.manifest.model for loadgen in inputs.loadgens if not is_real(loadgen.manifest.model)]
     if others:
         yield Rule.TINY_MODEL.reason(model=_describe(others[0]))
 
 
-def _asked(sources: Sources, spec: Spec) -> Iterator[Reason]:
+def _asked(inputs: Inputs, spec: Spec) -> Iterator[Reason]:
     if spec.samples < FULL_SAMPLES:
         yield Rule.SUBSET.reason(count=f"{spec.samples:,}", rule=f"{FULL_SAMPLES:,}")
     if spec.mode is not Mode.BOTH:
         missing = Mode.ACCURACY if spec.mode is Mode.PERFORMANCE else Mode.PERFORMANCE
         yield Rule.BOTH_MODES.reason(missing=missing.value)
-    issuing = len(sources.plan.loadgens) if sources.plan and sources.plan.loadgens else len(sources.issuers)
+    issuing = len(inputs.plan.loadgens) if inputs.plan and inputs.plan.loadgens else len(inputs.loadgens)
     if issuing > 1:
         yield Rule.SUMMED_LOADGENS.reason(count=issuing)
     if spec.seed != SAMPLING_SEED:

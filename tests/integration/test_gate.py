@@ -15,7 +15,7 @@ import pytest
 
 from harness.dataset import Dataset, load
 from harness.report import report
-from harness.report.gates import reference_gate
+from harness.report.accuracy_rules import reference_gate
 from harness.report.record import Level
 from harness.report.rules import Rule
 from harness.sandbox import build

@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from harness.report import charts, series
+from harness.report import charts, tables
 from harness.report.build import build
 from harness.report.record import Chart, Result
 from tests.unit.results_tree import START, benchmark, edit
 
 
 def drawn(folder: Path) -> tuple[Result, dict[str, Chart]]:
-    result, journal, sources, _ = build(folder)
-    return result, {chart.name: chart for chart in charts.draw(result, journal, sources, folder / "charts")}
+    result, journal, inputs, _ = build(folder)
+    return result, {chart.name: chart for chart in charts.draw(result, journal, inputs, folder / "charts")}
 
 
 def test_charts_of_a_fleet(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_unfinished_run_has_no_charts_over_time(tmp_path: Path) -> None:
 
 def test_throughput_over_time_counts_each_sample_once() -> None:
     done = pd.Series([START + 0.5, START + 1.5, START + 1.6, START + 4.9, START + 5.2])
-    rates, edges = series.per_second(done, (START, START + 5.5), 2.0)
+    rates, edges = tables.per_second(done, (START, START + 5.5), 2.0)
     assert edges == pytest.approx([0, 2.75, 5.5])
     assert rates * 2.75 == pytest.approx([3, 2])
 
@@ -75,8 +75,8 @@ def test_readings_add_engines_up_and_average_over_time(tmp_path: Path) -> None:
     head, *_ = path.read_text().splitlines()
     rows = [f"{START + second},{40 + 10 * second},4.0,24.0,,,,,,,,alpha-0,{second},0,10.0" for second in range(4)]
     path.write_text("\n".join([head, *rows]) + "\n")
-    sources = build(folder).sources
-    seen = charts._readings("alpha", sources, (START, START + 5), 2.0)
+    inputs = build(folder).inputs
+    seen = charts._readings("alpha", inputs, (START, START + 5), 2.0)
     assert list(seen["t_s"]) == [0, 2]
     assert list(seen["cpu_percent"]) == [45, 65]
     assert list(seen["running"]) == [0.5, 2.5]

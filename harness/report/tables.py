@@ -8,10 +8,10 @@ import orjson
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.report.sources import Issuer
+from harness.report.load_inputs import LoadGenRun
 
 JOURNAL_COLUMNS = (
-    "mode", "qsl_idx", "engine", "node", "issuer", "issued_unix", "done_unix",
+    "mode", "qsl_idx", "engine", "node", "loadgen", "issued_unix", "done_unix",
     "queue_ms", "ttft_ms", "tpot_ms", "e2e_ms", "n_tokens",
 )  # fmt: skip
 TELEMETRY_COLUMNS = (
@@ -22,20 +22,20 @@ TELEMETRY_COLUMNS = (
 TEXT_COLUMNS = ("gpu_throttle", "engine")
 
 
-def journal(issuers: Iterable[Issuer]) -> pd.DataFrame:
+def journal(loadgens: Iterable[LoadGenRun]) -> pd.DataFrame:
     """Finished samples of all LoadGens, columns `JOURNAL_COLUMNS`; failed ones are left to the outcome.
 
     Latencies are milliseconds from the moment LoadGen issued the sample; `done_unix` is seconds. A last line that was
     cut while it was written is dropped.
     """
-    rows = [row for issuer in issuers for row in _journal_rows(issuer)]
+    rows = [row for loadgen in loadgens for row in _journal_rows(loadgen)]
     table = pd.DataFrame(rows, columns=list(JOURNAL_COLUMNS))
     return table.sort_values(["done_unix", "qsl_idx"], ignore_index=True)
 
 
-def _journal_rows(issuer: Issuer) -> Iterable[tuple[object, ...]]:
-    path = issuer.path / "journal.jsonl"
-    nodes = issuer.nodes
+def _journal_rows(loadgen: LoadGenRun) -> Iterable[tuple[object, ...]]:
+    path = loadgen.path / "journal.jsonl"
+    nodes = loadgen.nodes
     if not path.exists():
         return
     with path.open("rb") as lines:
@@ -48,8 +48,8 @@ def _journal_rows(issuer: Issuer) -> Iterable[tuple[object, ...]]:
                 continue
             issued, first, last, n = entry["issued_s"], entry["first_s"], entry["last_s"], entry["n_tokens"]
             yield (
-                entry["mode"], entry["qsl_idx"], entry["engine"], nodes.get(entry["engine"], issuer.host), issuer.host,
-                entry["issued_unix"], entry["issued_unix"] + last - issued,
+                entry["mode"], entry["qsl_idx"], entry["engine"], nodes.get(entry["engine"], loadgen.host),
+                loadgen.host, entry["issued_unix"], entry["issued_unix"] + last - issued,
                 (entry["sent_s"] - issued) * 1e3, (first - issued) * 1e3,
                 (last - first) * 1e3 / (n - 1) if n > 1 else None, (last - issued) * 1e3, n,
             )  # fmt: skip

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness.report.documents import ModelFacts
+from harness.report.input_models import ModelFacts
+from harness.report.load_inputs import Inputs
 from harness.report.record import Reason
 from harness.report.rules import Rule
-from harness.report.sources import Sources
 from harness.scoring.scores import Reference, Score
 from harness.spec import FULL_SAMPLES
 
@@ -24,9 +24,9 @@ def is_real(model: ModelFacts) -> bool | None:
     return None if None in sizes.values() else sizes == REAL_MODEL
 
 
-def accuracy(sources: Sources, score: Score | None) -> Iterator[Reason]:
+def accuracy(inputs: Inputs, score: Score | None) -> Iterator[Reason]:
     """Reasons that the answers give: whether all are there once, and whether they are good enough."""
-    spec = sources.spec
+    spec = inputs.spec
     if score is None or spec is None:
         return
     distinct = score.samples_expected - len(score.missing)
@@ -41,7 +41,7 @@ def accuracy(sources: Sources, score: Score | None) -> Iterator[Reason]:
         yield Rule.END_TOKEN.reason(count=len(score.end_token_violations), which=few(score.end_token_violations))
     if score.reference:
         yield from reference_gate(score, score.reference)
-    real = [is_real(issuer.manifest.model) for issuer in sources.issuers]
+    real = [is_real(loadgen.manifest.model) for loadgen in inputs.loadgens]
     if score.reference and not any(real):
         yield from _rouge_gate(score, SANDBOX_ROUGE)
     elif False in real:
