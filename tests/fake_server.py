@@ -1,6 +1,6 @@
 """A fake OpenAI completions server that streams as vLLM 0.32 does, at a set pace and with set faults.
 
-`python tests/fake_server.py --help` says what can be set; `POST /fake/settings` changes the same settings while it
+`python -m tests.fake_server --help` says what can be set; `POST /fake/settings` changes the same settings while it
 runs, `GET /fake/records` returns what it sent and when, `POST /fake/reset` forgets that. Stamps are CLOCK_MONOTONIC
 seconds, so they compare with `time.monotonic()` and `time.perf_counter()` of any process on this machine.
 
@@ -31,6 +31,9 @@ import httptools
 import orjson
 import uvloop
 
+from tests.engine_model import StepCosts
+from tests.fake_steps import StepPace
+
 FAULTS = {
     "http500": "answers HTTP 500",
     "html": "answers 200 with an HTML page",
@@ -56,6 +59,11 @@ PROMPT_POOL = 65_536
 class Settings:
     """What the server does. A fault KIND:N hits every Nth completion request, counted over all of them from 1.
 
+    Answers go out at `ms_per_token`, each for itself, after `first_ms`. With any of `step_ms`, `prefill_ms_per_token`
+    and `decode_ms_per_sequence` they go out by the steps of `engine_model.EngineModel` instead, in which requests delay
+    each other: the first token alone, then `tokens_per_chunk` at once. `speed` divides all of these times, `slots` is
+    the most sequences at once either way.
+
     `website` makes it answer HTML to every request but those for /fake/, like somebody's front page.
     """
 
@@ -65,6 +73,10 @@ class Settings:
     tokens: int = 128
     slots: int = 1024
     speed: float = 1.0
+    step_ms: float = 0.0
+    prefill_ms_per_token: float = 0.0
+    decode_ms_per_sequence: float = 0.0
+    tokens_per_step: int = 2048
     vocab: int = 1024
     end_token: int = 2
     model: str = "fake"
@@ -81,6 +93,14 @@ class Settings:
             if name == "faults" and (unknown := set(value) - set(FAULTS)):
                 raise ValueError(f"unknown fault {unknown}; there are {sorted(FAULTS)}")
             setattr(self, name, value)
+
+    @property
+    def step_costs(self) -> StepCosts | None:
+        """What the engine's steps cost; None when answers go out each for itself."""
+        costs = (self.step_ms, self.prefill_ms_per_token, self.decode_ms_per_sequence)
+        if not any(costs):
+            return None
+        return StepCosts(*(cost / self.speed for cost in costs), self.tokens_per_step, self.slots)
 
 
 @functools.cache
@@ -139,12 +159,16 @@ class Server:
         self._due: list[tuple[float, int, Stream]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self.steps: StepPace | None = None
         self.set({})
 
     def set(self, values: dict[str, Any]) -> None:
         """Change settings; requests taken before keep theirs."""
         settings = dataclasses.replace(self.settings)
         settings.update(values)
+        costs = settings.step_costs
+        if costs != self.settings.step_costs or self.steps is None:
+            self.steps = StepPace(costs) if costs else None
         self.settings = settings
         # Made here once for all prompts: taking a request must cost little, or the pace is not kept.
         pool = _pool(settings.vocab, settings.end_token)
@@ -157,6 +181,10 @@ class Server:
 
     def admit(self, stream: "Stream") -> None:
         """Start a stream, or queue it until a slot is free."""
+        if stream.steps:
+            stream.begin(time.monotonic())
+            stream.steps.admit(stream)
+            return
         if self.running >= self.settings.slots:
             self.waiting.append(stream)
             return
@@ -165,7 +193,9 @@ class Server:
 
     def leave(self, stream: "Stream") -> None:
         """Give a stream's slot to the next in the queue."""
-        if stream.started:
+        if stream.steps:
+            stream.steps.model.remove(stream)
+        elif stream.started:
             self.running -= 1
             asyncio.get_running_loop().call_soon(self._fill)
         elif stream in self.waiting:
@@ -201,11 +231,14 @@ class Server:
     def metrics(self) -> str:
         """The gauges a harness looks at, as vLLM prints them."""
         labels = f'engine="0",model_name="{self.settings.model}"'
-        usage = min(1.0, self.running / self.settings.slots)
+        running, waiting = self.running, len(self.waiting)
+        if self.steps:
+            running, waiting = running + self.steps.model.running, waiting + self.steps.model.waiting
+        usage = min(1.0, running / self.settings.slots)
         lines = []
         for name, value, text in (
-            ("num_requests_running", float(self.running), "Number of requests in model execution batches."),
-            ("num_requests_waiting", float(len(self.waiting)), "Number of requests waiting to be processed."),
+            ("num_requests_running", float(running), "Number of requests in model execution batches."),
+            ("num_requests_waiting", float(waiting), "Number of requests waiting to be processed."),
             ("kv_cache_usage_perc", usage, "KV-cache usage. 1 means 100 percent usage."),
         ):
             lines += [f"# HELP vllm:{name} {text}", f"# TYPE vllm:{name} gauge", f"vllm:{name}{{{labels}}} {value}"]
@@ -223,19 +256,21 @@ class Stream:
 
     def __init__(self, server: Server, connection: int, transport: Any, body: dict[str, Any], done: Any) -> None:
         self.server, self.transport, self.done = server, transport, done
-        self.settings = server.settings
+        self.settings, self.steps = server.settings, server.steps
         number = next(server.count)
         self.fault = next((kind for kind, every in self.settings.faults.items() if number % every == 0), None)
         self.prompt: list[int] = body["prompt"] if isinstance(body["prompt"], list) else list(body["prompt"].encode())
         self.usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self.with_ids = bool(body.get("return_token_ids"))
         self.started = False
+        self.sent = 1  # tokens, once the first has gone out alone
         limit = int(body.get("max_tokens") or 16)
         digest = hash(tuple(self.prompt))
         self.start = digest % PROMPT_POOL
         pool = _pool(self.settings.vocab, self.settings.end_token)
         self.ids = self._faulty(pool[self.start : self.start + min(limit, self.settings.tokens)], limit)
         self.finish = "length" if len(self.ids) >= limit else "stop"
+        self.prompt_tokens, self.answer_tokens = max(1, len(self.prompt)), max(1, len(self.ids))
         self.record: dict[str, Any] = {
             "number": number, "connection": connection, "prompt": digest, "fault": self.fault,
             "arrived_s": time.monotonic(), "first_s": None, "last_s": None, "tokens": 0,
@@ -262,25 +297,31 @@ class Stream:
         self.started = True
         self.interval = self.settings.ms_per_token * self.settings.tokens_per_chunk / 1000 / self.settings.speed
         self.pieces = deque([] if self.fault in WHOLE_ANSWERS else self._pieces())
-        if self.pieces and not self.interval:
+        if self.pieces and not self.interval and not self.steps:
             self.pieces = deque([b"".join(self.pieces)])
         return now + self.settings.first_ms / 1000 / self.settings.speed + self.interval
 
     def step(self, due: float) -> float | None:
         """Send the next chunk (everything when unpaced); returns when the following one is due."""
+        return due + self.interval if self.send() else None
+
+    def send(self) -> int:
+        """Send the next chunk; returns how many tokens the one after it holds, 0 when this was the last."""
         if self.fault in WHOLE_ANSWERS:
             WHOLE_ANSWERS[self.fault](self)
-            return None
+            return 0
         now = time.monotonic()  # before writing: by the next line's end the client may have read it
         self.transport.write(self.pieces.popleft())
         self.record["first_s"] = self.record["first_s"] or now
         if self.pieces:
-            return due + self.interval
+            following = max(1, min(self.settings.tokens_per_chunk, len(self.ids) - self.sent))
+            self.sent += following
+            return following
         self.record["last_s"], self.record["tokens"] = now, len(self.ids)
         if self.fault == "die":
             os._exit(1)
         self.close(keep=self.fault not in ("close", "truncate"))
-        return None
+        return 0
 
     def _pieces(self) -> list[bytes]:
         """What is written, chunk by chunk; the last piece holds the end of the stream as well."""
@@ -294,7 +335,9 @@ class Stream:
             chunks[0] = STREAM_HEAD + chunks[0]
             chunks[-1] += self._ending()
             return chunks
-        groups = [self.ids[start : start + size] for start in range(0, len(self.ids), size)] or [[]]
+        first = 1 if self.steps else size  # what comes alone
+        starts = range(first, len(self.ids), size)
+        groups = [self.ids[:first], *(self.ids[start : start + size] for start in starts)]
         if self.with_ids and self.fault != "no_ids":
             chunks = [_chunk(settings, created, ids, None, None) for ids in groups[:-1]]
             chunks.append(_chunk(settings, created, groups[-1], finish, None))
@@ -365,7 +408,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.stream:
             self.server.leave(self.stream)
-            self.stream.step = lambda due: None  # type: ignore[method-assign]
+            self.stream.send = lambda: 0  # type: ignore[method-assign]
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -474,7 +517,7 @@ class FakeServer:
         self._port = port
 
     def __enter__(self) -> Self:
-        command = [sys.executable, __file__, "--port", str(self._port), "--die-with-parent"]
+        command = [sys.executable, "-m", "tests.fake_server", "--port", str(self._port), "--die-with-parent"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout
