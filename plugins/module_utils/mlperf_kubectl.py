@@ -1,6 +1,6 @@
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of `kubectl` from modules, and what its errors mean."""
+"""`kubectl` for modules: calls, and what its errors and its objects say."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ ARGUMENTS: Dict[str, Dict[str, Any]] = {
     "kubectl": {"type": "str", "default": "kubectl"},
     "kubeconfig": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
 }
-"""What every module that calls kubectl takes."""
+"""Options of every module that calls kubectl."""
 
 NOT_YET = re.compile(r'namespaces "[^"]*" not found|no matches for kind|resource mapping not found', re.IGNORECASE)
-"""The cluster answers, but a namespace or a kind that is to be made earlier is not there."""
+"""The cluster answers, but lacks the namespace or the kind, which an earlier step creates."""
 
 NO_ANSWER = re.compile(
     r"was refused|connection refused|unable to connect|no route to host|i/o timeout|tls handshake timeout|EOF$",
     re.IGNORECASE | re.MULTILINE,
 )
 """The cluster does not answer."""
+
+STARTING = ("ContainerCreating", "PodInitializing")
+"""Reasons of a container that waits only for being started."""
 
 Answer = Tuple[int, str, str]
 
@@ -32,7 +35,7 @@ def missing(module: Any) -> Optional[str]:
     if module.get_bin_path(module.params["kubectl"]) is None:
         return f"{module.params['kubectl']} is not on this host"
     if not os.path.exists(module.params["kubeconfig"]):
-        return f"{module.params['kubeconfig']} is not on this host: it is no control plane yet"
+        return f"{module.params['kubeconfig']} is not on this host: it is not a control plane yet"
     return None
 
 
@@ -45,30 +48,37 @@ def call(module: Any, arguments: List[str], data: Optional[str] = None) -> Answe
 
 
 def get(module: Any, arguments: List[str]) -> Tuple[List[Dict[str, Any]], str]:
-    """(objects that `kubectl get ARGUMENTS` lists, why there is no list)."""
+    """(objects that `kubectl get ARGUMENTS` lists, why it lists none)."""
     reason = missing(module)
     if reason:
         return [], reason
     code, out, err = call(module, ["get", *arguments, "--output=json", "--request-timeout=20s"])
     if code != 0:
         return [], sentence(err)
-    listed = json.loads(out)
-    return listed.get("items", [listed]), ""
+    answer = json.loads(out)
+    return answer.get("items", [answer]), ""
 
 
-def containers(pod: Dict[str, Any]) -> List[Dict[str, Any]]:
-    """What a pod says of its containers, those first that run before the others."""
-    status = pod.get("status", {})
-    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-
-
-def held_up(container: Dict[str, Any]) -> Dict[str, Any]:
-    """Reason and message of a container that waits for more than being made; empty for any other."""
-    waiting: Dict[str, Any] = container.get("state", {}).get("waiting") or {}
-    return waiting if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing") else {}
+def pod_problem(pod: Dict[str, Any]) -> str:
+    """Why a pod does not run, as a sentence; empty when nothing keeps it from running."""
+    status, metadata = pod.get("status", {}), pod["metadata"]
+    name = f"{metadata.get('namespace', '')}/{metadata['name']} on {pod.get('spec', {}).get('nodeName') or 'no node'}"
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        state = container.get("state", {})
+        waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+        if waiting.get("reason") not in (None, *STARTING):
+            return f"{name}: {waiting['reason']} ({waiting.get('message', 'no message')})"
+        if ended.get("exitCode"):
+            return (
+                f"{name}: exit code {ended['exitCode']} ({ended.get('message') or ended.get('reason', 'no message')})"
+            )
+    for condition in status.get("conditions", []):
+        if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
+            return f"{name}: {condition.get('message', 'unschedulable')}"
+    return ""
 
 
 def sentence(err: str) -> str:
-    """The errors of kubectl, without empty and repeated lines, as one line."""
+    """The errors of kubectl on one line, without empty lines, repetitions and log lines."""
     lines = [line.strip() for line in err.splitlines() if line.strip() and not re.match(r"[EW]\d{4} ", line)]
     return "; ".join(dict.fromkeys(lines)) or "kubectl printed no reason"

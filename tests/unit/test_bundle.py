@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ SETTINGS = {
 }
 
 
+NEEDS_APT = pytest.mark.skipif(
+    not shutil.which("apt-get") or not shutil.which("dpkg-scanpackages"), reason="needs apt-get and dpkg-scanpackages"
+)
 PINNED = "Package: *nvidia*\nPin: version 580.*\nPin-Priority: 1001\n"
 
 
@@ -80,7 +84,7 @@ def test_pip_asks_the_bundle_alone(bundle: str, variables: dict[str, str]) -> No
     assert found == ({**variables, "PIP_FIND_LINKS": f"{value('bundle', 'bundle_folder')}/wheels"} if bundle else {})
 
 
-@pytest.mark.skipif(not shutil.which("apt-get") or not shutil.which("dpkg-deb"), reason="needs apt-get and dpkg-deb")
+@NEEDS_APT
 @pytest.mark.parametrize(("preferences", "kept"), [("", "610.1-1"), (PINNED, "580.9-1")])
 def test_packages_follow_the_preferences(tmp_path: Path, preferences: str, kept: str) -> None:
     repository = tmp_path / "repository"
@@ -98,17 +102,52 @@ def test_packages_follow_the_preferences(tmp_path: Path, preferences: str, kept:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         listed += f"{control}Filename: ./{file.name}\nSize: {file.stat().st_size}\nSHA256: {digest}\n\n"
     (repository / "Packages").write_text(listed)
-    made = call(
-        "mlperf_bundle_apt",
-        {
+    options = {
+        "path": str(tmp_path / "apt.tar"),
+        "cache": str(tmp_path / "cache"),
+        "sources": [{"uri": f"file:{repository}", "suites": ["./"], "trusted": True}],
+        "packages": {"nvidia-open": ""},
+        "preferences": preferences,
+    }
+    assert call("mlperf_bundle_apt", options, check=True)["changed"] is True
+    result = call("mlperf_bundle_apt", options)
+    file = f"nvidia-open_{kept}_amd64.deb"
+    assert (result["changed"], result["packages"]) == (True, [file])
+    assert call("mlperf_bundle_apt", options, check=True)["changed"] is False
+    assert call("mlperf_bundle_apt", options)["changed"] is False
+    with tarfile.open(tmp_path / "apt.tar") as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+    digest = hashlib.sha256((repository / file).read_bytes()).hexdigest()
+    assert set(members) == {"Packages", file}
+    assert hashlib.sha256(members[file]).hexdigest() == digest
+    assert f"Filename: ./{file}\n" in members["Packages"].decode()
+    assert f"SHA256: {digest}\n" in members["Packages"].decode()
+
+
+@NEEDS_APT
+def test_repository_has_only_the_packages_of_the_last_collection(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for name in ("first", "second"):
+        root = tmp_path / name
+        (root / "DEBIAN").mkdir(parents=True)
+        (root / "DEBIAN" / "control").write_text(
+            f"Package: {name}\nVersion: 1:2-1\nArchitecture: all\nDescription: t\nMaintainer: t <t@t.test>\n"
+        )
+        subprocess.run(["dpkg-deb", "--build", root, repository / f"{name}.deb"], check=True, capture_output=True)
+    listed = subprocess.run(["dpkg-scanpackages", "."], cwd=repository, check=True, capture_output=True, text=True)
+    (repository / "Packages").write_text(listed.stdout)
+    for name in ("first", "second"):
+        options = {
             "path": str(tmp_path / "apt.tar"),
             "cache": str(tmp_path / "cache"),
             "sources": [{"uri": f"file:{repository}", "suites": ["./"], "trusted": True}],
-            "packages": {"nvidia-open": ""},
-            "preferences": preferences,
-        },
-    )
-    assert made["packages"] == [f"nvidia-open_{kept}_amd64.deb"]
+            "packages": {name: "1:2-*"},
+        }
+        assert call("mlperf_bundle_apt", options)["packages"] == [f"{name}_1%3a2-1_all.deb"]
+    with tarfile.open(tmp_path / "apt.tar") as archive:
+        assert archive.getnames() == ["Packages", "second_1%3a2-1_all.deb"]
+        assert b"Package: first" not in archive.extractfile("Packages").read()  # type: ignore[union-attr]
 
 
 def test_assets_without_a_checksum_are_refused_before_anything_is_downloaded() -> None:

@@ -21,6 +21,11 @@ class Commands:
         self.folder = folder
         patch.setenv("PATH", str(folder), prepend=":")
 
+    def answer_by_kind(self, name: str, **by_kind: tuple[int, str, str]) -> None:
+        self.answer(name, **by_kind)
+        program = self.folder / name
+        program.write_text(program.read_text().replace("sys.argv[1:] if", "sys.argv[3:] if"))
+
     def answer(self, name: str, **by_verb: tuple[int, str, str]) -> None:
         (self.folder / f"{name}.json").write_text(json.dumps(by_verb))
         program = self.folder / name
@@ -237,20 +242,48 @@ def test_remains_of_a_cut_try_are_forgiven(commands: Commands, tmp_path: Path) -
     assert commands.calls("kubeadm")[0][0] == ["init", "--ignore-preflight-errors=Swap,Port-10250"]
 
 
-def node(name: str, ready: str, message: str = "") -> dict[str, Any]:
+def node(name: str, ready: str, message: str = "", gpus: int = 0) -> dict[str, Any]:
     conditions = [{"type": "Ready", "status": ready, "message": message}]
-    return {"metadata": {"name": name}, "status": {"conditions": conditions}}
+    return {
+        "metadata": {"name": name},
+        "status": {"conditions": conditions, "allocatable": {"nvidia.com/gpu": str(gpus)}},
+    }
+
+
+def listed(*items: dict[str, Any]) -> tuple[int, str, str]:
+    return 0, json.dumps({"items": items}), ""
+
+
+def wait(tmp_path: Path, *names: str, **more: Any) -> dict[str, Any]:
+    (tmp_path / "admin.conf").write_text("")
+    return {"wait_for": list(names), "timeout_s": 0, "kubeconfig": str(tmp_path / "admin.conf"), **more}
 
 
 def test_nodes_that_are_not_ready_are_named_with_what_they_say(commands: Commands, tmp_path: Path) -> None:
-    items = [node("jw1", "True"), node("jw2", "False", "cni plugin not initialized")]
-    commands.answer("kubectl", get=(0, json.dumps({"items": items}), ""))
-    (tmp_path / "admin.conf").write_text("")
-    arguments = {"wanted": ["jw1", "jw2", "jw3"], "timeout_s": 0, "kubeconfig": str(tmp_path / "admin.conf")}
-    assert set(call("mlperf_nodes_info", arguments, check=True)["lacking"]) == {"jw2", "jw3"}
-    with pytest.raises(Failed, match=r"jw2: cni plugin not initialized; jw3: the cluster does not know it"):
-        call("mlperf_nodes_info", arguments)
-    assert call("mlperf_nodes_info", {**arguments, "wanted": ["jw1"]})["nodes"]["jw1"]["ready"] is True
+    commands.answer("kubectl", get=listed(node("jw1", "True"), node("jw2", "False", "cni plugin not initialized")))
+    arguments = wait(tmp_path, "jw1", "jw2", "jw3")
+    assert set(call("mlperf_k8s_nodes", arguments, check=True)["not_ready"]) == {"jw2", "jw3"}
+    with pytest.raises(Failed, match=r"jw2: cni plugin not initialized; jw3: not a node of the cluster"):
+        call("mlperf_k8s_nodes", arguments)
+    assert call("mlperf_k8s_nodes", {**arguments, "wait_for": ["jw1"]})["nodes"]["jw1"]["ready"] is True
+
+
+def test_nodes_without_gpu_and_jobs_that_failed_are_named(commands: Commands, tmp_path: Path) -> None:
+    gpu = wait(tmp_path, "jw2", gpu_resource="nvidia.com/gpu", namespace="gpu-system")
+    waiting = {"name": "plugin", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    pod = {"metadata": {"name": "plugin-1", "namespace": "gpu-system"}, "status": {"containerStatuses": [waiting]}}
+    commands.answer_by_kind("kubectl", nodes=listed(node("jw2", "True")), pods=listed(pod))
+    with pytest.raises(Failed, match=r"jw2: offers no nvidia.com/gpu.*; gpu-system/plugin-1 on no node: ImagePullB"):
+        call("mlperf_k8s_nodes", gpu)
+    job = {"metadata": {"name": "proof"}, "status": {"conditions": [{"type": "Failed", "status": "True"}]}}
+    commands.answer_by_kind("kubectl", nodes=listed(node("jw2", "True", gpus=1)), jobs=listed(job), pods=listed())
+    assert call("mlperf_k8s_nodes", gpu)["not_ready"] == {}
+    # A failed Job ends the wait at once.
+    with pytest.raises(Failed, match="a Job failed: Job proof: failed"):
+        call("mlperf_k8s_nodes", {**gpu, "jobs": ["proof"], "timeout_s": 600})
+    job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    commands.answer_by_kind("kubectl", nodes=listed(node("jw2", "True", gpus=1)), jobs=listed(job))
+    assert call("mlperf_k8s_nodes", {**gpu, "jobs": ["proof"]})["changed"] is False
 
 
 def test_swap_is_commented_out_and_comes_back_as_it_was() -> None:

@@ -171,7 +171,7 @@ def test_hosts_take_turns_to_reboot_and_stop_at_one_that_was_lost() -> None:
         ({"reason": "", "nodes": {"jw2": {"ready": True, "schedulable": True}}}, False, True),
         ({"reason": "", "nodes": {}}, False, False),
         (
-            {"reason": "/etc/kubernetes/admin.conf is not on this host: it is no control plane yet", "nodes": {}},
+            {"reason": "/etc/kubernetes/admin.conf is not on this host: it is not a control plane yet", "nodes": {}},
             False,
             False,
         ),

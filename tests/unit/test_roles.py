@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.unit.role_values import value
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (REPOSITORY / "roles").iterdir())
 
@@ -83,3 +85,20 @@ def test_what_is_notified_is_handled_and_every_handler_is_notified(role: str) ->
     notified = set(re.findall(r"notify: (.+)", yaml_texts(role, "tasks")))
     file = REPOSITORY / "roles" / role / "handlers" / "main.yml"
     assert notified == ({task["name"] for task in yaml.safe_load(file.read_text())} if file.exists() else set())
+
+
+def test_kernel_settings_that_differ_are_the_ones_to_apply() -> None:
+    settings = {"net.ipv4.ip_forward": 1, "net.ipv4.tcp_rmem": "4096 131072  6291456", "net.bridge.bridge-nf": 1}
+    # What grep prints of /proc/sys; a parameter whose module is not loaded has no file.
+    lines = ["/proc/sys/net/ipv4/ip_forward:0", "/proc/sys/net/ipv4/tcp_rmem:4096\t131072\t6291456"]
+    given = {"node_sysctls": settings, "__node_sysctl_values": {"stdout_lines": lines}}
+    assert value("node", "__node_sysctls_to_set", **given) == [
+        "/proc/sys/net/ipv4/ip_forward:1",
+        "/proc/sys/net/bridge/bridge-nf:1",
+    ]
+    assert value("node", "__node_kernel_files", **given)["/etc/sysctl.d/90-mlperf.conf"][:2] == [
+        "net.ipv4.ip_forward = 1",
+        "net.ipv4.tcp_rmem = 4096 131072 6291456",
+    ]
+    loaded = {"node_modules": ["overlay", "br-netfilter"], "__node_loaded": {"stdout_lines": ["module", "overlay"]}}
+    assert value("node", "__node_modules_to_load", **loaded) == ["br_netfilter"]
