@@ -11,7 +11,7 @@ from harness.spec import Spec
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-PHASES = ("preparing", "starting engine", "calibrating", "warming up", "performance", "accuracy", "scoring")
+PHASES = ("preparing", "starting engine", "calibrating", "warming up", "draining", "performance", "accuracy", "scoring")
 
 
 class RunMetrics:

@@ -1,6 +1,8 @@
 """A run's way through its phases, in the process that owns it.
 
 preparing ─► [starting engine] ─► [calibrating] ─► warming up ─► performance ─► accuracy ─► scoring ─► finished
+                                                                 ▲    │ a limit is broken: at a lower rate
+                                                                 └ draining
 """
 
 import contextlib
@@ -15,6 +17,7 @@ from harness import dataset, engine
 from harness.errors import HarnessError, RunFailed, Stopped
 from harness.files import read_json, write_json
 from harness.linux import stoppable
+from harness.load.attempts import Attempt, attempt, drain, next_rate
 from harness.load.calibrate import calibrate
 from harness.load.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
 from harness.load.progress import Progress
@@ -86,6 +89,7 @@ class _Execution:
         self._outcome: dict[str, Any] = {
             "schema": 1,
             "performance": None,
+            "attempts": [],
             "accuracy": None,
             "calibration": None,
             "telemetry_cost": None,
@@ -152,13 +156,36 @@ class _Execution:
         for mode in modes:
             if self._spec.mode not in (mode, Mode.BOTH):
                 continue
-            self._enter(mode)
             try:
+                if mode == "performance" and self._spec.has_attempts:
+                    target_qps = self._find_rate(samples, target_qps)
+                    continue
+                self._enter(mode)
                 outcome = run_loadgen(self._spec, samples, mode, self.run_dir, target_qps, self._tell)
                 self._outcome[mode] = asdict(outcome)
             except SamplesFailed as error:
                 self._outcome["failures"] = [{"mode": mode, **asdict(failure)} for failure in error.failures]
                 raise
+
+    def _find_rate(self, samples: dataset.Dataset, target_qps: float) -> float:
+        """Performance runs at falling rates until one holds or none may follow; the rate of the last."""
+        attempts: list[Attempt] = []
+        rate: float | None = target_qps
+        while rate is not None:
+            target_qps = rate
+            self._enter("draining")
+            drain(self._spec)
+            self._heartbeat.attempt(len(attempts) + 1, self._spec.rate_attempts)
+            self._enter("performance")
+            made, outcome = attempt(self._spec, samples, self.run_dir, len(attempts) + 1, target_qps, self._tell)
+            attempts.append(made)
+            self._outcome.update(
+                performance=asdict(outcome), target_qps=target_qps, attempts=[asdict(made) for made in attempts]
+            )
+            self._heartbeat.attempted(asdict(made))
+            self._on_line(f"attempt {made.number} at {target_qps:g} samples/s: {made.verdict}")
+            rate = next_rate(attempts, self._spec.rate_attempts, self._spec.scenario)
+        return target_qps
 
     def _score(self, samples: dataset.Dataset) -> None:
         self._enter("scoring")

@@ -27,6 +27,8 @@ OFFLINE_MARGIN = 1.05
 """What calibration expects of an Offline run, over what it measured: too small a rate would end the run early."""
 IMAGE_VARIABLE = "HARNESS_IMAGE"
 """Environment variable of a container: the reference of its image, of which the digest is a part."""
+DEFAULT_RATE_ATTEMPTS, MAX_RATE_ATTEMPTS = 4, 10
+"""How often a performance run may be made where its rate is to be found; more would be an endless search."""
 RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -104,7 +106,11 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Spec(_Record):
-    """One benchmark on one LoadGen. `share` None means samples [0, samples)."""
+    """One benchmark on one LoadGen. `share` None means samples [0, samples).
+
+    `rate_attempts`: how often a performance run of Server or Interactive may be made, each at a lower rate than the
+    one before, until it holds the latency limits.
+    """
 
     run_id: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
     model: AbsolutePath
@@ -114,6 +120,7 @@ class Spec(_Record):
     scenario: Scenario = Scenario.SERVER
     mode: Mode = Mode.BOTH
     target_qps: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    rate_attempts: Annotated[int, Field(strict=True, ge=1, le=MAX_RATE_ATTEMPTS)] = 1
     seed: Annotated[int, Field(strict=True)] = SAMPLING_SEED
     share: Share | None = None
     reference_ids: AbsolutePath | None = None
@@ -136,6 +143,11 @@ class Spec(_Record):
     def window(self) -> Share:
         """The share this LoadGen issues, whole data set included."""
         return self.share or Share(start=0, stop=self.samples)
+
+    @property
+    def has_attempts(self) -> bool:
+        """Whether the performance run may be repeated at a lower rate."""
+        return self.rate_attempts > 1 and self.scenario is not Scenario.OFFLINE and self.mode is not Mode.ACCURACY
 
     @property
     def min_duration_s(self) -> float:

@@ -45,6 +45,9 @@ class Heartbeat:
             "started_unix": time.time(),
             "phases": [],
             "calibration": None,
+            "attempt": None,
+            "attempts_most": None,
+            "attempts": [],
             **_shown(_NOTHING_YET),
         }
         self.phase("preparing")
@@ -65,6 +68,16 @@ class Heartbeat:
         """Take note of what calibrating found."""
         with self._lock:
             self._content["calibration"] = found
+
+    def attempt(self, number: int, most: int) -> None:
+        """The performance run begins that is attempt `number` of `most` at a rate that holds."""
+        with self._lock:
+            self._content.update(attempt=number, attempts_most=most)
+
+    def attempted(self, made: dict[str, Any]) -> None:
+        """Take note of how an attempt ended."""
+        with self._lock:
+            self._content["attempts"] = [*self._content["attempts"], made]
 
     def progress(self, progress: Progress) -> None:
         """Take note of how far the phase is; written with the next beat."""

@@ -27,6 +27,12 @@ _PROGRESS_INTERVAL_S = 5.0
 @click.option("--scenario", default="server", show_default=True, help="server, offline or interactive.")
 @click.option("--mode", default="both", show_default=True, help="performance, accuracy or both.")
 @click.option("--target-qps", default="auto", show_default=True, help="Samples/s to offer, or auto to calibrate.")
+@click.option(
+    "--rate-attempts",
+    type=int,
+    help="With --target-qps auto: performance runs at most, each slower than the one before, until one holds the "
+    "latency limits.",
+)
 @click.option("--punkt", type=PATH, help="Folder of Punkt's English data (punkt_tab/english).")
 @click.option("--run-id", help="Name of the run.  [default: date, time, scenario, samples]")
 @click.option("--endpoint", multiple=True, metavar="URL", help="A server that already runs, instead of an own engine.")
@@ -272,7 +278,14 @@ def _numbers(asked: dict[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = {
         key: str(value) if isinstance(value, Path) else value for key, value in asked.items() if value is not None
     }
-    if plain["target_qps"] != "auto":
+    if plain["target_qps"] == "auto":
+        plain.setdefault("rate_attempts", 1)
+    elif "rate_attempts" in plain:
+        raise BadInput(
+            f"--rate-attempts = {plain['rate_attempts']}: --target-qps = {plain['target_qps']} is run once; "
+            "leave one of the two out"
+        )
+    else:
         try:
             plain["target_qps"] = float(str(asked["target_qps"]))
         except ValueError:

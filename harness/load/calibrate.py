@@ -18,6 +18,8 @@ class Calibration:
 
     Attributes:
         samples_per_s: closed-loop rate of all engines together, `max_in_flight` requests kept at each.
+        uncertainty_percent: half of its 95 % confidence interval, in percent of it; counting went on until this was 5,
+            or for 4 times `limits.calibration_s`. Rates are tried from the lower end of the interval.
         by_engine: each engine's part of it.
         target_qps: for Server and Interactive the highest rate tried that held the latency limits (the lowest rate
             tried when none did: see `tried`); for Offline the expected rate, a little above `samples_per_s` so that a
@@ -27,6 +29,7 @@ class Calibration:
     """
 
     samples_per_s: float
+    uncertainty_percent: float
     by_engine: dict[str, float]
     target_qps: float
     tried: tuple[dict[str, Any], ...]
@@ -37,7 +40,7 @@ class Calibration:
 def calibrate(spec: Spec, samples: Dataset, run_dir: Path, on_progress: Callable[[Progress], None]) -> Calibration:
     """Measure the engines of a spec with the samples of its share; writes `<run_dir>/calibration.json`.
 
-    Takes about twice `limits.calibration_s`, longer where the engines are so slow that this is too few samples.
+    Takes two to six times `limits.calibration_s`, longer where the engines are so slow that this is too few samples.
 
     Raises:
         SamplesFailed, RunFailed: samples failed, or too few finished to tell a rate.

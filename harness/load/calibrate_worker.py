@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,26 +15,39 @@ from harness.load.client import Answer
 from harness.load.dispatch import Dispatcher
 from harness.load.progress import Tally
 from harness.load.worker import Report
-from harness.spec import OFFLINE_MARGIN, Scenario, Spec, parse_spec
+from harness.spec import OFFLINE_MARGIN, EngineRef, Scenario, Spec, parse_spec
 
 WARM_UP_PER_ENGINE = 4
+_STEADY = 0.1  # a round of warming up that is this much quicker than the one before is followed by another
+_WARM_UP_LONGEST_S = 30.0
 _RAMP = 0.25  # of calibration_s, in which load is added, so that answers do not come in waves
 _TURN_MOST = 4  # times calibration_s: the longest wait for an engine to answer as many as it is given at once
 _LEAST_PER_ENGINE = 10
+_PRECISE = 0.05  # half of the rate's 95 % confidence interval, as a part of it, at which counting ends
+_LONG = 4  # times calibration_s: the longest count for the sake of that precision
 _LONGEST = 12  # times calibration_s
+_JUDGED_EVERY_S = 0.25
+_BATCHES = 8
+_T_BATCHES = 2.365  # Student's t for 95 % and _BATCHES - 1 degrees of freedom
 _MARGINS = (0.8, 0.7, 0.6, 0.5, 0.35)  # of the closed-loop rate, tried in turn
 _PROBE = 0.5  # length of a probe, of calibration_s
 _LEAST_PER_PROBE = 20
 
 
 def warm_up(payload: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Send a few samples to every engine at once and wait for the answers."""
+    """Send a few samples to every engine at once, again and again until that takes no less time than before."""
     spec = parse_spec(payload["spec"])
     load = _Load(spec, payload["prompts"], report)
+    end, before_s, now_s = time.perf_counter() + _WARM_UP_LONGEST_S, float("inf"), time.perf_counter()
     with load.dispatcher:
-        load.issue(WARM_UP_PER_ENGINE * len(spec.engines))
-        load.drain()
-    return {"samples": load.tally.done}
+        while True:
+            began_s = now_s
+            load.issue(WARM_UP_PER_ENGINE * len(spec.engines))
+            load.drain()
+            now_s = time.perf_counter()
+            if now_s - began_s > (1 - _STEADY) * before_s or now_s > end:
+                return {"samples": load.tally.done}
+            before_s = now_s - began_s
 
 
 def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -43,14 +56,15 @@ def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     started = time.perf_counter()
     load = _Load(spec, payload["prompts"], report)
     with load.dispatcher:
-        rates = _closed_loop(spec, load)
+        rates, uncertain = _closed_loop(spec, load)
         total = sum(rates.values())
         load.drain()
         target, tried = total * OFFLINE_MARGIN, list[dict[str, Any]]()
         if spec.scenario is not Scenario.OFFLINE:
-            target, tried = choose(total, lambda rate: _probe(spec, load, rate))
+            target, tried = choose(total * (1 - min(uncertain, 0.5)), lambda rate: _probe(spec, load, rate))
     return {
         "samples_per_s": total,
+        "uncertainty_percent": 100 * uncertain,
         "by_engine": rates,
         "target_qps": float(f"{target:.4g}"),
         "tried": tried,
@@ -71,6 +85,7 @@ def choose(total: float, probe: Callable[[float], dict[str, Any]]) -> tuple[floa
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Done:
+    engine: str
     issued_s: float
     answer: Answer
 
@@ -141,7 +156,7 @@ class _Load:
     def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
         """Keep the answer."""
         issued_s = cast(float, key)
-        self.done.append(_Done(issued_s, answer))
+        self.done.append(_Done(engine, issued_s, answer))
         self._answered[engine] += 1
         with self._finished:
             self.tally.add(issued_s, answer)
@@ -156,17 +171,33 @@ class _Load:
         self._report({"error": f"the dispatcher failed: {reason}", "kind": "RunFailed"})
 
 
-def _closed_loop(spec: Spec, load: _Load) -> dict[str, float]:
-    """Samples/s of each engine with its `max_in_flight` requests always under way.
+def uncertainty(times: Sequence[float]) -> float:
+    """Half of the 95 % confidence interval of the rate at which answers came, as a part of the rate.
+
+    By the means of 8 batches of equal count, which are long beside what ties one answer to the next; 1 (that is 100 %)
+    at most, and while there are too few answers for batches of two.
+
+    Args:
+        times: when answers came, in seconds, rising.
+    """
+    size = (len(times) - 1) // _BATCHES
+    if size < 2:
+        return 1.0
+    spans = np.diff(np.asarray(times)[-1 - size * _BATCHES :: size])
+    return min(1.0, float(_T_BATCHES * spans.std(ddof=1) / np.sqrt(_BATCHES) / spans.mean()))
+
+
+def _closed_loop(spec: Spec, load: _Load) -> tuple[dict[str, float], float]:
+    """Samples/s of each engine with its `max_in_flight` requests always under way, and how uncertain their sum is.
 
     Counted from when every engine has answered as many as it is given at once (the first of them pay for whatever the
-    engine does only once), and until each has answered as many again: requests that began together end together, so a
-    shorter count depends on how many such waves it happens to see.
+    engine does only once), and until each has answered as many again: requests that began together end together, so
+    whole waves are counted. Then until the rate is known well, or for long.
     """
     length = spec.limits.calibration_s
     full = sum(engine.max_in_flight for engine in spec.engines)
     start = time.perf_counter()
-    began, longest, counting = start, start + _LONGEST * length, False
+    began, judged, longest, counting = start, start, start + _LONGEST * length, False
     before = dict.fromkeys((engine.name for engine in spec.engines), 0)
     while (now := time.perf_counter()) < longest:
         counts = load.counts()
@@ -175,8 +206,12 @@ def _closed_loop(spec: Spec, load: _Load) -> dict[str, float]:
         turned = turned or now > began + _TURN_MOST * length
         if turned and not counting:
             began, before, counting = now, counts, True
-        elif turned and enough and now >= began + length:
-            return {name: (counts[name] - before[name]) / (now - began) for name in before}
+        elif turned and enough and now >= max(began + length, judged + _JUDGED_EVERY_S):
+            judged = now
+            answers = load.done[sum(before.values()) :]
+            uncertain = uncertainty(sorted(one.answer.last_s for one in answers))
+            if uncertain <= _PRECISE or now >= began + _LONG * length:
+                return {engine.name: _rate(engine, answers, began, now) for engine in spec.engines}, uncertain
         wanted = min(full, max(len(spec.engines), int(full * (now - start) / (_RAMP * length))))
         if wanted > load.owed:
             load.issue(wanted - load.owed)
@@ -188,6 +223,13 @@ def _closed_loop(spec: Spec, load: _Load) -> dict[str, float]:
         f"{longest - began:.0f} s, too few for a rate; raise limits.calibration_s or give target_qps "
         "as a number"
     )
+
+
+def _rate(engine: EngineRef, answers: Sequence[_Done], began: float, now: float) -> float:
+    """Samples/s of an engine since `began`, over whole turns of as many answers as it is given at once."""
+    times = sorted(one.answer.last_s for one in answers if one.engine == engine.name)
+    whole = len(times) // engine.max_in_flight * engine.max_in_flight
+    return whole / (times[whole - 1] - began) if whole else len(times) / (now - began)
 
 
 def _probe(spec: Spec, load: _Load, rate: float) -> dict[str, Any]:

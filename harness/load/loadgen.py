@@ -26,6 +26,8 @@ class Outcome:
 
     `samples` answered of `issued`; `tokens` answered; `one_token_answers` are global indices of answers of one token,
     which LoadGen counts as errors; `client_cpu_s` is what issuing, dispatching and receiving cost in CPU seconds.
+    `ended_early` says why the run was given up before its end (LoadGen's logs then hold no result). Queries over the
+    latency limits are counted for the scenarios that have any, with how many of them early stopping forgives.
     """
 
     mode: str
@@ -36,6 +38,10 @@ class Outcome:
     client_cpu_s: float
     issued: int
     one_token_answers: tuple[int, ...] = ()
+    ended_early: str | None = None
+    over_ttft: int = 0
+    over_tpot: int = 0
+    forgiven: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +84,22 @@ class Settings:
     @property
     def expected_samples(self) -> int:
         """How many samples LoadGen will issue: whole passes, as many as the duration needs at this rate."""
+        return self._whole_passes(self._needed)
+
+    @property
+    def most_samples(self) -> int:
+        """The most that LoadGen may issue: the times of Server queries are random, so a pass more may be due."""
+        return self._whole_passes(self._needed + 4 * math.sqrt(self._needed))
+
+    @property
+    def _needed(self) -> float:
+        """Samples that the least duration takes at the target rate."""
         if self.mode == "accuracy":
-            return self.samples
+            return 1.0
         slack = OFFLINE_SLACK if self.scenario is Scenario.OFFLINE else 1.0
-        needed = slack * self.target_qps * self.min_duration_ms / 1000
+        return slack * self.target_qps * self.min_duration_ms / 1000
+
+    def _whole_passes(self, needed: float) -> int:
         return max(1, math.ceil(needed / self.samples)) * self.samples
 
     @property
@@ -113,28 +131,35 @@ def run_loadgen(
     run_dir: Path,
     target_qps: float | None,
     on_progress: Callable[[Progress], None],
+    *,
+    folder: Path | None = None,
+    ends_early: bool = False,
 ) -> Outcome:
     """Run LoadGen once, in a process of its own, over the spec's engines and the samples of its share.
 
-    Writes `<run_dir>/<mode>/` (LoadGen's files and user.conf), appends to journal.jsonl and harness.log. `target_qps`
-    in samples/s: Server's rate, Offline's expected rate; None only where LoadGen needs none. `on_progress` is called
-    about once a second from this thread.
+    Writes `<folder>/<mode>/` (LoadGen's files and user.conf), appends to `<folder>/journal.jsonl` and to
+    `<run_dir>/harness.log`; `folder` is the run directory unless another is given. `target_qps` in samples/s: Server's
+    rate, Offline's expected rate; None only where LoadGen needs none. `on_progress` is called about once a second from
+    this thread. With `ends_early` a run that cannot become VALID any more is ended at once, and the outcome says why.
 
     Raises:
         SamplesFailed: samples failed; within 5 s of the first.
         RunFailed: nothing finished for `limits.stall_timeout_s`, the process died, LoadGen did not do as asked.
         BadInput, NotReady: model or an engine is not as it should be.
     """
-    settings = Settings.of(spec, mode, target_qps)
+    settings, folder = Settings.of(spec, mode, target_qps), folder or run_dir
     payload = {
         "spec": spec.model_dump(mode="json"),
         "prompts": samples.inputs,
         "settings": dataclasses.asdict(settings),
-        "run_dir": str(run_dir),
+        "folder": str(folder),
+        "log": str(run_dir / "harness.log"),
+        "ends_early": ends_early,
     }
     result = run_job("loadgen", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
     outcome = Outcome(**{**result, "one_token_answers": tuple(result["one_token_answers"])})
-    _check(run_dir / mode, settings, outcome)
+    if not outcome.ended_early:
+        _check(folder / mode, settings, outcome)
     return outcome
 
 

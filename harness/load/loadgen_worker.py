@@ -18,6 +18,7 @@ from harness.errors import RunFailed
 from harness.load.client import Answer
 from harness.load.dispatch import Dispatcher
 from harness.load.journal import Journal
+from harness.load.limits import LimitWatch
 from harness.load.loadgen import Settings
 from harness.load.progress import Tally
 from harness.load.worker import MAX_FAILURES, Report
@@ -41,27 +42,31 @@ def run(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     _started = True
     spec = parse_spec(payload["spec"])
     settings = Settings(**{**payload["settings"], "scenario": Scenario(payload["settings"]["scenario"])})
-    return _Run(spec, settings, payload["prompts"], Path(payload["run_dir"]), report).go()
+    return _Run(spec, settings, payload, report).go()
 
 
 class _Run:
     """Between LoadGen and the dispatcher; a Listener whose keys are (LoadGen's response id, time issued)."""
 
-    def __init__(self, spec: Spec, settings: Settings, prompts: list[list[int]], run_dir: Path, report: Report) -> None:
+    def __init__(self, spec: Spec, settings: Settings, payload: dict[str, Any], report: Report) -> None:
         self._spec, self._settings, self._report = spec, settings, report
-        self._directory = run_dir / settings.mode
+        folder = Path(payload["folder"])
+        self._directory = folder / settings.mode
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._log = payload["log"]
         self._start_s, self._start_unix = time.perf_counter(), time.time()
         start = spec.window.start
-        self._journal = Journal(run_dir / "journal.jsonl", settings.mode, start, self._start_s, self._start_unix)
+        self._journal = Journal(folder / "journal.jsonl", settings.mode, start, self._start_s, self._start_unix)
         self._tally = Tally()
         self._one_token: list[int] = []
         self._issued = 0
         self._ended = threading.Event()
         self._streams = settings.scenario is not Scenario.OFFLINE
+        self._limits = LimitWatch(settings.scenario, settings.most_samples)
+        self._ends_early = payload["ends_early"]
         self._dispatcher = Dispatcher(
             spec.engines,
-            prompts,
+            payload["prompts"],
             self,
             vocab_size=vocab_size(spec.model),
             seed=spec.seed,
@@ -70,7 +75,7 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         """Run to the end."""
-        test_settings = _test_settings(self._settings, self._directory)
+        test_settings = _test_settings(self._settings, self._directory, self._log)
         # The prompts live as long as the process: no collection need look at them. And LoadGen's thread, which holds
         # the schedule, must not wait the default 5 ms for its turn at the interpreter.
         gc.collect()
@@ -79,22 +84,27 @@ class _Run:
         with self._dispatcher:
             reporter = threading.Thread(target=self._look, name="report", daemon=True)
             reporter.start()
-            started_unix, cpu_s = time.time(), time.process_time()
+            self._started_unix, self._cpu_s = time.time(), time.process_time()
             self._start_test(test_settings)
-            cpu_s, finished_unix = time.process_time() - cpu_s, time.time()
+            outcome = self._outcome()
         self._ended.set()
         reporter.join()
         self._report(self._progress())
         self._journal.close()
+        return outcome
+
+    def _outcome(self, ended_early: str | None = None) -> dict[str, Any]:
         return {
             "mode": self._settings.mode,
-            "started_unix": started_unix,
-            "finished_unix": finished_unix,
+            "started_unix": self._started_unix,
+            "finished_unix": time.time(),
             "samples": self._tally.done,
             "tokens": self._tally.tokens,
-            "client_cpu_s": cpu_s,
+            "client_cpu_s": time.process_time() - self._cpu_s,
             "issued": self._issued,
             "one_token_answers": sorted(set(self._one_token)),
+            "ended_early": ended_early,
+            **self._limits.counts(time.perf_counter()),
         }
 
     def _start_test(self, test_settings: Any) -> None:
@@ -115,11 +125,14 @@ class _Run:
     def _issue(self, queries: list[Any]) -> None:
         now = time.perf_counter()
         self._issued += len(queries)
+        if self._streams:
+            self._limits.issued([(query.id, now) for query in queries], now)
         self._dispatcher.submit([((query.id, now), query.index) for query in queries])
 
     def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
         """Tell LoadGen of the first token. It must hear both of a sample's messages from the same thread."""
         if self._streams:
+            self._limits.first(key, time.perf_counter())
             first = array("i", token_ids[:1])
             address, length = first.buffer_info()
             response_id, _ = cast(_Key, key)
@@ -132,6 +145,7 @@ class _Run:
         address, length = ids.buffer_info()
         lg.QuerySamplesComplete([lg.QuerySampleResponse(response_id, address, length * ids.itemsize, length)])
         self._tally.add(issued_s, answer)
+        self._limits.done(answer)
         self._journal.done(sample, engine, issued_s, answer)
         if length == 1:
             self._one_token.append(self._spec.window.start + sample)
@@ -158,6 +172,14 @@ class _Run:
                 self._report({"error": str(error), "kind": "RunFailed"})
                 os._exit(1)
             self._report(self._progress())
+            if self._ends_early and (reason := self._limits.hopeless(self._tally.done)):
+                self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        """End this process, which is the only way to end LoadGen; the engines drop what it still waits for."""
+        self._journal.close()
+        self._report({"result": self._outcome(reason)})
+        os._exit(0)
 
     def _progress(self) -> dict[str, Any]:
         now = time.perf_counter()
@@ -170,14 +192,14 @@ class _Run:
         return {"progress": dataclasses.asdict(progress), "owed": owed, "idle_s": idle_s}
 
 
-def _test_settings(asked: Settings, directory: Path) -> Any:
+def _test_settings(asked: Settings, directory: Path, log: str) -> Any:
     """LoadGen's settings, its built-in rules first and ours on top; user.conf stays in the directory as evidence."""
     conf = directory / "user.conf"
     conf.write_text(asked.user_conf)
     settings = lg.TestSettings()
     code = settings.FromConfig(str(conf), asked.scenario.model_name, asked.scenario_name)
     if code != 0:
-        raise RunFailed(f"LoadGen refused {conf} with code {code}; see {directory.parent / 'harness.log'}")
+        raise RunFailed(f"LoadGen refused {conf} with code {code}; see {log}")
     settings.scenario = getattr(lg.TestScenario, asked.scenario_name)
     settings.mode = lg.TestMode.AccuracyOnly if asked.mode == "accuracy" else lg.TestMode.PerformanceOnly
     return settings

@@ -37,8 +37,9 @@ def test_rates_are_those_of_the_engines_and_the_server_rate_lies_below(
     assert abs(found.by_engine["engine1"] / 40 - 1) < 0.15
     assert found.samples_per_s == pytest.approx(sum(found.by_engine.values()))
     assert [probe["held"] for probe in found.tried] == [True]
-    assert found.target_qps == pytest.approx(0.8 * found.samples_per_s, rel=1e-3)
-    assert 4 < found.seconds < 12 and found.samples > 400
+    lower = found.samples_per_s * (1 - found.uncertainty_percent / 100)
+    assert found.target_qps == pytest.approx(0.8 * lower, rel=1e-3)
+    assert 4 < found.seconds < 24 and found.samples > 400
     assert json.loads((tmp_path / "calibration.json").read_text())["target_qps"] == found.target_qps
     assert len(seen) >= 4 and seen[-1].done > seen[0].done
 

@@ -286,8 +286,8 @@ def test_a_second_run_in_one_process_is_refused(tmp_path: Path) -> None:
         from tests.unit.load import prompts
         spec = parse_spec(json.loads(sys.argv[1]))
         settings = dataclasses.asdict(Settings.of(spec, "performance", 300.0))
-        payload = {"spec": json.loads(sys.argv[1]), "settings": settings, "run_dir": sys.argv[2]}
-        payload["prompts"] = prompts(20)
+        payload = {"spec": json.loads(sys.argv[1]), "settings": settings, "folder": sys.argv[2]}
+        payload |= {"log": "log", "ends_early": False, "prompts": prompts(20)}
         assert loadgen_worker.run(payload, lambda message: None)["samples"] == 20
         loadgen_worker.run(payload, lambda message: None)
     """

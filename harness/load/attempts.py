@@ -1,0 +1,221 @@
+"""Performance runs at falling rates until one holds the latency limits: one attempt, and the rate of the next."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import orjson
+
+from harness import mllog
+from harness.dataset import Dataset
+from harness.errors import RunFailed
+from harness.files import write_json
+from harness.load.loadgen import Outcome, Settings, run_loadgen
+from harness.load.progress import Progress
+from harness.node import probe
+from harness.spec import Scenario, Spec
+
+_DRAIN_PAUSE_S = 0.2
+_QUEUES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+_OVERLOADED = 0.93  # answered in the second half for each query issued in it; fewer means that a queue grew
+_OF_CAPACITY = 0.85  # next rate, of what an overloaded engine answered
+_LOAD = 0.85  # of what the engines can do, assumed where a limit broke without overload
+_AIM = 0.7  # of the limit, at which the next attempt's 99th percentile should lie
+_EARLY = 0.3  # of the queries: an attempt that was over before was far too fast
+_MOST = (0.9, 0.75, 0.6)  # next rate after the first, second, any later attempt, at most, of the last one's
+_MOST_OF_LAST = 0.5  # the same before the last of three attempts or more
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One performance run on the way to a rate that holds; attempt.json holds the same.
+
+    Attributes:
+        number: from 1.
+        target_qps: samples/s offered.
+        verdict: LoadGen's own, or that it was ended early because it could not become VALID any more.
+        reason: why it is not VALID, with the numbers.
+        partial: it was ended early, so LoadGen wrote no result.
+        planned_samples, samples: queries that a whole run has; those answered.
+        samples_per_s: answered per second, over the whole attempt.
+        ttft_ms_p99, tpot_ms_p99: of the answered, by the journal; None without any.
+        over_ttft, over_tpot: queries over each limit.
+        forgiven: queries over one limit that early stopping forgives; -1 when so few queries confirm nothing.
+        second_half: answered per query issued, while the second half of the queries was issued; 1 is a queue that
+            does not grow.
+        second_half_per_s: answered per second in that time.
+        repeatable: a lower rate may help.
+    """
+
+    number: int
+    target_qps: float
+    verdict: Literal["VALID", "INVALID", "ENDED EARLY"]
+    reason: str | None
+    partial: bool
+    planned_samples: int
+    samples: int
+    started_unix: float
+    finished_unix: float
+    samples_per_s: float | None
+    ttft_ms_p99: float | None
+    tpot_ms_p99: float | None
+    over_ttft: int
+    over_tpot: int
+    forgiven: int
+    second_half: float | None
+    second_half_per_s: float | None
+    repeatable: bool
+
+
+def drain(spec: Spec) -> None:
+    """Wait until no engine runs or queues a request; an engine that does not show its queue counts as empty.
+
+    Raises:
+        RunFailed: requests are still there after `limits.request_timeout_s`.
+    """
+    deadline = time.monotonic() + spec.limits.request_timeout_s
+    for engine in spec.engines:
+        while left := _queued(engine.url):
+            if time.monotonic() > deadline:
+                raise RunFailed(
+                    f"engine {engine.name} still has {left:.0f} requests {spec.limits.request_timeout_s:g} s after "
+                    "the last attempt; see its log, or who else uses it"
+                )
+            time.sleep(_DRAIN_PAUSE_S)
+
+
+def _queued(url: str) -> float:
+    try:
+        seen = probe.values(probe.get(url, "/metrics").body, _QUEUES)
+    except (OSError, ValueError) as error:
+        raise RunFailed(f"the engine at {url} does not answer between two attempts: {error}; see its log") from None
+    return sum(sum(values) for values in seen.values())
+
+
+def attempt(
+    spec: Spec,
+    samples: Dataset,
+    run_dir: Path,
+    number: int,
+    target_qps: float,
+    on_progress: Callable[[Progress], None],
+) -> tuple[Attempt, Outcome]:
+    """Make the attempt of this number, in `<run_dir>/attempts/<number>/`.
+
+    Raises:
+        SamplesFailed, RunFailed, BadInput, NotReady: as `run_loadgen`.
+    """
+    folder = run_dir / "attempts" / str(number)
+    outcome = run_loadgen(
+        spec, samples, "performance", run_dir, target_qps, on_progress, folder=folder, ends_early=True
+    )
+    made = _judged(spec, number, target_qps, outcome, folder)
+    write_json(folder / "attempt.json", {"schema": 1, **dataclasses.asdict(made)})
+    return made, outcome
+
+
+def _judged(spec: Spec, number: int, target_qps: float, outcome: Outcome, folder: Path) -> Attempt:
+    verdict: Literal["VALID", "INVALID", "ENDED EARLY"] = "ENDED EARLY"
+    reason, repeatable = outcome.ended_early, True
+    if not outcome.ended_early:
+        values, _ = mllog.read(folder / "performance" / "mlperf_log_detail.txt")
+        verdict = "VALID" if values.get("result_validity") == "VALID" else "INVALID"
+        repeatable = verdict == "INVALID" and outcome.forgiven >= 0 and _too_fast(values)
+        reason = None if verdict == "VALID" else _reason(spec.scenario, outcome, values)
+    seconds = outcome.finished_unix - outcome.started_unix
+    return Attempt(
+        number=number,
+        target_qps=target_qps,
+        verdict=verdict,
+        reason=reason,
+        partial=outcome.ended_early is not None,
+        planned_samples=Settings.of(spec, "performance", target_qps).expected_samples,
+        samples=outcome.samples,
+        started_unix=outcome.started_unix,
+        finished_unix=outcome.finished_unix,
+        samples_per_s=outcome.samples / seconds if seconds > 0 else None,
+        over_ttft=outcome.over_ttft,
+        over_tpot=outcome.over_tpot,
+        forgiven=outcome.forgiven,
+        repeatable=repeatable,
+        **_journal_figures(folder / "journal.jsonl", outcome.issued),
+    )
+
+
+def _too_fast(values: dict[str, object]) -> bool:
+    """Whether LoadGen says INVALID because of a latency limit."""
+    return values.get("result_perf_constraints_met") is False or values.get("early_stopping_met") is False
+
+
+def _reason(scenario: Scenario, outcome: Outcome, values: dict[str, object]) -> str:
+    over = [
+        f"{count} of {outcome.samples:,} queries exceeded the {name} limit of {limit:,.0f} ms"
+        for name, count, limit in (
+            ("TTFT", outcome.over_ttft, scenario.ttft_limit_ms or 0),
+            ("TPOT", outcome.over_tpot, scenario.tpot_limit_ms or 0),
+        )
+        if count
+    ]
+    forgives = f"early stopping forgives {outcome.forgiven}"
+    if outcome.forgiven < 0:
+        forgives = f"{outcome.samples:,} queries are too few for early stopping to confirm a limit"
+    return "; ".join([*over, forgives]) if _too_fast(values) else str(values.get("result_invalid_reason"))
+
+
+def _journal_figures(path: Path, issued: int) -> dict[str, float | None]:
+    """99th percentiles, and how answers kept up with queries in the second half of the time of issuing."""
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    rows = np.array(
+        [(line["issued_s"], line["first_s"], line["last_s"], line["n_tokens"]) for line in lines if "last_s" in line]
+    ).reshape(-1, 4)
+    nothing = dict.fromkeys(("ttft_ms_p99", "tpot_ms_p99", "second_half", "second_half_per_s"))
+    if not len(rows):
+        return nothing
+    issued_s, first_s, last_s, tokens = rows.T
+    several = tokens > 1
+    tpot = (last_s - first_s)[several] / (tokens[several] - 1)
+    # The journal lacks queries that were not answered; while rate and schedule are steady, they came evenly.
+    end = issued_s.max() if issued == len(rows) else last_s.max()
+    half = end / 2
+    answered = int(((last_s > half) & (last_s <= end)).sum())
+    due = issued / 2 if issued != len(rows) else int((issued_s > half).sum())
+    return {
+        "ttft_ms_p99": float(np.percentile(first_s - issued_s, 99) * 1000),
+        "tpot_ms_p99": float(np.percentile(tpot, 99) * 1000) if len(tpot) else None,
+        "second_half": answered / due if due else None,
+        "second_half_per_s": answered / half if half > 0 else None,
+    }
+
+
+def next_rate(attempts: Sequence[Attempt], most: int, scenario: Scenario) -> float | None:
+    """The rate of the next attempt, in samples/s; None when the last one holds, or none may follow or could help.
+
+    Where a queue grew, the engines' speed was seen: the next rate lies below that. Where a limit broke without it, the
+    waiting time is taken to grow with the load r as r / (1 - r), and the next rate is that at which it would lie well
+    below its limit. Each step is larger than the one before, so that the last attempt is a safe one.
+    """
+    last, number = attempts[-1], len(attempts)
+    if not last.repeatable or last.verdict == "VALID" or number >= most:
+        return None
+    factor = _factor(last, scenario)
+    if last.partial and last.samples < _EARLY * last.planned_samples:
+        factor *= _MOST[0]
+    ceiling = _MOST[min(number, len(_MOST)) - 1]
+    if number + 1 == most and most > 2:
+        ceiling = _MOST_OF_LAST
+    return float(f"{last.target_qps * min(factor, ceiling):.4g}")
+
+
+def _factor(last: Attempt, scenario: Scenario) -> float:
+    if last.second_half is not None and last.second_half < _OVERLOADED and last.second_half_per_s:
+        return _OF_CAPACITY * last.second_half_per_s / last.target_qps
+    over = max(
+        1.0,
+        (last.ttft_ms_p99 or 0) / (scenario.ttft_limit_ms or float("inf")),
+        (last.tpot_ms_p99 or 0) / (scenario.tpot_limit_ms or float("inf")),
+    )
+    wait = _LOAD / (1 - _LOAD) * _AIM / over
+    return wait / (1 + wait) / _LOAD

@@ -1,0 +1,95 @@
+"""A performance run that is repeated at lower rates, by the real LoadGen over a fake engine of known speed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import run_store
+from harness.errors import RunFailed
+from harness.run_phases import execute
+from harness.spec import Spec
+from tests.fake_server import FakeServer
+from tests.integration.test_run import spec
+from tests.unit.load import samples, worker_path
+
+pytestmark = pytest.mark.usefixtures(worker_path.__name__)
+
+__all__ = ["worker_path"]
+
+PACE = {"ms_per_token": 10, "tokens": 20, "slots": 16}  # 16 slots x 200 ms an answer = 80 samples/s
+
+
+def run(asked: Spec, root: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Carry a run out; its folder, outcome.json and status.json."""
+    assert run_store.create(asked, root)
+    folder = execute(asked, root, samples(asked))
+    return folder, json.loads((folder / "outcome.json").read_text()), json.loads((folder / "status.json").read_text())
+
+
+def test_a_rate_that_breaks_a_limit_is_followed_by_one_that_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.run_phases.accuracy.score", lambda *_, **__: None)  # the fake has no tokenizer
+    with FakeServer(**PACE) as server:
+        limits = {"min_duration_s": 10.0}
+        asked = spec(tmp_path, server, target_qps=160.0, rate_attempts=4, max_in_flight=16, limits=limits)
+        folder, outcome, status = run(asked, tmp_path / "root")
+    first, *_, last = outcome["attempts"]
+    assert first["verdict"] == "ENDED EARLY" and first["partial"] and first["target_qps"] == 160
+    assert "queries exceeded the TTFT limit of 2,000 ms" in first["reason"]
+    assert last["verdict"] == "VALID" and last["reason"] is None and not last["partial"]
+    assert 30 < last["target_qps"] < 80 and outcome["target_qps"] == last["target_qps"]
+    assert [made["number"] for made in outcome["attempts"]] == [1, 2, 3, 4][: len(outcome["attempts"])]
+    assert status["attempt"] == last["number"] and status["attempts_most"] == 4
+    assert status["attempts"] == outcome["attempts"]
+    for made in outcome["attempts"]:
+        own = folder / "attempts" / str(made["number"])
+        assert json.loads((own / "attempt.json").read_text()) == {"schema": 1, **made}
+        rows = [json.loads(line) for line in (own / "journal.jsonl").read_text().splitlines()]
+        assert len(rows) == made["samples"] and {row["mode"] for row in rows} == {"performance"}
+        assert f"target_qps = {made['target_qps']}" in (own / "performance" / "user.conf").read_text()
+    summary = folder / "attempts" / str(last["number"]) / "performance" / "mlperf_log_summary.txt"
+    assert "Result is : VALID" in summary.read_text()
+    assert not (folder / "performance").exists()
+    rows = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    assert len(rows) == asked.samples and {row["mode"] for row in rows} == {"accuracy"}
+    phases = [phase["phase"] for phase in status["phases"]]
+    assert phases.count("performance") == phases.count("draining") == len(outcome["attempts"])
+    assert phases.count("accuracy") == 1 and phases.index("accuracy") > phases.index("performance")
+
+
+def test_where_no_rate_holds_the_last_attempt_is_the_result(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=120, tokens=5) as server:  # Server allows 100 ms a token
+        limits = {"min_duration_s": 4.0}
+        values = {"rate_attempts": 2, "limits": limits, "mode": "performance"}
+        _, outcome, status = run(spec(tmp_path, server, target_qps=600.0, **values), tmp_path / "root")
+    assert [made["verdict"] for made in outcome["attempts"]] == ["ENDED EARLY"] * 2
+    assert outcome["attempts"][1]["target_qps"] < 600 and "TPOT limit of 100 ms" in outcome["attempts"][1]["reason"]
+    assert status["state"] == "finished" and outcome["performance"]["ended_early"]
+
+
+def test_too_few_queries_to_confirm_a_limit_are_run_once(tmp_path: Path) -> None:
+    with FakeServer(ms_per_token=120, tokens=5) as server:
+        values = {"rate_attempts": 4, "mode": "performance"}
+        _, outcome, _ = run(spec(tmp_path, server, target_qps=600.0, **values), tmp_path / "root")
+    assert [(made["verdict"], made["forgiven"]) for made in outcome["attempts"]] == [("INVALID", -1)]
+    assert "120 queries are too few for early stopping to confirm a limit" in outcome["attempts"][0]["reason"]
+
+
+def test_a_lost_engine_ends_the_run_and_nothing_is_repeated(tmp_path: Path) -> None:
+    with FakeServer(**PACE, faults={"die": 40}) as server:
+        asked = spec(tmp_path, server, target_qps=50.0, rate_attempts=4, mode="performance")
+        with pytest.raises(RunFailed):
+            run(asked, tmp_path / "root")
+    folder = tmp_path / "root" / "runs" / asked.run_id
+    assert [path.name for path in (folder / "attempts").iterdir()] == ["1"]
+    assert json.loads((folder / "outcome.json").read_text())["attempts"] == []
+
+
+def test_a_rate_given_as_a_number_is_run_once_as_ever(tmp_path: Path) -> None:
+    with FakeServer(**PACE) as server:
+        asked = spec(tmp_path, server, target_qps=300.0, mode="performance")
+        folder, outcome, _ = run(asked, tmp_path / "root")
+    assert outcome["attempts"] == [] and (folder / "performance").is_dir() and not (folder / "attempts").exists()
