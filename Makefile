@@ -1,10 +1,14 @@
-# Two commands: `make benchmark` and `make test`. Both set up all they need, inside this folder, and are quick the second time.
+# Three commands: `make benchmark`, `make test` and `make test-all`. All set up what they need, inside this folder, and are
+# quick the second time.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 samples ?= 600
 site_words ?=
+# Tests that wait for processes more than they compute: side by side, and more of them than there are cores.
+PYTEST := $(BIN)/pytest
+SIDE_BY_SIDE := -n 4 --dist worksteal
 IMAGE_PACKAGES := buildah podman runc debootstrap openssh-client
 HOST_PACKAGES := debootstrap systemd-container iproute2 tinyproxy-bin dpkg-dev apt-utils gpg openssh-client util-linux
 # Debian packages that only tests need, where they can be installed.
@@ -13,10 +17,10 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg-query
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2) >/dev/null; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help benchmark site test lint unit integration hosts clean
+.PHONY: help benchmark site test test-all lint unit integration long hosts clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 benchmark: site ## Set everything up, run the benchmark on this machine (samples=600), print where the report is
 	$(BIN)/ansible-playbook benchmark.yml -e samples=$(samples)
@@ -24,27 +28,38 @@ benchmark: site ## Set everything up, run the benchmark on this machine (samples
 site: .venv/controller ## Prepare this machine: vLLM for the CPU, a tiny model and its data set, all under .mlperf/
 	$(BIN)/ansible-playbook site.yml -e samples=$(samples) $(site_words)
 
-# Tests of every engine; a benchmark installs those that it names.
-test integration: site_words = -e harness_deepspeed=true
-test: lint unit integration hosts ## Lint and run every test
+test: lint unit integration ## Lint, unit tests, and the real LoadGen, vLLM and ansible-playbook here: 12 minutes on two cores
+
+test-all: test long hosts ## All of `make test`, then the rest: images, DeepSpeed, torchx, long faults, booted hosts (Debian, root)
 
 lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
+	@echo "Linting: ruff, mypy, ansible-lint"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --strict plugins/module_utils
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline
 
 unit: .venv/dev site ## Tests without LoadGen and engines
-	$(BIN)/pytest tests/unit
+	@echo "Unit tests: no LoadGen, no engine"
+	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 
-integration: .venv/dev site ## The real LoadGen and vLLM: on this machine, as Jobs of a cluster, and in the node image
+integration: .venv/dev site ## The real LoadGen and ansible-playbook, mostly over fake engines, then over a pair of the real vLLM
+	@echo "Integration tests: the real LoadGen and ansible-playbook over fake engines"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not vllm and not long" tests/integration
+	@echo "Integration tests: the real vLLM"
+	$(PYTEST) -m "vllm and not long" tests/integration
+
+# Tests of every engine; a benchmark installs those that it names.
+test-all long: site_words = -e harness_deepspeed=true
+long: .venv/dev site ## What takes minutes: the node image, Jobs of a cluster, torchx, DeepSpeed, engines that are killed
 	@$(call debian,the node image is built and started,$(IMAGE_PACKAGES))
-	$(BIN)/pytest tests/integration
+	@echo "Long integration tests: the node image, Jobs of a cluster, torchx, DeepSpeed, engines that are killed"
+	$(PYTEST) -m long tests/integration
 
-hosts: .venv/dev site ## site.yml and benchmark.yml over SSH on three hosts booted here (root on Debian)
+hosts: .venv/dev site ## site.yml and benchmark.yml over SSH on three hosts booted here (Debian, root)
 	@$(call debian,three connected hosts are made and booted,$(HOST_PACKAGES))
-	$(BIN)/pytest tests/hosts
+	@echo "Tests on three booted hosts"
+	$(PYTEST) tests/hosts
 
 clean: ## Remove what was set up here; results/ stays
 	rm -rf .venv .mlperf
@@ -54,11 +69,11 @@ clean: ## Remove what was set up here; results/ stays
 
 .venv/controller: requirements/controller.txt pyproject.toml | .venv/bin/python
 	@echo "Installing Ansible and the report's libraries into .venv"
-	$(PIP) install --no-deps --require-hashes -r requirements/controller.txt
+	@requirements/install.sh $(BIN)/python requirements/controller.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/dev: requirements/dev.txt .venv/controller
 	@echo "Installing linters and test tools into .venv"
-	$(PIP) install --no-deps --require-hashes -r requirements/dev.txt
+	@requirements/install.sh $(BIN)/python requirements/dev.txt
 	@touch $@

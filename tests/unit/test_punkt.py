@@ -28,20 +28,6 @@ def copy(data: Path, folder: Path) -> Path:
     return folder
 
 
-def test_data_that_cannot_be_had_skips_here_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(folder: Path) -> None:
-        raise NotReady("no way out")
-
-    monkeypatch.setattr(punkt, "find", lambda explicit, root: None)
-    monkeypatch.setattr(punkt, "fetch", nothing)
-    monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="no way out"):
-        punkt_data()
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(NotReady, match="no way out"):
-        punkt_data()
-
-
 def test_splits_as_nltk_does(data: Path, tmp_path: Path) -> None:
     copy(data, tmp_path / "tokenizers/punkt_tab/english")
     program = "import sys, nltk; print(nltk.sent_tokenize(sys.argv[1]))"
