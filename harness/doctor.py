@@ -1,7 +1,6 @@
 """Is this machine fit for a run? Looks, changes nothing, and says what to do about whatever is wrong."""
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import resource
@@ -15,7 +14,7 @@ from typing import Literal
 
 import psutil
 
-from harness import dataset, run_store
+from harness import dataset, host_facts, run_store
 from harness import engine as engines
 from harness.engine import launch, preflight
 from harness.errors import BadInput, HarnessError, NotReady
@@ -33,9 +32,6 @@ NEEDED_MEMORY_BYTES = 4 << 30
 # Two descriptors per request in flight at 4,096 of them, and some for everything else.
 NEEDED_FILES = 8_448
 _OLDEST_CLOCK = 1_767_225_600  # 2026-01-01: before this the clock was never set
-# adjtimex(2): room for struct timex, and what it returns for a clock that nothing disciplines.
-_TIMEX_BYTES = 512
-_TIME_ERROR = 5
 _REQUIRED_MODULES = ("mlperf_loadgen", "uvloop", "httptools", "psutil", "rouge_score", "nltk", "tokenizers")
 
 
@@ -174,7 +170,7 @@ def _clock() -> Iterator[Finding]:
     seen = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     if now < _OLDEST_CLOCK:
         yield Finding("clock", "fail", seen, "set the clock (chrony or ntp)")
-    elif ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) == _TIME_ERROR:
+    elif not host_facts.clock()["kept"]:
         advice = "run chrony or ntp: times of several nodes cannot be compared otherwise"
         yield Finding("clock", "warn", f"{seen}, not kept by a time server", advice)
     else:

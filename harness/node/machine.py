@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 import harness
+from harness import host_facts
 from harness.files import sha256_file, sha256_json, write_json
 from harness.node.gpu import GIB, Gpus
 from harness.node.model import model_files
@@ -39,10 +40,10 @@ def machine(model: Path | None, root: Path) -> dict[str, Any]:
         graphics = {"gpus": gpus.describe(), "driver": gpus.driver, "cuda": gpus.cuda}
     return {
         "hostname": socket.gethostname(),
-        "os": _os_name(),
+        "os": host_facts.operating_system()["name"] or sys.platform,
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "cpu_model": _cpu_model(),
+        "cpu_model": host_facts.cpu()["model"],
         "cpu_count": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / GIB, 2),
         "versions": {"harness": harness.__version__, **_versions()},
@@ -110,18 +111,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _os_name() -> str:
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return sys.platform
-
-
-def _cpu_model() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

@@ -9,23 +9,22 @@ DOCUMENTATION = r"""
 module: mlperf_packages
 short_description: Install Debian packages at pinned versions and hold them
 description:
-  - Looks at dpkg's own list, so that an unchanged host is not asked for more, and check mode is right also for packages
+  - Compares with dpkg's own list, so that an unchanged host costs one query, and check mode is right even for packages
     of a repository that is not configured yet.
-  - All packages are installed in one call of C(apt-get). Where that fails, the package lists are read anew and it is
-    tried once more, for lists may be missing, or older than what the repository still has. What an interrupted dpkg has
-    left behind is configured first.
+  - Installs all packages in one call of C(apt-get). Where that fails, updates the package lists and tries once more,
+    for lists may be missing, or name versions that the repository no longer has. Completes an interrupted dpkg first.
 options:
   packages:
-    description: Names of the packages, each with the version it must have, which may hold V(*). Empty for any version.
+    description: Packages by name, each with its version, which may contain V(*). Empty for any version.
     type: dict
     required: true
   state:
-    description: Whether the packages are to be there. Removed packages lose their configuration files.
+    description: Whether the packages are installed. Packages are removed with their configuration files.
     type: str
     choices: [present, absent]
     default: present
   hold:
-    description: Whether C(apt) must leave the packages at their version from then on.
+    description: Whether C(apt) keeps the packages at their version from then on.
     type: bool
     default: false
   lock_timeout_s:
@@ -36,7 +35,7 @@ author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: full
-    description: Installs nothing, and says whether it would.
+    description: Installs nothing and reports what would change.
   diff_mode:
     support: full
     description: Shows name, version and hold of each package before and after.
@@ -52,12 +51,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 versions:
-  description: Installed versions of the packages, as they are now.
+  description: Versions of the packages that are installed when the module ends.
   returned: success
   type: dict
   sample: {"kubelet": "1.36.1-1.1"}
 pending:
-  description: Packages that were not as wanted.
+  description: Packages that lacked the version or the hold.
   returned: success
   type: list
   elements: str
@@ -67,79 +66,89 @@ import fnmatch
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_apt import complaints
+from ansible.module_utils.mlperf_host_facts import installed_packages
 
 VARIABLES = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C"}
-FORMAT = "${Package}\t${Version}\t${db:Status-Want}\t${db:Status-Status}\n"
-Found = Dict[str, Tuple[str, str]]
+KEEP_CONFIGURATION = ["--force-confdef", "--force-confold"]
+Installed = Dict[str, Dict[str, Any]]
 
 
-def look(module: Any, names: List[str]) -> Found:
-    """Version and wish ("install" or "hold") of those packages that are there."""
-    if not names:
-        return {}
-    _code, out, _err = module.run_command(["dpkg-query", "--show", f"--showformat={FORMAT}", *names])
-    lines = [line.split("\t") for line in out.splitlines()]
-    # Status "config-files" means removed; its version is that of the configuration left behind.
-    return {name: (version, want) for name, version, want, status in lines if status == "installed"}
-
-
-def fits(version: str, wanted: str) -> bool:
-    """Whether an installed version is the one that is wanted."""
-    return not wanted or fnmatch.fnmatchcase(version, wanted)
-
-
-def lines(found: Found, names: List[str]) -> str:
-    """The packages as text, for the diff."""
-    held = {"hold": " (held)"}
-    return "".join(f"{name} {found[name][0]}{held.get(found[name][1], '')}\n" for name in names if name in found)
+def text(installed: Installed) -> str:
+    """The packages as lines of the diff."""
+    suffix = {True: " (held)", False: ""}
+    return "".join(
+        f"{name} {installed[name]['version']}{suffix[installed[name]['held']]}\n" for name in sorted(installed)
+    )
 
 
 def call(module: Any, arguments: List[str]) -> Tuple[int, str, str]:
     """Run apt-get without questions."""
     argv = ["apt-get", "--quiet", "--yes", f"-oDPkg::Lock::Timeout={module.params['lock_timeout_s']}"]
-    argv += ["-oDpkg::Options::=--force-confdef", "-oDpkg::Options::=--force-confold", "--no-install-recommends"]
+    argv += [*(f"-oDPkg::Options::={option}" for option in KEEP_CONFIGURATION), "--no-install-recommends"]
     code, out, err = module.run_command([*argv, *arguments], environ_update=VARIABLES)
     return code, out, err
 
 
-def apt(module: Any, arguments: List[str], again: bool = False) -> None:
-    """Call apt-get; `again`: once more with new package lists, for old ones name versions that are gone."""
-    code, out, err = call(module, arguments)
+def apt(module: Any, verb: str, *arguments: str, retry: bool = False) -> None:
+    """Call apt-get; with `retry` again after updating the package lists, which may name versions that are gone."""
+    words = [verb, "--allow-change-held-packages", *arguments]
+    code, out, err = call(module, words)
     if code != 0 and "dpkg was interrupted" in out + err:
-        mend = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]
-        module.run_command(mend, environ_update=VARIABLES)
-        code, out, err = call(module, arguments)
-    if code != 0 and again:
-        # It may fail for a repository that does not matter here: what counts is whether the second try succeeds.
+        module.run_command(["dpkg", *KEEP_CONFIGURATION, "--configure", "-a"], environ_update=VARIABLES)
+        code, out, err = call(module, words)
+    if code != 0 and retry:
+        # The update may fail for an unrelated repository; only the second attempt counts.
         call(module, ["update"])
-        code, out, err = call(module, arguments)
+        code, out, err = call(module, words)
     if code != 0:
-        errors = [line[3:] for line in (out + err).splitlines() if line.startswith("E: ")]
+        packages = " ".join(word for word in arguments if word[0] != "-")
         module.fail_json(
-            msg=f"apt-get {arguments[0]} {' '.join(a for a in arguments[1:] if a[0] != '-')}: "
-            f"{'; '.join(errors) or err.strip()}. Look at `apt-cache policy` for these packages on this host: the "
-            "version must be in a repository that is configured here",
+            msg=f"apt-get {verb} {packages}: {complaints(out + err)}. Check `apt-cache policy` for these packages on "
+            "this host: a repository that is configured there must have the version",
             stdout=out,
             stderr=err,
         )
 
 
-def hold(module: Any, names: List[str], wish: str) -> None:
-    """Set what dpkg may do with the packages."""
-    code, _out, err = module.run_command(
-        ["dpkg", "--set-selections"], data="".join(f"{name} {wish}\n" for name in names)
-    )
+def select(module: Any, names: List[str]) -> None:
+    """Hold the packages, or release them."""
+    wish = "hold" if module.params["hold"] else "install"
+    lines = "".join(f"{name} {wish}\n" for name in names)
+    code, _out, err = module.run_command(["dpkg", "--set-selections"], data=lines)
     if code != 0:
         module.fail_json(msg=f"dpkg --set-selections: {err.strip()}")
 
 
-def install(module: Any, wrong: List[str], unheld: List[str], wanted: Dict[str, str]) -> None:
-    """Install what is missing or has another version, then hold."""
+def present(module: Any, wanted: Dict[str, str], before: Installed) -> Tuple[List[str], Installed]:
+    """Install and hold; returns (packages that lacked the version or the hold, packages after that)."""
+    hold = module.params["hold"]
+    wrong = [
+        name
+        for name, version in wanted.items()
+        if name not in before or not fnmatch.fnmatchcase(before[name]["version"], version or "*")
+    ]
+    # A package that is installed anew is not held yet.
+    unheld = [name for name in wanted if name not in wrong and before[name]["held"] is not hold]
+    unheld += wrong if hold or unheld else []
+    pending = sorted({*wrong, *unheld})
+    if module.check_mode or not pending:
+        versions = {name: wanted[name] or "any version" for name in wrong}
+        after = {name: {"version": versions.get(name) or before[name]["version"], "held": hold} for name in wanted}
+        return pending, after
     if wrong:
         specs = [f"{name}={wanted[name]}" if wanted[name] else name for name in wrong]
-        apt(module, ["install", "--allow-change-held-packages", "--allow-downgrades", *specs], again=True)
+        apt(module, "install", "--allow-downgrades", *specs, retry=True)
     if unheld:
-        hold(module, unheld, "hold" if module.params["hold"] else "install")
+        select(module, sorted(unheld))
+    return pending, installed_packages(list(wanted))
+
+
+def absent(module: Any, before: Installed) -> Tuple[List[str], Installed]:
+    """Remove the installed packages; returns (their names, no packages)."""
+    if before and not module.check_mode:
+        apt(module, "purge", *sorted(before))
+    return sorted(before), {}
 
 
 def main() -> None:
@@ -153,29 +162,16 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    wanted = {name: str(version or "") for name, version in module.params["packages"].items()}
-    names = sorted(wanted)
-    found = look(module, names)
-    if module.params["state"] == "absent":
-        wrong, unheld = sorted(found), []
-        after: Found = {}
-        if wrong and not module.check_mode:
-            apt(module, ["purge", "--allow-change-held-packages", *wrong])
-    else:
-        want = "hold" if module.params["hold"] else "install"
-        wrong = [name for name in names if name not in found or not fits(found[name][0], wanted[name])]
-        unheld = [name for name in names if name in wrong or found[name][1] != want]
-        after = {**found, **{name: (wanted[name] or "any version", want) for name in wrong}}
-        after.update({name: (after[name][0], want) for name in unheld})
-        if not module.check_mode and unheld:
-            install(module, wrong, unheld if module.params["hold"] or set(unheld) - set(wrong) else [], wanted)
-            after = look(module, names)
-    pending = sorted({*wrong, *unheld})
+    wanted = {name: str(version or "") for name, version in sorted(module.params["packages"].items())}
+    before = installed_packages(list(wanted))
+    state = module.params["state"]
+    pending, after = present(module, wanted, before) if state == "present" else absent(module, before)
+    installed = before if module.check_mode else after
     module.exit_json(
         changed=bool(pending),
         pending=pending,
-        versions={name: version for name, (version, _want) in (found if module.check_mode else after).items()},
-        diff={"before": lines(found, names), "after": lines(after, names)},
+        versions={name: package["version"] for name, package in installed.items()},
+        diff={"before": text(before), "after": text(after)},
     )
 
 

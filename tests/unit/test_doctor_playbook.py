@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_gpu_survey import A30, node
+from tests.unit.test_host_survey import A30, node
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Takes the place of the module that looks at a host.
@@ -19,7 +19,7 @@ LOOK = """\
 import json, sys
 given = json.load(open(sys.argv[1]))
 with open(given["root"]) as stream:
-    print(json.dumps({"changed": False, "node": json.load(stream)}))
+    print(json.dumps({"changed": False, "facts": json.load(stream)}))
 """
 
 
@@ -32,7 +32,7 @@ with open(given["root"]) as stream:
 )
 def test_exit_code_tells_whether_there_is_something_to_do(tmp_path: Path, line: str, status: int, words: str) -> None:
     (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "mlperf_node_info.py").write_text(LOOK)
+    (tmp_path / "modules" / "mlperf_host_facts.py").write_text(LOOK)
     hosts: dict[str, Any] = {}
     for name, seen in (("jw2", node()), ("jw3", node(line))):
         (tmp_path / f"{name}.json").write_text(json.dumps(seen))

@@ -25,7 +25,7 @@ def host(name: str = "jw2", drivers: dict[str, str] | None = None, **node: Any) 
         "ansible_play_hosts": list(drivers),
         "ansible_play_hosts_all": list(drivers),
         "hostvars": {one: {"__nvidia_driver": version, "__nvidia_name": one} for one, version in drivers.items()},
-        "__nvidia_look": {"node": NODE | node},
+        "__nvidia_facts_before": {"facts": NODE | node},
     }
 
 
@@ -114,7 +114,7 @@ def test_a_new_node_alone_is_refused_where_nobody_looked_at_the_others() -> None
     (refusal,) = nvidia("__nvidia_refusals", **facts)
     assert "which one jw2 has" in refusal
     assert nvidia("__nvidia_refusals", **facts, nvidia_driver_version="580.95.05") == []
-    configured = facts | {"__nvidia_look": {"node": NODE | {"packages": package("580.95.05-1")}}}
+    configured = facts | {"__nvidia_facts_before": {"facts": NODE | {"packages": package("580.95.05-1")}}}
     assert nvidia("__nvidia_refusals", **configured) == []
 
 

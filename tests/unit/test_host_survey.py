@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.ansible_modules import call, load
-
-survey = load("mlperf_survey", "module_utils")
-info = load("mlperf_node_info")
+from harness import host_facts, host_survey
+from tests.unit.ansible_modules import call
 
 A30 = (
     "NVIDIA A30, GPU-5c3a, 580.126.09, 8.0, Enabled, Disabled, Enabled, 0, 24576, 4, 1440, 1215, 1440, 210,"
@@ -18,7 +16,7 @@ A30 = (
 
 
 def node(line: str = A30, **more: Any) -> dict[str, Any]:
-    gpus = info.parse_gpus(line, info.FIELDS) if line else []
+    gpus = host_facts.parse_gpus(line, host_facts.FIELDS) if line else []
     return {
         "os": {"id": "ubuntu", "version": "24.04", "name": "Ubuntu 24.04"}, "kernel": "6.8.0-50-generic",
         "architecture": "x86_64", "python": "3.12.3", "cpu": {"cores": 32, "model": "x", "governor": "performance"},
@@ -32,18 +30,19 @@ def node(line: str = A30, **more: Any) -> dict[str, Any]:
 
 
 def judge(**nodes: dict[str, Any]) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = survey.judge(nodes, list(nodes), [], ["ubuntu 24.04", "debian 12"])
-    return found
+    return host_survey.judge(dict(nodes), list(nodes), ["ubuntu 24.04", "debian 12"])
 
 
 def test_a_line_of_nvidia_smi_is_read() -> None:
-    (gpu,) = info.parse_gpus(A30, info.FIELDS)
+    (gpu,) = host_facts.parse_gpus(A30, host_facts.FIELDS)
     assert (gpu["name"], gpu["driver"], gpu["ecc"], gpu["mig"]) == ("NVIDIA A30", "580.126.09", True, False)
     assert (gpu["memory_mib"], gpu["power_limit_w"], gpu["pcie_width"], gpu["throttled"]) == (24576, 165, 16, [])
 
 
 def test_what_a_card_does_not_tell_is_none_and_throttling_is_named() -> None:
-    (gpu,) = info.parse_gpus(A30.replace("1440, 210", "[N/A], 210").replace("0x0000000000000001", "0x24"), info.FIELDS)
+    (gpu,) = host_facts.parse_gpus(
+        A30.replace("1440, 210", "[N/A], 210").replace("0x0000000000000001", "0x24"), host_facts.FIELDS
+    )
     assert gpu["sm_clock_set_mhz"] is None
     assert gpu["throttled"] == ["power", "thermal"]
 
@@ -56,7 +55,7 @@ def test_a_field_that_the_driver_no_longer_knows_costs_only_itself(tmp_path: Pat
         f"*compute-apps*) ;; *) echo '{A30.replace(' 1440, 210', ' 210')}';; esac\n"
     )
     smi.chmod(0o755)
-    found = call("mlperf_node_info", {"smi": str(smi), "pci_root": str(tmp_path)})["node"]
+    found = call("mlperf_host_facts", {"smi": str(smi), "pci_root": str(tmp_path)})["facts"]
     assert found["smi"]["gpus"][0]["sm_clock_set_mhz"] is None
     assert found["smi"]["gpus"][0]["sm_clock_mhz"] == 210
 
@@ -65,7 +64,7 @@ def test_mismatch_is_recognised(tmp_path: Path) -> None:
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'; exit 18\n")
     smi.chmod(0o755)
-    found = call("mlperf_node_info", {"smi": str(smi)})["node"]["smi"]
+    found = call("mlperf_host_facts", {"smi": str(smi)})["facts"]["smi"]
     assert found["mismatch"] is True
     assert "mismatch" in found["error"]
 
@@ -77,9 +76,9 @@ def test_the_pci_bus_and_the_drivers_own_sentence_are_read(tmp_path: Path) -> No
         (tmp_path / "pci" / address / "class").write_text(kind)
     version = tmp_path / "version"
     version.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.126.09  Release Build\n")
-    found = call("mlperf_node_info", {"pci_root": str(tmp_path / "pci"), "driver_file": str(version), "smi": "no-smi"})
-    assert [one["address"] for one in found["node"]["pci_gpus"]] == ["0000:65:00.0"]
-    assert found["node"]["driver_loaded"] == "580.126.09"
+    found = call("mlperf_host_facts", {"pci_root": str(tmp_path / "pci"), "driver_file": str(version), "smi": "no-smi"})
+    assert [one["address"] for one in found["facts"]["pci_gpus"]] == ["0000:65:00.0"]
+    assert found["facts"]["driver_loaded"] == "580.126.09"
 
 
 def test_like_hosts_have_no_findings() -> None:
@@ -117,12 +116,12 @@ def test_a_capped_node_is_foretold_to_be_slower_and_why() -> None:
 
 def test_the_module_writes_json_and_never_reports_a_change(tmp_path: Path) -> None:
     busy = copy.deepcopy(node())
-    busy["smi"]["processes"] = info.parse_processes("GPU-5c3a, 4711, python3, 1024\n")
+    busy["smi"]["processes"] = host_facts.parse_processes("GPU-5c3a, 4711, python3, 1024\n")
     file = tmp_path / "out" / "doctor.json"
-    arguments = {"nodes": {"jw2": busy, "jw3": {}}, "gpu_nodes": ["jw2", "jw3"], "path": str(file)}
-    assert call("mlperf_survey", arguments, check=True)["changed"] is False
+    arguments = {"hosts": {"jw2": busy, "jw3": {}}, "gpu_nodes": ["jw2", "jw3"], "path": str(file)}
+    assert call("mlperf_host_survey", arguments, check=True)["changed"] is False
     assert not file.exists()
-    result = call("mlperf_survey", arguments)
+    result = call("mlperf_host_survey", arguments)
     assert [one["check"] for one in result["findings"]] == ["reach", "gpu in use"]
     assert "no answer" in result["table"]
     assert file.exists()

@@ -1,0 +1,1 @@
+../../harness/host_facts.py

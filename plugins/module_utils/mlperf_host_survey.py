@@ -1,0 +1,1 @@
+../../harness/host_survey.py
