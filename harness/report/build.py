@@ -8,16 +8,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from harness.errors import BadInput
-from harness.report import figures, findings, history, nodes, tables, verdict
+from harness.report import figures, findings, history, nodes, phases, tables, verdict
 from harness.report.load_inputs import Inputs, LoadGenRun, load, output_directory
 from harness.report.record import (
     SCHEMA_VERSION,
     Asked,
-    Calibrated,
     Compared,
-    Failure,
     Figures,
-    Phase,
     Published,
     Result,
     Rouge,
@@ -60,14 +57,10 @@ def build(path: Path) -> Built:
     pair = figures.pair(inputs.loadgens, rows, mode)
     together = _together(inputs, rows, mode, figures.merged(score), asked)
     ratio, no_ratio = history.efficiency(together.samples_per_s, parts)
-    phases = tuple(_phases(inputs.loadgens))
+    runs = tuple(phases.phases(inputs.loadgens))
     shared = bool(inputs.plan and inputs.plan.shared_machine)
-    used = {
-        host: int(group["qsl_idx"].nunique())
-        for host, group in journal[journal["mode"] == "performance"].groupby("loadgen")
-    }
-    judged = verdict.judge(inputs, score, used)
-    now = history.point(inputs.run_id, _created(inputs), parts, together.samples_per_s, together.seconds)
+    judged = verdict.judge(inputs, score, phases.loads(inputs, journal))
+    now = history.point(inputs.run_id, _created(inputs), len(parts), together.samples_per_s, together.seconds)
     result = Result(
         schema_version=SCHEMA_VERSION,
         run_id=inputs.run_id,
@@ -81,10 +74,12 @@ def build(path: Path) -> Built:
         efficiency=ratio,
         efficiency_absent=no_ratio,
         shared_machine=shared,
-        phases=phases,
-        calibration=_calibration(inputs.loadgens),
-        findings=findings.find(asked, together, parts, pair, phases, shared),
-        failures=_failures(inputs),
+        phases=runs,
+        calibration=tuple(phases.calibrations(inputs.loadgens)),
+        attempts=tuple(phases.attempts(inputs.loadgens)),
+        peaks=tuple(phases.peaks(inputs.loadgens)),
+        findings=findings.find(asked, together, parts, pair, runs, shared),
+        failures=tuple(phases.failures(inputs)),
         accuracy_reference=_compared(score),
         published=() if Rule.TINY_MODEL.broken(judged) or not inputs.loadgens else PUBLISHED,
         history=(*history.past_runs(past, parts, asked.topology), *([now] if now else [])),
@@ -163,44 +158,3 @@ def _together(inputs: Inputs, rows: pd.DataFrame, mode: figures.Measured, rouge:
 def _missing_loadgens(inputs: Inputs) -> bool:
     planned = set(inputs.plan.loadgens) if inputs.plan else set()
     return bool(planned - {loadgen.host for loadgen in inputs.loadgens})
-
-
-def _phases(loadgens: Sequence[LoadGenRun]) -> list[Phase]:
-    found = []
-    for loadgen in loadgens:
-        for mode in figures.MODES:
-            if part := figures.part_of(loadgen, mode):
-                seconds = part.finished_unix - part.started_unix
-                found.append(
-                    Phase(
-                        mode=mode,
-                        node=loadgen.host,
-                        seconds=seconds,
-                        samples=part.samples,
-                        target_qps=loadgen.outcome.target_qps,
-                        client_cpu_cores=part.client_cpu_s / seconds
-                        if part.client_cpu_s is not None and seconds > 0
-                        else None,
-                    )
-                )
-    return found
-
-
-def _calibration(loadgens: Sequence[LoadGenRun]) -> tuple[Calibrated, ...]:
-    return tuple(
-        Calibrated(node=loadgen.host, **found.model_dump(exclude={"tried"}))
-        for loadgen in loadgens
-        if (found := loadgen.outcome.calibration)
-    )
-
-
-def _failures(inputs: Inputs) -> tuple[Failure, ...]:
-    seen = {failure.host for failure in inputs.failures}
-    told = [Failure(node=f.host, phase=f.phase, reason=f.reason, log=f.log) for f in inputs.failures]
-    for loadgen in inputs.loadgens:
-        status = loadgen.status
-        if status and status.state != "finished" and loadgen.host not in seen:
-            told.append(
-                Failure(node=loadgen.host, phase=status.phase, reason=status.reason or status.state, log=status.log)
-            )
-    return tuple(told)

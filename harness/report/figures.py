@@ -40,14 +40,19 @@ def measured(loadgens: Sequence[LoadGenRun], journal: pd.DataFrame) -> Measured:
 
 
 def part_of(loadgen: LoadGenRun, mode: Measured) -> Part | None:
-    """The loadgen's own account of one LoadGen run."""
+    """The harness's own account of one LoadGen run; None when it did not finish."""
     return loadgen.outcome.performance if mode == "performance" else loadgen.outcome.accuracy
 
 
 def window(loadgens: Sequence[LoadGenRun], mode: Measured) -> tuple[float, float] | None:
-    """Unix seconds from the first start to the last end of the runs; None when none finished."""
-    parts = [part for loadgen in loadgens if (part := part_of(loadgen, mode))]
-    return (min(p.started_unix for p in parts), max(p.finished_unix for p in parts)) if parts else None
+    """Unix seconds from the first start to the last end of the runs, of the judged attempts where there are any.
+
+    None when none finished.
+    """
+    attempts = [loadgen.last_attempt if mode == "performance" else None for loadgen in loadgens]
+    parts = [attempt or part_of(loadgen, mode) for loadgen, attempt in zip(loadgens, attempts, strict=True)]
+    known = [part for part in parts if part]
+    return (min(p.started_unix for p in known), max(p.finished_unix for p in known)) if known else None
 
 
 def _spans(loadgens: Sequence[LoadGenRun], rows: pd.DataFrame, mode: Measured) -> pd.DataFrame | None:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 
 from harness.report.machines import Telemetry
-from harness.report.record import Asked, Figures, Finding, Node, Pair, Phase
-from harness.spec import Scenario
+from harness.report.record import Asked, Figures, Finding, Node, Pair, Phase, latency_limits
 
 
 class Advice(Enum):
@@ -125,20 +124,16 @@ def find(
     return tuple(found)
 
 
-def _limits(asked: Asked) -> tuple[float | None, float | None]:
-    scenario = Scenario(asked.scenario) if asked.scenario else None
-    return (scenario.ttft_limit_ms, scenario.tpot_limit_ms) if scenario else (None, None)
-
-
 def _slots(node: Node) -> int | None:
     known = [engine.max_num_seqs for engine in node.engines]
     return sum(slots for slots in known if slots) if known and all(known) else None
 
 
 def _rates(asked: Asked, together: Figures, nodes: Sequence[Node]) -> Iterator[Finding]:
-    ttft_limit, tpot_limit = _limits(asked)
-    if ttft_limit is None or tpot_limit is None:
+    limits = latency_limits(asked)
+    if limits is None:
         return
+    ttft_limit, tpot_limit = limits
     for node, sent in [(None, together), *((node.name, node.figures) for node in nodes if len(nodes) > 1)]:
         rate, target = sent.samples_per_s, sent.scheduled_samples_per_s
         if rate and target and rate < 0.9 * target and (sent.seconds or 0) >= 20:

@@ -7,8 +7,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import BadInput
 from harness.files import read_json, sha256_json, write_json
+from harness.report.input_models import EarlierResult
 from harness.report.machines import EngineSettings, Machine, Record
-from harness.report.record import SCHEMA_VERSION, Asked, Level, Node, PastRun, Result
+from harness.report.record import Asked, Level, Node, PastRun, Result
 from harness.spec import explain
 
 BASELINES = "baselines.json"
@@ -55,16 +56,12 @@ def earlier(candidates: Iterable[Path], kept: Path, created_unix: float | None) 
     found = {baseline.run.run_id: baseline for baseline in _kept(kept)}
     for path in candidates:
         try:
-            content = read_json(path, "result")
-            if content.get("schema_version") != SCHEMA_VERSION:
-                continue
-            result = Result.model_validate(content)
-        except (BadInput, ValidationError, AttributeError):
+            result = EarlierResult.model_validate(read_json(path, "result"))
+        except (BadInput, ValidationError):
             continue
         found.pop(result.run_id, None)
-        run = point(
-            result.run_id, result.created_unix, result.nodes, result.together.samples_per_s, result.together.seconds
-        )
+        speed = result.together
+        run = point(result.run_id, result.created_unix, len(result.nodes), speed.samples_per_s, speed.seconds)
         if run and result.verdict.level != Level.INVALID:
             comparables = {node.name: node.comparable for node in result.nodes}
             found[run.run_id] = Baseline(run=run, topology=result.asked.topology, comparable=comparables)
@@ -121,11 +118,9 @@ def past_runs(past: Sequence[Baseline], nodes: Sequence[Node], topology: str | N
 
 
 def point(
-    run_id: str, created_unix: float | None, nodes: Sequence[Node], samples_per_s: float | None, seconds: float | None
+    run_id: str, created_unix: float | None, nodes: int, samples_per_s: float | None, seconds: float | None
 ) -> PastRun | None:
     """One run as a point of the history chart; None when it measured no speed."""
     if created_unix is None or samples_per_s is None or seconds is None:
         return None
-    return PastRun(
-        run_id=run_id, created_unix=created_unix, nodes=len(nodes), samples_per_s=samples_per_s, seconds=seconds
-    )
+    return PastRun(run_id=run_id, created_unix=created_unix, nodes=nodes, samples_per_s=samples_per_s, seconds=seconds)

@@ -1,8 +1,10 @@
-"""The JSON files of a benchmark as frozen records: what the report reads of them; None is what a file does not say."""
+"""The JSON files of a benchmark as frozen models of the keys that the report reads; a key that is absent is None."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from harness.report.machines import Machine, machine_fields
 
 
 class File(BaseModel):
@@ -10,7 +12,7 @@ class File(BaseModel):
 
 
 class Part(File):
-    """One LoadGen run as its harness saw it (a half of outcome.json); times in unix seconds."""
+    """One LoadGen run as the harness measured it (`performance` or `accuracy` in outcome.json); unix seconds."""
 
     started_unix: float
     finished_unix: float
@@ -22,7 +24,7 @@ class Part(File):
 
 
 class Cost(File):
-    """What telemetry itself used."""
+    """Processor time that telemetry itself used."""
 
     cpu_s: float
     samples: int
@@ -40,9 +42,66 @@ class Calibration(File):
     samples: int | None = None
 
 
+class Attempt(File):
+    """One attempt of a performance run, attempts/N/attempt.json; times in unix seconds, rates in samples/s.
+
+    `partial` says that the attempt was ended early: LoadGen's summary is empty and the figures are the journal's.
+    `forgiven` is how many queries over one limit early stopping forgives at `planned_samples`, -1 for too few queries
+    to confirm anything.
+    """
+
+    number: int
+    target_qps: float
+    verdict: Literal["VALID", "INVALID", "ENDED EARLY"]
+    reason: str | None
+    partial: bool
+    planned_samples: int
+    samples: int
+    started_unix: float
+    finished_unix: float
+    samples_per_s: float | None
+    ttft_ms_p99: float | None
+    tpot_ms_p99: float | None
+    over_ttft: int
+    over_tpot: int
+    forgiven: int
+
+    @property
+    def held(self) -> bool:
+        """Whether the limits held and LoadGen confirmed it."""
+        return self.verdict == "VALID" and not self.partial
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether LoadGen was ended before it could write its result."""
+        return self.partial or self.verdict == "ENDED EARLY"
+
+
+class Probe(File):
+    """One short LoadGen run of the search for the highest rate; `held` says whether the limits held."""
+
+    target_qps: float
+    seconds: float
+    samples: int
+    ttft_ms_p99: float | None
+    tpot_ms_p99: float | None
+    held: bool
+
+
+class Peak(File):
+    """The search for the highest VALID rate (`peak` in outcome.json); rates in samples/s."""
+
+    probes: tuple[Probe, ...] = ()
+    highest_valid_qps: float | None = None
+    lowest_failed_qps: float | None = None
+    distance_percent: float | None = None
+    sentence: str | None = None
+
+
 class OutcomeFile(File):
     """outcome.json."""
 
+    peak: Peak | None = None
     performance: Part | None = None
     accuracy: Part | None = None
     calibration: Calibration | None = None
@@ -52,7 +111,7 @@ class OutcomeFile(File):
 
 
 class StatusFile(File):
-    """status.json, the parts a judge needs."""
+    """status.json."""
 
     state: str
     phase: str | None = None
@@ -62,63 +121,34 @@ class StatusFile(File):
     elapsed_s: float | None = None
 
 
+DescribedMachine = Annotated[Machine, BeforeValidator(machine_fields)]
+
+
 class ModelFacts(File):
-    """The weights a node served. `sandbox` and the sizes come from the model's directory."""
+    """Which model a node served, by the sizes in its directory; `sandbox` is true for the tiny model."""
 
     name: str | None = None
-    sha256: str | None = None
-    weights_bytes: int | None = None
-    dtype: str | None = None
     hidden_size: int | None = None
     layers: int | None = None
     vocab_size: int | None = None
     sandbox: bool | None = None
 
 
-class DatasetFacts(File):
-    """The data set a node read: the whole file, and prompts and targets of the samples asked for."""
-
-    sha256: str | None = None
-    samples_sha256: str | None = None
-
-
-class Gpu(File):
-    """One GPU as the node's driver describes it."""
-
-    index: int | None = None
-    name: str | None = None
-    memory_gib: float | None = None
-    power_limit_w: float | None = None
-    sm_clock_max_mhz: float | None = None
-    pcie_gen: int | None = None
-    pcie_width: int | None = None
-
-
 class ManifestFile(File):
-    """manifest.json: what a node's run ran on."""
+    """manifest.json: what a node's run ran on; its top level describes the machine."""
 
-    node: str | None = None
-    hostname: str | None = None
-    os: str | None = None
-    kernel: str | None = None
-    python: str | None = None
-    cpu_model: str | None = None
-    cpu_count: int | None = None
-    memory_gib: float | None = None
-    versions: dict[str, str | None] = {}
-    environment_sha256: str | None = None
-    image_digest: str | None = None
+    machine: DescribedMachine = Machine.model_validate(machine_fields({}))
     model: ModelFacts = ModelFacts()
-    dataset: DatasetFacts = DatasetFacts()
-    tokenizer_sha256: str | None = None
-    gpus: tuple[Gpu, ...] = ()
-    driver: str | None = None
-    cuda: str | None = None
     engines: tuple[dict[str, Any], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_machine(cls, content: Any) -> Any:
+        return {**content, "machine": content} if isinstance(content, dict) else content
 
 
 class EngineFile(File):
-    """engine.json: one engine, what was asked of it and what the running server showed."""
+    """engine.json: one engine, the settings it was given and those that the running server showed."""
 
     name: str
     kind: str = "vllm"
@@ -130,12 +160,12 @@ class EngineFile(File):
     verified: dict[str, Any] = {}
     unverified: tuple[str, ...] = ()
     version: dict[str, str | None] = {}
-    machine: ManifestFile | None = None
+    machine: DescribedMachine | None = None
     telemetry_cost: Cost | None = None
 
 
 class PlanFile(File):
-    """plan.json: what Ansible decided before the run."""
+    """plan.json: which node runs what, decided before the run."""
 
     run_id: str
     created_unix: float | None = None
@@ -148,9 +178,38 @@ class PlanFile(File):
 
 
 class FailureFile(File):
-    """One entry of failures.json: what Ansible saw fail."""
+    """One entry of failures.json: a host that failed during the play."""
 
     host: str
     phase: str | None = None
     reason: str
     log: str | None = None
+
+
+class _EarlierVerdict(File):
+    level: str
+
+
+class _EarlierRequest(File):
+    topology: str | None
+
+
+class _EarlierFigures(File):
+    samples_per_s: float | None
+    seconds: float | None
+
+
+class _EarlierNode(File):
+    name: str
+    comparable: str | None
+
+
+class EarlierResult(File):
+    """result.json of another run, of this schema version or an earlier one: what runs are compared by."""
+
+    run_id: str
+    created_unix: float | None
+    verdict: _EarlierVerdict
+    asked: _EarlierRequest
+    together: _EarlierFigures
+    nodes: tuple[_EarlierNode, ...]

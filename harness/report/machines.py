@@ -1,10 +1,12 @@
-"""Records of what a node is made of and what it was doing."""
+"""A node's machine, engines and telemetry, as its files describe them and as the result holds them."""
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """Frozen; unknown keys are refused, so a result of another schema version is noticed."""
+    """Frozen, and strict about its keys, so that a result of another schema version is noticed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,7 +22,7 @@ class Gpu(Record):
 
 
 class EngineSettings(Record):
-    """One engine: what was asked and what the running server showed (None: it did not show it).
+    """One engine's settings as the running server showed them, else as it was configured; None where neither says.
 
     `settings_sha256` is over all its settings but its name and address.
     """
@@ -40,9 +42,9 @@ class EngineSettings(Record):
 
 
 class Machine(Record):
-    """What one node is made of, with the hashes that say whether two nodes ran the same.
+    """Hardware and software of one node, with the hashes that say whether two nodes ran the same.
 
-    `samples_sha256` is of the samples asked for, `dataset_sha256` of the whole file they came from.
+    `samples_sha256` is of the samples of the run, `dataset_sha256` of the whole file they came from.
     """
 
     os: str | None
@@ -64,6 +66,29 @@ class Machine(Record):
     samples_sha256: str | None
 
 
+def machine_fields(manifest: Any) -> Any:
+    """The fields of a `Machine` out of manifest.json, which nests model and data set and holds more besides."""
+    if not isinstance(manifest, dict):
+        return manifest
+    parts = {name: part if isinstance(part := manifest.get(name), dict) else {} for name in ("model", "dataset")}
+    fields = {name: manifest.get(name) for name in Machine.model_fields}
+    fields |= {f"model_{name}": parts["model"].get(name) for name in ("name", "sha256", "dtype")}
+    fields |= {"dataset_sha256": parts["dataset"].get("sha256")}
+    fields |= {"samples_sha256": parts["dataset"].get("samples_sha256")}
+    fields |= {"versions": manifest.get("versions") or {}}
+    gpus = manifest.get("gpus") or []
+    fields |= {"gpus": [_gpu_fields(gpu) for gpu in gpus] if isinstance(gpus, list) else gpus}
+    return fields
+
+
+def _gpu_fields(gpu: Any) -> Any:
+    if not isinstance(gpu, dict):
+        return gpu
+    generation, width = gpu.get("pcie_gen"), gpu.get("pcie_width")
+    pcie = f"gen {generation} ×{width}" if generation and width else None
+    return {name: gpu.get(name) for name in Gpu.model_fields} | {"pcie": pcie}
+
+
 class Used(Record):
     """Mean and peak of one reading during the performance run; `seconds` is how many seconds were read."""
 
@@ -73,10 +98,10 @@ class Used(Record):
 
 
 class Telemetry(Record):
-    """What a node did during the performance run (the accuracy run where there was no performance run).
+    """A node's use during the performance run (the accuracy run where there was no performance run).
 
-    `gap_s` is the longest time without a reading, `throttled_percent` the part of readings in which a GPU was held
-    back.
+    `gap_s` is the longest time without a reading, `throttled_percent` the percentage of readings in which a GPU was
+    throttled.
     """
 
     cpu_percent: Used | None

@@ -11,7 +11,7 @@ from harness.report import figures, history, tables
 from harness.report.input_models import ManifestFile
 from harness.report.load_inputs import Inputs, LoadGenRun
 from harness.report.logs import LoadGenLog
-from harness.report.machines import EngineSettings, Gpu, Machine, Telemetry
+from harness.report.machines import EngineSettings, Machine, Telemetry
 from harness.report.record import Asked, Node, Share
 
 ADDRESS = ("name", "model", "host", "port", "url")
@@ -87,43 +87,14 @@ def telemetry_files(name: str, inputs: Inputs) -> list[Path]:
 
 
 def _machine(name: str, inputs: Inputs) -> Machine:
-    described = next(
-        (engine.file.machine for engine in inputs.engines if engine.node == name and engine.file.machine), None
-    )
-    loadgen = next((loadgen for loadgen in inputs.loadgens if loadgen.host == name), None)
-    file = described or (loadgen.manifest if loadgen else ManifestFile())
-    read = [loadgen.manifest.dataset for loadgen in inputs.loadgens if loadgen.manifest.dataset.sha256]
-    data = file.dataset if file.dataset.sha256 or not read else read[0]
-    return Machine(
-        **{
-            key: getattr(file, key)
-            for key in (
-                "os",
-                "kernel",
-                "python",
-                "cpu_model",
-                "cpu_count",
-                "memory_gib",
-                "driver",
-                "cuda",
-                "versions",
-                "environment_sha256",
-                "image_digest",
-            )
-        },
-        gpus=tuple(_gpu(gpu.model_dump()) for gpu in file.gpus),
-        model_name=file.model.name,
-        model_sha256=file.model.sha256,
-        model_dtype=file.model.dtype,
-        dataset_sha256=data.sha256,
-        samples_sha256=data.samples_sha256,
-    )
-
-
-def _gpu(gpu: dict[str, Any]) -> Gpu:
-    generation, width = gpu["pcie_gen"], gpu["pcie_width"]
-    pcie = f"gen {generation} ×{width}" if generation and width else None
-    return Gpu(pcie=pcie, **{key: gpu[key] for key in ("name", "memory_gib", "power_limit_w", "sm_clock_max_mhz")})
+    """The node's engines describe it; the LoadGen on it does where they do not, or where only it read the data set."""
+    manifests = {loadgen.host: loadgen.manifest.machine for loadgen in inputs.loadgens}
+    described = [engine.file.machine for engine in inputs.engines if engine.node == name and engine.file.machine]
+    machine = next(iter(described), manifests.get(name) or ManifestFile().machine)
+    readers = [machine, *(other for other in manifests.values())]
+    reader = next((other for other in readers if other.dataset_sha256), machine)
+    data = {"dataset_sha256": reader.dataset_sha256, "samples_sha256": reader.samples_sha256}
+    return machine.model_copy(update=data)
 
 
 def _settings(engine: dict[str, Any]) -> EngineSettings:

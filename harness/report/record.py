@@ -3,9 +3,13 @@
 from enum import StrEnum
 from typing import Any, Literal
 
-from harness.report.machines import EngineSettings, Machine, Record, Telemetry
+from pydantic import ConfigDict
 
-SCHEMA_VERSION = 1
+from harness.report import input_models
+from harness.report.machines import EngineSettings, Machine, Record, Telemetry
+from harness.spec import Scenario
+
+SCHEMA_VERSION = 2
 
 
 class Level(StrEnum):
@@ -41,6 +45,14 @@ class Asked(Record):
     topology: str | None
     launcher: str | None
     sampling_seed: int | None
+
+
+def latency_limits(asked: Asked) -> tuple[float, float] | None:
+    """The scenario's limits of TTFT and TPOT in ms at the 99th percentile; None where it has none."""
+    scenario = Scenario(asked.scenario) if asked.scenario else None
+    if scenario is None or scenario.ttft_limit_ms is None or scenario.tpot_limit_ms is None:
+        return None
+    return scenario.ttft_limit_ms, scenario.tpot_limit_ms
 
 
 class Latency(Record):
@@ -129,6 +141,29 @@ class Pair(Record):
     makespan_s: float
     makespan_samples_per_s: float
     finished_apart_s: float
+
+
+class Attempt(input_models.Attempt):
+    """One attempt of the performance run of the LoadGen on `node`; the last one of each LoadGen is judged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str
+
+
+class Probe(input_models.Probe):
+    """One probe of the search for the highest rate."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Peak(input_models.Peak):
+    """What the search for the highest VALID rate found with the LoadGen on `node`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str
+    probes: tuple[Probe, ...]
 
 
 class Phase(Record):
@@ -230,6 +265,8 @@ class Result(Record):
     shared_machine: bool
     phases: tuple[Phase, ...]
     calibration: tuple[Calibrated, ...]
+    attempts: tuple[Attempt, ...]
+    peaks: tuple[Peak, ...]
     findings: tuple[Finding, ...]
     failures: tuple[Failure, ...]
     accuracy_reference: Compared | None

@@ -1,6 +1,8 @@
 """Pages from the record. Deterministic: same record, same bytes."""
 
+import math
 import xml.etree.ElementTree as Xml
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -8,9 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from harness.report.accuracy_rules import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
+from harness.report.attempts import highest_valid
 from harness.report.history import summed
 from harness.report.machines import EngineSettings, Gpu, Used
-from harness.report.record import Figures, Latency, Level, Node, Result
+from harness.report.record import Figures, Latency, Level, Node, Result, latency_limits
 from harness.report.rules import Rule
 from harness.spec import FULL_SAMPLES, OFFLINE_MARGIN, OFFLINE_SLACK, RULE_MIN_DURATION_S, Scenario
 
@@ -86,6 +89,41 @@ def _row(name: str, figures: Figures, alone: str, efficiency: str) -> list[str]:
         name, number(figures.samples_per_s), number(figures.tokens_per_s, 0), milliseconds(figures.ttft),
         milliseconds(figures.tpot), scores, hours(figures.full_hours), alone, efficiency,
     ]  # fmt: skip
+
+
+ATTEMPT_HEAD = ("node", "attempt", "samples/s sent", "verdict", "TTFT p99 ms", "TPOT p99 ms", "samples", "reason")
+
+
+def attempt_rows(result: Result) -> list[list[str]]:
+    """A row for each attempt of each LoadGen, in order."""
+    return [
+        [
+            attempt.node, str(attempt.number), number(attempt.target_qps), attempt.verdict.capitalize(),
+            number(attempt.ttft_ms_p99, 0), number(attempt.tpot_ms_p99, 1), number(attempt.samples, 0),
+            attempt.reason or NONE,
+        ]
+        for attempt in result.attempts
+    ]  # fmt: skip
+
+
+def attempt_sentences(result: Result) -> list[str]:
+    """How many attempts there were and which one counts, then each LoadGen's highest VALID rate."""
+    sentences = []
+    counts = Counter(attempt.node for attempt in result.attempts)
+    if counts:
+        listed = ", ".join(f"{count} on {node}" for node, count in counts.items())
+        words = str(result.attempts[-1].number) if len(counts) == 1 else f"several ({listed})"
+        sentences.append(
+            "There was one attempt; the verdict is that one's."
+            if max(counts.values()) == 1
+            else f"There were {words} attempts; the verdict is that of the last one."
+        )
+    for node in dict.fromkeys([*counts, *(peak.node for peak in result.peaks)]):
+        peak = next((peak for peak in result.peaks if peak.node == node), None)
+        own = [attempt for attempt in result.attempts if attempt.node == node]
+        if sentence := highest_valid(own, latency_limits(result.asked) or (math.inf, math.inf), peak):
+            sentences.append(f"{node}: {sentence}." if len(counts) > 1 else f"{sentence}.")
+    return sentences
 
 
 _Property = tuple[str, Callable[[Node], Sequence[Any]], Callable[..., str]]
@@ -204,6 +242,9 @@ def page(result: Result, form: str) -> str:
         result=result,
         head=HEAD,
         rows=headline(result),
+        attempt_head=ATTEMPT_HEAD,
+        attempt_rows=attempt_rows(result),
+        attempt_sentences=attempt_sentences(result),
         infrastructure=infrastructure(result),
         scenario=scenario,
         tiny=Rule.TINY_MODEL.broken(result.verdict),
@@ -259,5 +300,6 @@ def summary(result: Result) -> str:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
+    lines += [f"  {sentence}" for sentence in ("", *attempt_sentences(result)) if result.attempts or result.peaks]
     lines += ["", *(f"  * {f.node + ': ' if f.node else ''}{f.sentence}" for f in result.findings)]
     return "\n".join([*lines, "", f"Figures are unverified. {result.notice}"])

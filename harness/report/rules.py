@@ -31,6 +31,16 @@ class Rule(Enum):
     LOADGEN_ERRORS = (_BROKEN, "LoadGen logged no errors", "{node}: LoadGen logged {count} errors in {mode}: {errors}")
     LOADGEN_RULES = (_BROKEN, "LoadGen ran by the rules", "{node}: LoadGen's {what} is {value}, the rule is {rule}")
     LATENCY_LIMITS = (_BROKEN, "Latency limits hold", "{node}: a latency limit was broken: {why}")
+    ATTEMPT_ENDED_EARLY = (
+        _BROKEN,
+        "The judged attempt ran to its end",
+        "{node}: attempt {number} at {rate} samples/s was ended early after {samples:,} of {planned:,} queries: {why}",
+    )
+    NO_ATTEMPT_HELD = (
+        _BROKEN,
+        "An attempt held the latency limits",
+        "{node}: none of {count} attempts held the latency limits: {tried}. What would help most: {advice}",
+    )
     EARLY_STOPPING = (
         _BROKEN,
         "Latency limits hold with confidence",

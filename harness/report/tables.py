@@ -1,7 +1,8 @@
 """Journals and telemetry as tables: one row per sample, one row per second."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -25,8 +26,8 @@ TEXT_COLUMNS = ("gpu_throttle", "engine")
 def journal(loadgens: Iterable[LoadGenRun]) -> pd.DataFrame:
     """Finished samples of all LoadGens, columns `JOURNAL_COLUMNS`; failed ones are left to the outcome.
 
-    Latencies are milliseconds from the moment LoadGen issued the sample; `done_unix` is seconds. A last line that was
-    cut while it was written is dropped.
+    Performance lines come from the judged attempt's journal where there are attempts. Latencies are milliseconds from
+    the moment LoadGen issued the sample; `done_unix` is seconds. A line that was cut while it was written is dropped.
     """
     rows = [row for loadgen in loadgens for row in _journal_rows(loadgen)]
     table = pd.DataFrame(rows, columns=list(JOURNAL_COLUMNS))
@@ -34,25 +35,32 @@ def journal(loadgens: Iterable[LoadGenRun]) -> pd.DataFrame:
 
 
 def _journal_rows(loadgen: LoadGenRun) -> Iterable[tuple[object, ...]]:
-    path = loadgen.path / "journal.jsonl"
     nodes = loadgen.nodes
-    if not path.exists():
-        return
-    with path.open("rb") as lines:
-        for line in lines:
-            try:
-                entry = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            if "failed" in entry:
-                continue
-            issued, first, last, n = entry["issued_s"], entry["first_s"], entry["last_s"], entry["n_tokens"]
-            yield (
-                entry["mode"], entry["qsl_idx"], entry["engine"], nodes.get(entry["engine"], loadgen.host),
-                loadgen.host, entry["issued_unix"], entry["issued_unix"] + last - issued,
-                (entry["sent_s"] - issued) * 1e3, (first - issued) * 1e3,
-                (last - first) * 1e3 / (n - 1) if n > 1 else None, (last - issued) * 1e3, n,
-            )  # fmt: skip
+    for entry in _entries(loadgen):
+        issued, first, last, n = entry["issued_s"], entry["first_s"], entry["last_s"], entry["n_tokens"]
+        yield (
+            entry["mode"], entry["qsl_idx"], entry["engine"], nodes.get(entry["engine"], loadgen.host), loadgen.host,
+            entry["issued_unix"], entry["issued_unix"] + last - issued,
+            (entry["sent_s"] - issued) * 1e3, (first - issued) * 1e3,
+            (last - first) * 1e3 / (n - 1) if n > 1 else None, (last - issued) * 1e3, n,
+        )  # fmt: skip
+
+
+def _entries(loadgen: LoadGenRun) -> Iterator[dict[str, Any]]:
+    """The lines of finished samples in the run's journal and, where it is another one, the judged attempt's."""
+    for folder in dict.fromkeys((loadgen.judged, loadgen.path)):
+        path = folder / "journal.jsonl"
+        if not path.exists():
+            continue
+        with path.open("rb") as lines:
+            for line in lines:
+                try:
+                    entry = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue
+                expected = folder == loadgen.judged or entry["mode"] != "performance"
+                if expected and "failed" not in entry:
+                    yield entry
 
 
 def telemetry(path: Path) -> pd.DataFrame:

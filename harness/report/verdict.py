@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.files import sha256_file
 from harness.report.accuracy_rules import accuracy, few, is_real
+from harness.report.attempts import Load, advice, describe, rate, why_ended_early
 from harness.report.input_models import ModelFacts
 from harness.report.load_inputs import Engine, Inputs, LoadGenRun
 from harness.report.logs import LoadGenLog
@@ -28,18 +29,18 @@ from harness.spec import (
 ORDER = {Level.INVALID: 0, Level.UNOFFICIAL: 1, Level.VALID: 2}
 
 
-def judge(inputs: Inputs, score: Score | None, used: Mapping[str, int]) -> Verdict:
+def judge(inputs: Inputs, score: Score | None, loads: Mapping[str, Load]) -> Verdict:
     """Judge one benchmark.
 
     Args:
         inputs: its files.
         score: the accuracy of all shares merged; None when nothing was scored.
-        used: per LoadGen host, how many different samples its performance journal holds.
+        loads: per LoadGen host, what its performance journal holds.
     """
     reasons: list[Reason] = []
     reasons += _whole(inputs)
     for loadgen in inputs.loadgens:
-        reasons += _loadgen_run(loadgen, used.get(loadgen.host, 0))
+        reasons += _loadgen_run(loadgen, loads.get(loadgen.host, Load()))
     reasons += accuracy(inputs, score)
     for engine in inputs.engines:
         reasons += _engine(engine)
@@ -68,7 +69,7 @@ def _whole(inputs: Inputs) -> Iterator[Reason]:
         yield Rule.NODES_PRESENT.reason(node="every node")
     for loadgen in inputs.loadgens:
         status = loadgen.status
-        if status and status.state != "finished":
+        if status and not loadgen.finished:
             broken.add(loadgen.host)
             yield Rule.RUN_FINISHED.reason(
                 node=loadgen.host, phase=status.phase, reason=status.reason or f"state {status.state}", log=status.log
@@ -80,7 +81,7 @@ def _whole(inputs: Inputs) -> Iterator[Reason]:
         yield Rule.FILES_WHOLE.reason(what=problem)
 
 
-def _loadgen_run(loadgen: LoadGenRun, used: int) -> Iterator[Reason]:
+def _loadgen_run(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
     spec, node = loadgen.spec, loadgen.host
     if failures := loadgen.outcome.failures:
         first = failures[0]
@@ -92,7 +93,8 @@ def _loadgen_run(loadgen: LoadGenRun, used: int) -> Iterator[Reason]:
             yield Rule.ONE_TOKEN.reason(
                 node=node, mode=mode, count=len(part.one_token_answers), which=few(part.one_token_answers)
             )
-        if part and part.samples != part.issued:
+        partial = mode == "performance" and loadgen.last_attempt and loadgen.last_attempt.ended_early
+        if part and part.samples != part.issued and not partial:
             yield Rule.NO_LOST_SAMPLES.reason(node=node, mode=mode, issued=part.issued, done=part.samples)
     for log in (loadgen.performance, loadgen.accuracy):
         if log and spec:
@@ -100,8 +102,9 @@ def _loadgen_run(loadgen: LoadGenRun, used: int) -> Iterator[Reason]:
     if loadgen.performance and spec:
         size = spec.window.stop - spec.window.start
         yield from _performance(node, loadgen.performance, spec)
-        if used < size:
-            yield Rule.PERFORMANCE_COVERAGE.reason(node=node, count=used, rule=size)
+        if load.distinct_samples < size:
+            yield Rule.PERFORMANCE_COVERAGE.reason(node=node, count=load.distinct_samples, rule=size)
+    yield from _attempts(loadgen, load)
     if loadgen.accuracy and not (loadgen.path / "accuracy" / "score.json").exists():
         yield Rule.ACCURACY_SCORED.reason(node=node)
     if loadgen.score and loadgen.score.punkt is False:
@@ -114,6 +117,27 @@ def _loadgen_run(loadgen: LoadGenRun, used: int) -> Iterator[Reason]:
         and sha256_file(log_file) != loadgen.score.log_sha256
     ):
         yield Rule.ACCURACY_LOG.reason(node=node)
+
+
+def _attempts(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
+    """An attempt that was ended early is no result; where none held, what was tried and what would help."""
+    last, spec = loadgen.last_attempt, loadgen.spec
+    if last and last.ended_early:
+        yield Rule.ATTEMPT_ENDED_EARLY.reason(
+            node=loadgen.host,
+            number=last.number,
+            rate=rate(last.target_qps),
+            samples=last.samples,
+            planned=last.planned_samples,
+            why=why_ended_early(last),
+        )
+    if last is None or last.held or last.forgiven < 0 or not loadgen.finished or spec is None:
+        return  # a count that can confirm no limit says nothing about the rates
+    ttft, tpot = spec.scenario.ttft_limit_ms, spec.scenario.tpot_limit_ms
+    if ttft is not None and tpot is not None:
+        tried = "; ".join(describe(attempt) for attempt in loadgen.attempts)
+        help_ = advice(loadgen.attempts, (ttft, tpot), load)
+        yield Rule.NO_ATTEMPT_HELD.reason(node=loadgen.host, count=len(loadgen.attempts), tried=tried, advice=help_)
 
 
 def _loadgen(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
@@ -189,12 +213,12 @@ def _alike(inputs: Inputs) -> Iterator[Reason]:
     machines = {engine.node: engine.file.machine for engine in inputs.engines}
     for loadgen in inputs.loadgens:
         if machines.get(loadgen.host) is None and loadgen.host in machines:
-            machines[loadgen.host] = loadgen.manifest
+            machines[loadgen.host] = loadgen.manifest.machine
     due: dict[str, dict[str, str | None]] = {
-        "weights": {node: machine.model.sha256 if machine else None for node, machine in machines.items()},
+        "weights": {node: machine.model_sha256 if machine else None for node, machine in machines.items()},
         "environment": {node: machine.environment_sha256 if machine else None for node, machine in machines.items()},
         "engine versions": {engine.node: _versions(engine.file.version) for engine in inputs.engines},
-        "samples": {loadgen.host: loadgen.manifest.dataset.samples_sha256 for loadgen in inputs.loadgens},
+        "samples": {loadgen.host: loadgen.manifest.machine.samples_sha256 for loadgen in inputs.loadgens},
     }
     # An image or a driver that no node has is no difference; one that only some have is.
     optional: dict[str, dict[str, str | None]] = {

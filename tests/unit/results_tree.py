@@ -228,9 +228,60 @@ def run(
             "one_token_answers": [],
         }
     write(folder / "outcome.json", outcome)
-    (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    journal(folder, lines)
     if "accuracy" in modes:
         score(folder / "accuracy", window, model)
+
+
+def attempts(folder: Path, *records: Mapping[str, Any], node: str = "alpha") -> None:
+    """Lay a node's performance run out as attempts, one for each record, which changes the fields of a VALID one.
+
+    The last attempt gets the run's own LoadGen files and journal; of one that was ended early they are cut as SIGKILL
+    leaves them, with the first half of its samples.
+    """
+    home = folder / "nodes" / node
+    lines = [json.loads(line) for line in (home / "journal.jsonl").read_text().splitlines()]
+    performance = [line for line in lines if line["mode"] == "performance"]
+    for number, changes in enumerate(records, 1):
+        record = attempt(number, len(performance), **changes)
+        own = home / "attempts" / str(number)
+        shutil.copytree(home / "performance", own / "performance")
+        if record["partial"]:
+            detail = own / "performance/mlperf_log_detail.txt"
+            detail.write_text(detail.read_text()[:2000])
+            (own / "performance/mlperf_log_summary.txt").write_text("")
+        write(own / "attempt.json", record)
+        journal(own, performance[: record["samples"]])
+    shutil.rmtree(home / "performance")
+    journal(home, [line for line in lines if line["mode"] == "accuracy"])
+    edit(home / "spec.json", lambda spec: spec["common"].update(target_qps="auto"))
+
+
+def attempt(number: int, planned: int, **changes: Any) -> dict[str, Any]:
+    """attempt.json of a VALID attempt at 40 samples/s, or of another by its `changes`."""
+    record: dict[str, Any] = {
+        "number": number,
+        "target_qps": 40.0,
+        "verdict": "VALID",
+        "reason": None,
+        "partial": changes.get("verdict") == "ENDED EARLY",
+        "planned_samples": planned,
+        "samples": planned // 2 if changes.get("verdict") == "ENDED EARLY" else planned,
+        "started_unix": START,
+        "finished_unix": START + 0.1 * planned + 0.1,
+        "samples_per_s": 9.9,
+        "ttft_ms_p99": 20.0,
+        "tpot_ms_p99": 1.0,
+        "over_ttft": 0,
+        "over_tpot": 0,
+        "forgiven": 2,
+    }
+    return record | changes
+
+
+def journal(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """journal.jsonl."""
+    (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def sample(mode: str, index: int, engine_name: str, position: int, start: float) -> dict[str, Any]:

@@ -115,6 +115,69 @@ def test_accuracy_is_merged_and_split_by_node(tmp_path: Path) -> None:
     assert (alpha.gen_num, beta.gen_num, beta.gen_len_characters) == (40, 10, 6110)
 
 
+def test_attempts_are_listed_and_the_last_one_is_measured(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    over = {"target_qps": 50.0, "verdict": "INVALID", "ttft_ms_p99": 2310.4, "reason": "TTFT p99 2,310 | of 2,000 ms"}
+    results_tree.attempts(folder, over, {"target_qps": 42.0})
+    result = reports.report(folder)
+    assert [(a.node, a.number, a.target_qps, a.verdict) for a in result.attempts] == [
+        ("alpha", 1, 50.0, "INVALID"), ("alpha", 2, 42.0, "VALID")]  # fmt: skip
+    assert (result.together.samples_per_s, result.together.source, result.phases[0].target_qps) == (
+        36.5708, "LoadGen", 42.0)  # fmt: skip
+    sentences = (
+        "There were 2 attempts; the verdict is that of the last one. "
+        "Highest VALID rate 42.0 samples/s; 50.0 failed: TTFT p99 2,310 ms."
+    )
+    for name in ("report.md", "report.html"):
+        assert sentences in (folder / name).read_text()
+    assert (
+        "| alpha | 1 | 50.00 | Invalid | 2,310 | 1.0 | 50 | TTFT p99 2,310 \\| of" in (folder / "report.md").read_text()
+    )
+    assert "There were 2 attempts" in reports.summary(result)
+
+
+def test_figures_of_an_attempt_that_was_ended_early_are_the_journals(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run", nodes=["alpha"])
+    results_tree.attempts(folder, {"verdict": "ENDED EARLY"})
+    result = reports.report(folder)
+    # 25 of 50 samples, 0.1 s apart, the last one answered after 2.4 + 0.147 s
+    assert result.together.samples_per_s == pytest.approx(25 / 2.547)
+    assert (result.together.samples, result.together.source) == (25, "journal")
+    assert result.together.ttft and result.together.ttft.p99_ms == pytest.approx(20)
+    assert "There was one attempt; the verdict is that one's." in (folder / "report.md").read_text()
+
+
+def test_no_attempts_no_section(tmp_path: Path) -> None:
+    result = reports.report(benchmark(tmp_path / "run"))
+    assert result.attempts == () and "ttempts" not in (tmp_path / "run/report.md").read_text()
+
+
+def test_search_for_the_highest_rate_is_told_in_its_own_sentence(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    results_tree.attempts(folder, {"target_qps": 41.2})
+    probe = {"target_qps": 42.4, "seconds": 30, "samples": 900, "ttft_ms_p99": 2310, "tpot_ms_p99": 40, "held": False}
+    peak = {
+        "probes": [probe],
+        "highest_valid_qps": 41.2,
+        "lowest_failed_qps": 42.4,
+        "distance_percent": 2.9,
+        "sentence": "Highest VALID rate 41.2 samples/s; 42.4 failed: TTFT p99 2,310 ms",
+    }
+    edit(folder / "nodes/alpha/outcome.json", lambda outcome: outcome.update(peak=peak))
+    result = reports.report(folder)
+    assert (result.peaks[0].node, result.peaks[0].probes[0].target_qps) == ("alpha", 42.4)
+    assert f"{peak['sentence']}." in (folder / "report.html").read_text()
+    jsonschema.validate(result.model_dump(mode="json"), schema(), cls=jsonschema.Draft202012Validator)
+
+
+def test_results_of_the_first_schema_version_are_compared_with(tmp_path: Path) -> None:
+    for name in ("alpha", "beta"):
+        keep(benchmark(tmp_path / f"alone-{name}", nodes=[name], created_unix=START - 5000))
+    edit(tmp_path / "alone-alpha/result.json", lambda old: [old.pop(name) for name in ("attempts", "peaks")])
+    edit(tmp_path / "alone-alpha/result.json", lambda old: old.update(schema_version=1))
+    assert record(benchmark(tmp_path / "run")).nodes[0].alone_run_id == "alone-alpha"
+
+
 def test_efficiency_is_against_comparable_runs_alone(tmp_path: Path) -> None:
     for name, created in (("alpha", -5000), ("beta", -4000)):
         keep(benchmark(tmp_path / f"alone-{name}", nodes=[name], created_unix=START + created))

@@ -205,6 +205,8 @@ CASES: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "unknown machine": (engine("beta", lambda e: e.pop("machine")), "NODES_UNVERIFIED"),
     "other seed": (spec(seed=7), "SAMPLING_SEED"),
     "lost node": (drop("nodes/beta"), "NODES_PRESENT"),
+    "damaged failures": (lambda folder: results_tree.write(folder / "failures.json", [{"host": 1}]), "FILES_WHOLE"),
+    "damaged GPUs": (manifest(gpus=["A30"]), "FILES_WHOLE"),
     "no outcome": (drop("nodes/alpha/outcome.json"), "FILES_WHOLE"),
 }
 
@@ -249,6 +251,74 @@ def test_cut_log_is_invalid(tmp_path: Path) -> None:
     verdict = judge(folder)
     assert codes(verdict) == {"FILES_WHOLE", "TINY_MODEL", "SUBSET"}
     assert "mlperf_log_summary.txt is cut short" in verdict.reasons[0].sentence
+
+
+OVER = {"verdict": "INVALID", "ttft_ms_p99": 2310.0, "over_ttft": 9}
+STOPPED = {"verdict": "ENDED EARLY", "ttft_ms_p99": 2310.0, "over_ttft": 3}
+
+
+def loadgen_files(folder: Path, number: int, log: str) -> None:
+    performance = folder / f"nodes/alpha/attempts/{number}/performance"
+    shutil.rmtree(performance)
+    shutil.copytree(LOGS / log, performance)
+
+
+def test_only_the_last_attempt_is_judged(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    results_tree.attempts(folder, *[OVER] * 9, {})
+    loadgen_files(folder, 9, "server_50_over_limit")
+    assert codes(judge(folder)) == SMOKE
+    loadgen_files(folder, 10, "server_50_over_limit")
+    assert "LATENCY_LIMITS" in codes(judge(folder))
+
+
+def test_samples_are_those_of_the_last_attempt(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    results_tree.attempts(folder, OVER, {})
+    first, last = (folder / f"nodes/alpha/attempts/{number}/journal.jsonl" for number in (1, 2))
+    first.unlink()
+    assert codes(judge(folder)) == SMOKE
+    last.write_text("".join(last.read_text().splitlines(keepends=True)[:30]))
+    reasons = [reason.sentence for reason in judge(folder).reasons if reason.code == "PERFORMANCE_COVERAGE"]
+    assert reasons == ["alpha: performance used 30 different samples of 50"]
+
+
+def test_attempt_that_was_ended_early_is_invalid_with_its_numbers(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    results_tree.attempts(folder, OVER | {"target_qps": 50.0}, STOPPED)
+    verdict = judge(folder)
+    assert codes(verdict) == {"ATTEMPT_ENDED_EARLY", "NO_ATTEMPT_HELD", "TINY_MODEL", "SUBSET"}
+    assert verdict.reasons[0].sentence == (
+        "alpha: attempt 2 at 40.0 samples/s was ended early after 25 of 50 queries: 3 queries were over the TTFT limit "
+        "and 0 over the TPOT limit, of which early stopping forgives 2"
+    )
+    assert verdict.reasons[1].sentence.startswith(
+        "alpha: none of 2 attempts held the latency limits: 50.0 samples/s (TTFT p99 2,310 ms, TPOT p99 1 ms); 40.0 "
+        "samples/s (TTFT p99 2,310 ms, TPOT p99 1 ms). What would help most: "
+    )
+
+
+def test_reason_that_the_attempt_recorded_is_the_one_shown(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    results_tree.attempts(folder, STOPPED | {"reason": "3 of 50 queries are over 2,000 ms, 2 are forgiven"})
+    reason = next(reason for reason in judge(folder).reasons if reason.code == "ATTEMPT_ENDED_EARLY")
+    assert reason.sentence.endswith(": 3 of 50 queries are over 2,000 ms, 2 are forgiven")
+
+
+def test_too_few_samples_to_confirm_a_limit_stay_unofficial(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    results_tree.attempts(folder, {"verdict": "INVALID", "forgiven": -1})
+    assert (judge(folder).level, codes(judge(folder))) == (Level.UNOFFICIAL, SMOKE)
+
+
+def test_run_that_failed_after_an_attempt_says_only_why_it_failed(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    results_tree.attempts(folder, OVER, OVER)
+    (folder / "nodes/alpha/attempts/2/attempt.json").unlink()
+    edit(folder / "nodes/alpha/status.json", lambda status: status.update(state="failed", reason="engine died"))
+    assert {"RUN_FINISHED"} == {code for code in codes(judge(folder)) if Rule[code].level == Level.INVALID}
+    edit(folder / "nodes/alpha/status.json", lambda status: status.update(state="finished"))
+    assert "attempts/2/attempt.json does not exist" in judge(folder).reasons[0].sentence
 
 
 def test_torn_scores_of_a_share_are_invalid(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""What the attempts of a performance run show: in words, and which one setting would help where none held."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.report.input_models import Attempt, Peak
+
+FEW_SEQUENCES = 2.0
+"""In flight per engine; at so few, a lower max_num_seqs would change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the judged attempt's engines had to do.
+
+    Args:
+        distinct_samples: how many different samples were answered.
+        in_flight: mean number of requests in flight per engine; None where nothing was answered.
+        max_num_seqs: the engines' smallest limit of sequences; None where one is not known.
+    """
+
+    distinct_samples: int = 0
+    in_flight: float | None = None
+    max_num_seqs: int | None = None
+
+
+def describe(attempt: Attempt) -> str:
+    """An attempt's rate with its figures, for a list: "41.2 samples/s (TTFT p99 2,310 ms, TPOT p99 35 ms)"."""
+    figures = _figures(attempt)
+    return f"{rate(attempt.target_qps)} samples/s" + (f" ({figures})" if figures else "")
+
+
+def why_ended_early(attempt: Attempt) -> str:
+    """The numbers that made a VALID result impossible."""
+    return attempt.reason or (
+        f"{attempt.over_ttft} queries were over the TTFT limit and {attempt.over_tpot} over the TPOT limit, "
+        f"of which early stopping forgives {max(attempt.forgiven, 0)}"
+    )
+
+
+def advice(attempts: Sequence[Attempt], limits_ms: tuple[float, float], load: Load) -> str:
+    """The one setting that would help most, by what the last attempt, the one at the lowest rate, broke.
+
+    Args:
+        attempts: all of one LoadGen, in order; none of them held.
+        limits_ms: TTFT and TPOT limit at the 99th percentile.
+        load: the last attempt's load.
+    """
+    last, forgiven = attempts[-1], max(attempts[-1].forgiven, 0)
+    worst = max(last.over_ttft, last.over_tpot)
+    before = [max(attempt.over_ttft, attempt.over_tpot) for attempt in attempts[:-1]]
+    figures = zip((last.ttft_ms_p99, last.tpot_ms_p99), limits_ms, strict=True)
+    broken = any(value is not None and value > limit for value, limit in figures)
+    if not last.ended_early and not broken:
+        return (
+            f"more samples, since both limits held at the 99th percentile but {worst} queries over one of them are "
+            f"more than early stopping forgives at {last.planned_samples:,} ({forgiven})"
+        )
+    if before and worst <= 2 * forgiven + 1 and worst < min(before):
+        return f"a higher rate_attempts than {len(attempts)}, since the last rate came close to holding"
+    if last.over_tpot > last.over_ttft:
+        return _faster_tokens(load, limits_ms[1])
+    return _earlier_first_tokens(last, limits_ms[1], load)
+
+
+def _faster_tokens(load: Load, limit_ms: float) -> str:
+    flight = load.in_flight
+    if flight is None or flight <= FEW_SEQUENCES:
+        few = "" if flight is None else f" with {flight:.1f} requests in flight per engine"
+        return f"a faster engine (quantised weights, or another GPU), since tokens took over {limit_ms:.0f} ms{few}"
+    limit = max(1, int(min(flight, load.max_num_seqs or flight) / 2))
+    return (
+        f"max_num_seqs lowered to about {limit}, since {flight:.1f} requests in flight per engine made tokens take "
+        f"over {limit_ms:.0f} ms"
+    )
+
+
+def _earlier_first_tokens(last: Attempt, tpot_limit_ms: float, load: Load) -> str:
+    flight, slots, answered = load.in_flight, load.max_num_seqs, last.samples_per_s
+    if flight and slots and flight >= 0.9 * slots:
+        if last.tpot_ms_p99 is not None and last.tpot_ms_p99 <= tpot_limit_ms / 2:
+            return f"a higher max_num_seqs than {slots}, since requests waited while tokens were fast enough"
+        return f"more engines, since requests waited for one of {slots} sequences per engine"
+    if answered and answered < 0.9 * last.target_qps:
+        return (
+            f"more engines, or target_qps={rate(0.8 * answered)}, since {rate(answered)} samples/s were answered of "
+            f"{rate(last.target_qps)} sent and the queue grew"
+        )
+    return (
+        "a lower max_num_batched_tokens, since the engines kept up with the rate but first tokens waited for long "
+        "prefill steps"
+    )
+
+
+def highest_valid(attempts: Sequence[Attempt], limits_ms: tuple[float, float], peak: Peak | None) -> str | None:
+    """The highest rate that was VALID and the lowest that failed, in one sentence; None where there was one rate.
+
+    The search for the highest rate words its own result, which rests on its probes too.
+    """
+    if peak and peak.sentence:
+        return peak.sentence.rstrip(".")
+    if len(attempts) < 2:
+        return None
+    valid = max((attempt.target_qps for attempt in attempts if attempt.held), default=None)
+    failed = [attempt for attempt in attempts if not attempt.held and (valid is None or attempt.target_qps > valid)]
+    lowest = min(failed, key=lambda attempt: attempt.target_qps, default=None)
+    sentence = "No rate was VALID" if valid is None else f"Highest VALID rate {rate(valid)} samples/s"
+    if lowest is None:
+        return sentence
+    figures = _figures(lowest, limits_ms) or lowest.reason or "early stopping could not confirm the limits"
+    return f"{sentence}; {rate(lowest.target_qps)} failed: {figures.rstrip('.')}"
+
+
+def rate(samples_per_s: float) -> str:
+    """A rate with about three digits."""
+    return f"{samples_per_s:,.{1 if samples_per_s >= 10 else 2}f}"
+
+
+def _figures(attempt: Attempt, above_ms: tuple[float, float] = (0.0, 0.0)) -> str:
+    """The attempt's 99th percentiles that are over `above_ms`."""
+    pairs = (("TTFT", attempt.ttft_ms_p99, above_ms[0]), ("TPOT", attempt.tpot_ms_p99, above_ms[1]))
+    return ", ".join(
+        f"{name} p99 {value:,.0f} ms" for name, value, above in pairs if value is not None and value > above
+    )

@@ -1,0 +1,78 @@
+"""What each LoadGen's run did, for the record: its phases, calibration, attempts, search and failures."""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from harness.report import figures
+from harness.report.attempts import Load
+from harness.report.load_inputs import Inputs, LoadGenRun
+from harness.report.record import Attempt, Calibrated, Failure, Peak, Phase
+
+
+def phases(loadgens: Sequence[LoadGenRun]) -> Iterator[Phase]:
+    """The judged performance run and the accuracy run of each LoadGen, as far as they finished."""
+    for loadgen in loadgens:
+        for mode in figures.MODES:
+            part = figures.part_of(loadgen, mode)
+            if part is None:
+                continue
+            seconds, client = part.finished_unix - part.started_unix, part.client_cpu_s
+            attempt = loadgen.last_attempt if mode == "performance" else None
+            yield Phase(
+                mode=mode,
+                node=loadgen.host,
+                seconds=seconds,
+                samples=part.samples,
+                target_qps=attempt.target_qps if attempt else loadgen.outcome.target_qps,
+                client_cpu_cores=client / seconds if client is not None and seconds > 0 else None,
+            )
+
+
+def calibrations(loadgens: Sequence[LoadGenRun]) -> Iterator[Calibrated]:
+    """The measurement that chose each LoadGen's rate."""
+    for loadgen in loadgens:
+        if calibration := loadgen.outcome.calibration:
+            yield Calibrated(node=loadgen.host, **calibration.model_dump(exclude={"tried"}))
+
+
+def attempts(loadgens: Sequence[LoadGenRun]) -> Iterator[Attempt]:
+    """Every attempt of every LoadGen, in order."""
+    for loadgen in loadgens:
+        for attempt in loadgen.attempts:
+            yield Attempt(node=loadgen.host, **attempt.model_dump())
+
+
+def peaks(loadgens: Sequence[LoadGenRun]) -> Iterator[Peak]:
+    """Each LoadGen's search for the highest rate, where there was one."""
+    for loadgen in loadgens:
+        if peak := loadgen.outcome.peak:
+            yield Peak(node=loadgen.host, **peak.model_dump())
+
+
+def loads(inputs: Inputs, journal: pd.DataFrame) -> dict[str, Load]:
+    """What each LoadGen's judged performance run asked of its engines, by host."""
+    limits = {engine.file.name: engine.file.config.get("max_num_seqs") for engine in inputs.engines}
+    found = {}
+    for host, rows in journal[journal["mode"] == "performance"].groupby("loadgen"):
+        engines = set(rows["engine"])
+        seconds = float(rows["done_unix"].max() - rows["issued_unix"].min())
+        known = [limit for engine in engines if isinstance(limit := limits.get(engine), int)]
+        found[str(host)] = Load(
+            distinct_samples=int(rows["qsl_idx"].nunique()),
+            in_flight=float(rows["e2e_ms"].sum()) / 1e3 / seconds / len(engines) if seconds > 0 else None,
+            max_num_seqs=min(known) if len(known) == len(engines) else None,
+        )
+    return found
+
+
+def failures(inputs: Inputs) -> Iterator[Failure]:
+    """What Ansible saw fail, then what the runs' own status says of the other hosts."""
+    for failure in inputs.failures:
+        yield Failure(node=failure.host, phase=failure.phase, reason=failure.reason, log=failure.log)
+    reported = {failure.host for failure in inputs.failures}
+    for loadgen in inputs.loadgens:
+        status = loadgen.status
+        if status and not loadgen.finished and loadgen.host not in reported:
+            reason = status.reason or status.state
+            yield Failure(node=loadgen.host, phase=status.phase, reason=reason, log=status.log)

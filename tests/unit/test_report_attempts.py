@@ -1,0 +1,57 @@
+"""What is advised where no attempt held: the one setting, by what the last attempt broke."""
+
+from typing import Any
+
+import pytest
+
+from harness.report.attempts import Load, advice, highest_valid
+from harness.report.input_models import Attempt, Peak
+from tests.unit.results_tree import attempt
+
+LIMITS = (2000.0, 100.0)
+BUSY = Load(in_flight=6.0, max_num_seqs=16)
+
+
+def failed(number: int = 1, **changes: Any) -> Attempt:
+    return Attempt.model_validate(attempt(number, 838, verdict="INVALID", **changes))
+
+
+TPOT = {"tpot_ms_p99": 130.0, "over_tpot": 90}
+FULL = Load(in_flight=20, max_num_seqs=16)
+TTFT = {"ttft_ms_p99": 3000.0, "over_ttft": 90, "samples_per_s": 39.0}
+CASES: dict[str, tuple[dict[str, Any], Load, str]] = {
+    "tokens too slow for one at a time": (TPOT, Load(in_flight=1.4, max_num_seqs=8), "a faster engine"),
+    "tokens too slow, flight unknown": (TPOT, Load(), "a faster engine"),
+    "tokens too slow in a batch": (TPOT, BUSY, "max_num_seqs lowered to about 3, since 6.0 requests in flight"),
+    "tokens too slow in a full queue": (TPOT, Load(in_flight=50, max_num_seqs=16), "max_num_seqs lowered to about 8"),
+    "sequences all in use, tokens slow": (TTFT | {"tpot_ms_p99": 80.0}, FULL, "more engines, since requests"),
+    "sequences all in use, tokens fast": (TTFT | {"tpot_ms_p99": 30.0}, FULL, "a higher max_num_seqs than 16"),
+    "queue grew": (TTFT | {"samples_per_s": 20.0}, BUSY, "more engines, or target_qps=16.0, since 20.0 samples/s"),
+    "long prefill steps": (TTFT, BUSY, "a lower max_num_batched_tokens"),
+    "held, not confirmed": ({"over_ttft": 5}, BUSY, "more samples, since both limits held at the 99th"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_advice_follows_from_what_was_broken(name: str) -> None:
+    changes, load, words = CASES[name]
+    assert advice([failed(**changes)], LIMITS, load).startswith(words)
+
+
+def test_one_more_attempt_is_advised_where_the_last_came_close() -> None:
+    before, close, far = failed(1, **TTFT), failed(2, **TTFT | {"over_ttft": 5}), failed(2, **TTFT | {"over_ttft": 6})
+    assert advice([before, close], LIMITS, BUSY).startswith("a higher rate_attempts than 2")
+    assert "rate_attempts" not in advice([before, far], LIMITS, BUSY)
+    assert "rate_attempts" not in advice([failed(1, over_ttft=4), close], LIMITS, BUSY)
+
+
+def test_highest_valid_rate_and_the_lowest_that_failed() -> None:
+    valid = Attempt.model_validate(attempt(4, 838, target_qps=9.5))
+    tries = [failed(1, target_qps=20.0, **TTFT), failed(2, target_qps=12.3, **TPOT), failed(3, target_qps=9.0), valid]
+    sentence = "Highest VALID rate 9.50 samples/s; 12.3 failed: TPOT p99 130 ms"
+    assert highest_valid(tries, LIMITS, None) == sentence
+    assert highest_valid([tries[0], tries[0]], LIMITS, None) == "No rate was VALID; 20.0 failed: TTFT p99 3,000 ms"
+    assert highest_valid([valid], LIMITS, None) is None
+    assert highest_valid([valid], LIMITS, Peak(sentence="As the search says.")) == "As the search says"
+    unconfirmed = failed(1, target_qps=10.0, reason="5 over the limit, 2 forgiven.")
+    assert str(highest_valid([unconfirmed, valid], LIMITS, None)).endswith("10.0 failed: 5 over the limit, 2 forgiven")
