@@ -1,15 +1,38 @@
 """What tests of engines share: a free port, a model directory, an engine's processes, and waiting for something."""
 
 import json
+import os
 import socket
 import struct
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
+from typing import Any
 
 from harness.engine import processes
+from tests.conftest import REPOSITORY
 
 FAKE = Path(__file__).with_name("unit") / "fake_vllm.py"
+
+
+# Long enough for a vLLM to start on a machine that is busy with something else.
+MAX_S = 400.0
+
+
+def harness(python: Path, *words: object, text: str | None = None, codes: Container[int] = (0,)) -> Any:
+    """What a command of a node's harness prints as JSON; its exit code must be one of `codes`."""
+    done = subprocess.run(
+        [str(python), "-m", "harness", *map(str, words), "--json"],
+        input=text,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=MAX_S,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode in codes, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(done.stdout)
 
 
 def free_port() -> int:
@@ -42,8 +65,8 @@ def everything_of(root: Path, name: str) -> set[int]:
     return found | processes.marked("HIDDEN", directory)
 
 
-def until(holds: Callable[[], object], within_s: float) -> bool:
-    """Whether `holds` becomes true in time."""
+def until(holds: Callable[[], object], within_s: float = 30) -> bool:
+    """Whether `holds` becomes true in time, which is long: a busy machine is no failure."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if holds():

@@ -28,7 +28,7 @@ def why_not() -> str:
     if sys.platform != "linux" or "ID=debian" not in release.splitlines():
         return "the node image is tested on Debian only (its base is debootstrapped from this machine's apt sources)"
     if os.geteuid() != 0:
-        return "the node image is built and run as root only: run `sudo make integration`"
+        return "the node image is built and run as root only: run `sudo make long`"
     missing = [package for tool, package in PACKAGES.items() if shutil.which(tool) is None]
     return f"Debian packages are missing: apt-get install {' '.join(missing)}" if missing else ""
 

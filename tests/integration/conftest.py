@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import pytest
 import yaml
 
 from tests.conftest import NODE_ENVIRONMENT, REPOSITORY
+from tests.engines import free_port, harness
 from tests.fake_server import FakeServer
 
-SAMPLES = 600
+SAMPLES = 120
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 
 
@@ -44,6 +46,7 @@ class Site:
             "harness_install": False,
             "harness_sandbox": str(self.sandbox),
             "harness_results": str(self.results),
+            "harness_samples": SAMPLES,
             "harness_watch_interval_s": 1,
             "harness_limits": {"calibration_s": 2},
             **self.variables,
@@ -152,14 +155,51 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> An
 
 
 @pytest.fixture(scope="session")
-def sandbox(node_python: Path) -> Path:
+def sandbox() -> Path:
     """The sandbox beside the node's environment, as site.yml built it, with samples enough."""
     folder = NODE_ENVIRONMENT.parent / "sandbox"
-    command = [node_python, "-m", "harness", "sandbox", "--dir", folder, "--samples", str(SAMPLES)]
     file = folder / "sandbox.json"
-    if not file.exists() or json.loads(file.read_text())["samples"] < SAMPLES:
-        subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
+    assert file.exists() and json.loads(file.read_text())["samples"] >= SAMPLES, f"{folder}: run `make site` first"
     return folder
+
+
+@dataclass(frozen=True)
+class Vllms:
+    """A real vLLM for each of two nodes, on half of this machine's cores as inventory/local has them."""
+
+    python: Path
+    root: Path
+    configs: dict[str, dict[str, Any]]
+
+    def url(self, node: str) -> str:
+        """Where a node's engine answers."""
+        return f"http://127.0.0.1:{self.configs[node]['port']}"
+
+    def up(self, node: str, codes: Container[int] = (0,), **values: Any) -> dict[str, Any]:
+        """`harness engine up` with a node's settings or others."""
+        words = ("engine", "up", "--root", self.root, "--config", "-")
+        state: dict[str, Any] = harness(self.python, *words, text=json.dumps(self.configs[node] | values), codes=codes)
+        return state
+
+
+@pytest.fixture(scope="session")
+def vllms(node_python: Path, sandbox: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllms]:
+    """One pair for all tests that only need an engine, running until the last of them has ended."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    common = {"model": str(sandbox / "model"), "dtype": "float32", "kv_cache_gib": 1, "max_num_seqs": 32}
+    configs = {
+        node: {**common, "name": node, "port": free_port(), "cpu_cores": ",".join(map(str, own or cores))}
+        for node, own in (("node1", cores[:half]), ("node2", cores[half:]))
+    }
+    pair = Vllms(node_python, tmp_path_factory.mktemp("vllms"), configs)
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(pair.up, configs))
+        yield pair
+    finally:
+        for node in configs:
+            harness(node_python, "engine", "down", "--root", pair.root, node)
 
 
 @pytest.fixture
@@ -183,14 +223,15 @@ def fakes(site: Site) -> Iterator[Fakes]:
     """Two nodes with a running server each: fast, so that a test is about everything but the engine."""
     settings = {"model": "model", "vocab": 1024, "ms_per_token": 1.0, "slots": 64}
     with FakeServer(**settings) as one, FakeServer(**settings) as two:
-        url = "{{ {'node1': '" + one.url + "', 'node2': '" + two.url + "'}[inventory_hostname] }}"
-        site.variables = {
-            "harness_engine_settings": {},
-            "harness_engines": [
-                {"name": "{{ inventory_hostname }}", "kind": "endpoint", "url": url, "max_num_seqs": 64}
-            ],
-        }
+        site.variables = endpoints(node1=one.url, node2=two.url)
         yield Fakes(site, {"node1": one, "node2": two})
+
+
+def endpoints(**urls: str) -> dict[str, Any]:
+    """Variables of a site whose nodes' engines run already, at these addresses."""
+    url = "{{ " + repr(urls) + "[inventory_hostname] }}"
+    engine = {"name": "{{ inventory_hostname }}", "kind": "endpoint", "url": url, "max_num_seqs": 64}
+    return {"harness_engine_settings": {}, "harness_engines": [engine]}
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from tests.integration.conftest import SAMPLES, Site, until
 IMAGE = "registry.example.org/mlperf-node@sha256:" + "a" * 64
 NODES = ("node1", "node2")
 OPERATOR = "operator"
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount namespace of its own: run as root")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount namespace of its own: run as root")
+pytestmark = [needs_root, pytest.mark.long]
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """benchmark.yml with launcher torchx: jobs of Volcano whose pods run as processes here, and the real engine."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,12 @@ from harness.report.record import Result
 from tests.cluster import scripts
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE, VOLCANO_GROUP, VOLCANO_JOB
 from tests.integration.conftest import until
-from tests.integration.test_benchmark_cluster import OPERATOR, ClusterSite, nodes_of_a_cluster
+from tests.integration.test_benchmark_cluster import OPERATOR, ClusterSite, needs_root, nodes_of_a_cluster
 
 NODES = ("gpu-017.hpc.example.org", "gpu-018.hpc.example.org")
 RUN = "20261125-093000-server-13368"
 SAMPLES = 60
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount namespace of its own: run as root")
+pytestmark = [needs_root, pytest.mark.long]
 
 
 @pytest.fixture

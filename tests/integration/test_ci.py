@@ -73,7 +73,7 @@ def test_yields_looks_and_returns_the_result(tmp_path: Path) -> None:
 
 def test_looks_arrive_while_it_runs(tmp_path: Path) -> None:
     source = finished(tmp_path / "source")
-    root = project(tmp_path / "project", [*writes(tmp_path / "project", source), shell("sleep 3")])
+    root = project(tmp_path / "project", [*writes(tmp_path / "project", source), shell("sleep 6")])
     run = ci.benchmark(project=root)
     arrived = [time.monotonic() for _ in run]
     assert time.monotonic() - arrived[-1] > 2

@@ -12,9 +12,9 @@ from harness.cluster.rights import RIGHTS
 from tests.cluster import scripts
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
 from tests.integration.conftest import until
-from tests.integration.test_benchmark_cluster import IMAGE, OPERATOR, ClusterSite, nodes_of_a_cluster, pytestmark, rules
+from tests.integration.test_benchmark_cluster import IMAGE, OPERATOR, ClusterSite, needs_root, nodes_of_a_cluster, rules
 
-__all__ = ["pytestmark"]
+pytestmark = needs_root
 NODES = ("node1",)
 CALIBRATED = {
     "rate": 10.0,

@@ -6,8 +6,7 @@ right and spoilt prompts through the real LoadGen.
 
 import json
 import struct
-import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,12 @@ from harness.sandbox.model import BEGIN, model_files
 from harness.sandbox.references import BLOCK, Transformers, read
 from harness.scoring import accuracy, judge
 from harness.scoring.scores import Score
-from tests.engines import free_port
+from tests.engines import harness
+from tests.integration.conftest import Vllms
 from tests.punkt_data import punkt_data
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+# All but the last tests share a sandbox that takes long to build.
+pytestmark = pytest.mark.xdist_group("gate")
 SAMPLES = 2 * BLOCK
 Answers = dict[int, list[int]]
 
@@ -179,66 +180,33 @@ def test_broken_prompt(
     assert score.reference and score.reference.identical <= BLOCK // 8, "nearly every answer shows it"
 
 
-class Vllm:
-    """The real engine in the node's environment, and LoadGen runs against it."""
-
-    def __init__(self, python: Path, root: Path) -> None:
-        self.python, self.root = python, root
-        self.url = ""
-
-    def harness(self, *words: str, text: str | None = None, codes: Sequence[int] = (0,)) -> Any:
-        done = subprocess.run(
-            [str(self.python), "-m", "harness", *words],
-            input=text,
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert done.returncode in codes, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-    def accuracy(self, box: Box, name: str, dataset: Path) -> tuple[Any, Any]:
-        """Verdict and score of an accuracy run that sends this data set's prompts."""
-        words = ["--sandbox", str(box.folder), "--dataset", str(dataset), "--punkt", str(punkt_data())]
-        words += ["--samples", str(SAMPLES), "--scenario", "offline", "--mode", "accuracy", "--target-qps", "50"]
-        words += ["--root", str(self.root), "--endpoint", self.url, "--run-id", name, "--json"]
-        self.harness("run", *words, codes=(0, 5))
-        folder = self.root / "runs" / name
-        score = json.loads((folder / "accuracy" / "score.json").read_text())
-        # A node judges nothing: its environment lacks the report's libraries, which this one, the controller's, has.
-        return report(folder).verdict.model_dump(mode="json"), score
+def answered(vllms: Vllms, sandbox: Path, root: Path, dataset: Path) -> tuple[Any, Any]:
+    """Verdict and score of an accuracy run that sends this data set's prompts to the real engine."""
+    words = ["--sandbox", sandbox, "--dataset", dataset, "--punkt", punkt_data(), "--root", root, "--run-id", "asked"]
+    words += ["--samples", SAMPLES, "--scenario", "offline", "--mode", "accuracy", "--target-qps", 50]
+    harness(vllms.python, "run", *words, "--endpoint", vllms.url("node1"), codes=(0, 5))
+    folder = root / "runs" / "asked"
+    score = json.loads((folder / "accuracy" / "score.json").read_text())
+    # A node judges nothing: its environment lacks the report's libraries, which this one, the controller's, has.
+    return report(folder).verdict.model_dump(mode="json"), score
 
 
-@pytest.fixture(scope="module")
-def vllm(box: Box, node_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
-    engine = Vllm(node_python, tmp_path_factory.mktemp("root"))
-    config = {"name": "gate", "model": str(box.model), "port": free_port(), "dtype": "float32", "max_num_seqs": 32}
-    config |= {"kv_cache_gib": 1, "extra_args": ["--enforce-eager"]}
-    root = ("--root", str(engine.root))
-    try:
-        engine.harness("engine", "up", *root, "--config", "-", "--json", text=json.dumps(config))
-        engine.url = f"http://127.0.0.1:{config['port']}"
-        yield engine
-    finally:
-        engine.harness("engine", "down", *root, "gate", "--json")
-
-
-def test_real_engine_passes(box: Box, vllm: Vllm) -> None:
-    verdict, score = vllm.accuracy(box, "right", box.dataset.path)
+@pytest.mark.vllm
+def test_real_engine_passes(vllms: Vllms, sandbox: Path, tmp_path: Path) -> None:
+    verdict, score = answered(vllms, sandbox, tmp_path, sandbox / "cnn_eval.json")
     assert score["reference"]["compared"] == SAMPLES
     assert score["reference"]["identical_percent"] >= 99, score["reference"]
     assert not {IDS, FAULT} & {reason["code"] for reason in verdict["reasons"]}
     assert verdict["level"] == "UNOFFICIAL", verdict["reasons"]
 
 
-def test_real_engine_with_a_broken_prompt_is_caught(box: Box, vllm: Vllm, tmp_path: Path) -> None:
-    records = json.loads(box.dataset.path.read_text())
+@pytest.mark.vllm
+def test_real_engine_with_a_broken_prompt_is_caught(vllms: Vllms, sandbox: Path, tmp_path: Path) -> None:
+    records = json.loads((sandbox / "cnn_eval.json").read_text())
     for record in records:
         record["tok_input"] = record["tok_input"][1:]
     (tmp_path / "no_bos.json").write_text(json.dumps(records))
-    verdict, score = vllm.accuracy(box, "no-bos", tmp_path / "no_bos.json")
+    verdict, score = answered(vllms, sandbox, tmp_path, tmp_path / "no_bos.json")
     assert verdict["level"] == "INVALID"
     assert IDS in {reason["code"] for reason in verdict["reasons"]}
     assert score["reference"]["identical"] < SAMPLES / 8

@@ -164,11 +164,10 @@ def test_progress_counts_up_to_the_total(tmp_path: Path) -> None:
     ("fault", "reason"), [("http500", "HTTP 500"), ("bad_id", "token id 1024"), ("truncate", "closed")]
 )
 def test_failed_samples_end_the_run_within_seconds_and_are_named(tmp_path: Path, fault: str, reason: str) -> None:
-    with FakeServer(ms_per_token=1, faults={fault: 20}) as server:
-        started = time.monotonic()
+    with FakeServer(ms_per_token=1, faults={fault: 10}) as server:
         with pytest.raises(SamplesFailed) as caught:
-            run_loadgen(spec(tmp_path, server), "performance", tmp_path, 20.0, quiet)
-        assert time.monotonic() - started < 9  # issuing all of them would take 6 s more
+            run_loadgen(spec(tmp_path, server), "performance", tmp_path, 10.0, quiet)
+        assert len(server.records()) < SAMPLES  # issuing all of them would take 12 s
         bad = {record["prompt"] for record in server.records() if record["fault"]}
     named = [failure.qsl_idx for failure in caught.value.failures]
     assert named and all(hash(tuple(prompts()[index])) in bad for index in named)
@@ -188,10 +187,8 @@ def test_many_failures_are_summed_up(tmp_path: Path) -> None:
 def test_a_sample_that_is_never_answered_ends_the_run(tmp_path: Path) -> None:
     limits = {"stall_timeout_s": 2.0}
     with FakeServer(faults={"hang": 50}) as server:
-        started = time.monotonic()
         with pytest.raises(RunFailed, match=r"nothing finished for 3 s after 118 samples.*stall_timeout_s = 2"):
             run_loadgen(spec(tmp_path, server, limits=limits), "performance", tmp_path, 300.0, quiet)
-        assert time.monotonic() - started < 12
     assert not workers()
 
 
@@ -209,8 +206,8 @@ def test_a_worker_that_no_longer_reports_is_killed(tmp_path: Path) -> None:
 
 def test_rare_queries_are_no_stall(tmp_path: Path) -> None:
     with FakeServer(tokens=4) as server:
-        asked = spec(tmp_path, server, samples=4, limits={"stall_timeout_s": 0.5})
-        assert run_loadgen(asked, "performance", tmp_path, 1.0, quiet).samples == 4
+        asked = spec(tmp_path, server, samples=4, limits={"stall_timeout_s": 2.0})
+        assert run_loadgen(asked, "performance", tmp_path, 0.4, quiet).samples == 4
 
 
 def test_a_worker_that_dies_is_said_with_its_signal(tmp_path: Path) -> None:

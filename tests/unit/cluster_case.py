@@ -68,7 +68,7 @@ def pod(cluster: Cluster) -> str:
     return str(soon(lambda: cluster.all(POD))[0]["metadata"]["name"])
 
 
-def soon(what: Callable[[], Any], seconds: float = 5.0) -> Any:
+def soon(what: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What a look gives once it gives something."""
     end = time.monotonic() + seconds
     while not (found := what()):
@@ -84,7 +84,7 @@ def see(
     *,
     node: str = "n1",
     interval_s: float = 0.2,
-    seconds: float = 8.0,
+    seconds: float = 30.0,
     then: Callable[[], None] | None = None,
 ) -> Object:
     """The first look at engine e1 or the run on n1 for which it holds; `then` is done after the first look."""

@@ -65,7 +65,7 @@ def only_on(*nodes: str) -> Object:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
-def soon(what: Callable[[], Any], seconds: float = 5.0) -> Any:
+def soon(what: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What a look gives once it gives something."""
     end = time.monotonic() + seconds
     while True:

@@ -229,4 +229,4 @@ def test_a_server_that_is_gone_is_said_at_once() -> None:
     started = time.monotonic()
     (result,) = run(job)
     assert result.reason and result.reason.startswith(f"cannot connect to {url}: ")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20

@@ -175,7 +175,7 @@ def test_a_job_that_someone_deletes(cluster: Cluster, what: str) -> None:
     began = time.monotonic()
     reason = failure(starter, then=delete, interval_s=INTERVAL_S)
     assert reason == "the Job of run n1 was deleted by someone; start with another run_id"
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 20
 
 
 def test_a_finished_run_and_a_ready_engine_are_good(cluster: Cluster) -> None:
@@ -204,7 +204,7 @@ def test_a_lost_node_is_noticed_within_its_bound(
     see(starter, until=lambda look: look["records"][0]["phase"] == "performance")
     began = time.monotonic()
     reason = failure(starter, then=lambda: cluster.lose_node("n1", silent_s=30.0))
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 20
     words = "node n1 is not Ready since" if nodes == "read" else "ask who may read nodes for `kubectl describe node n1`"
     assert words in reason
 

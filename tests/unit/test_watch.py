@@ -191,7 +191,7 @@ def test_lost_node_is_data_after_a_bounded_time(tmp_path: Path, shown: list[str]
     node.faults = [AnsibleConnectionFailure("No route to host") for _ in range(1000)]
     begun = time.monotonic()
     result = run(node, tmp_path / "status.json", lost_after_s=1.5, progress=str(progress))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     assert (result["good"], result["state"]) == (False, "lost")
     assert "No route to host" in result["reason"]
     assert not result.get("failed")
@@ -335,7 +335,7 @@ def test_a_command_that_looks_is_watched_like_files(tmp_path: Path, shown: list[
     command = looker(tmp_path, *looks, then="sleep 100")
     begun = time.monotonic()
     result = run(Node(), command=command, interval_s=50, progress=str(progress))
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     assert (result["good"], result["status"]["run_id"]) == (True, "r1")
     assert [json.loads(line)["status"]["samples_done"] for line in progress.read_text().splitlines()] == [
         1234,
@@ -370,4 +370,4 @@ def test_engines_that_a_command_looks_at_are_watched_until_the_run_has_ended(tmp
     begun = time.monotonic()
     result = run(Node(), command=command, kind="engine", until="jw1", interval_s=60, progress=str(progress))
     assert (result["good"], result["state"]) == (True, "ready")
-    assert 0.6 < time.monotonic() - begun < 10
+    assert 0.6 < time.monotonic() - begun < 30
