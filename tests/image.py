@@ -16,6 +16,7 @@ from tests.hosts import base
 
 NAME = "localhost/mlperf-node-test"
 BASE = "localhost/mlperf-base-test"
+BASE_PACKAGES = ["ca-certificates"]
 FOLDER = Path(os.environ.get("MLPERF_IMAGE", "/var/tmp/mlperf-image"))
 PACKAGES = {"ssh": "openssh-client", **{name: name for name in ("buildah", "podman", "runc", "debootstrap")}}
 # Where the build finds what this machine's own pip is told to use.
@@ -41,18 +42,18 @@ def call(*words: str, timeout_s: float = 60, check: bool = True) -> str:
 
 
 def base_image() -> str:
-    """A Debian 12 with certificates and nothing else, made once (a minute), anew when apt's sources change."""
+    """A Debian 12 with certificates and nothing else, made once (a minute) for its packages and apt's sources."""
     wanted = base.sources()
     lines = "".join(source.line() + "\n" for source in wanted)
-    reference = f"{BASE}:{hashlib.sha256(lines.encode()).hexdigest()[:12]}"
-    if subprocess.run(["podman", "image", "exists", reference]).returncode == 0:
+    reference = f"{BASE}:{_short_hash(lines.encode(), *map(str.encode, BASE_PACKAGES))}"
+    if _exists(reference):
         return reference
     FOLDER.mkdir(parents=True, exist_ok=True)
     root = FOLDER / "base"
     shutil.rmtree(root, ignore_errors=True)
     try:
         with (FOLDER / "debootstrap.log").open("w") as log:
-            base.debootstrap(root, wanted, ["ca-certificates"], log)
+            base.debootstrap(root, wanted, BASE_PACKAGES, log)
         (root / "etc/apt/sources.list").write_text(lines)
         archive = FOLDER / "base.tar"
         call("tar", "-C", str(root), "--exclude=./var/cache/apt/*", "-cf", str(archive), ".")
@@ -64,34 +65,53 @@ def base_image() -> str:
 
 
 def build(tag: str, **arguments: str) -> str:
-    """Build container/Containerfile from this checkout, on layers that are there already; returns the reference."""
-    reference = f"{NAME}:{tag}"
+    """The reference of this checkout's image: the one that its recipe has already, or one built on earlier layers."""
     given = {"BASE_IMAGE": base_image(), "ENGINE": "cpu", **arguments}
+    files = [str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes() for path in _copied()]
+    reference = f"{NAME}:{tag}-{_short_hash(repr(sorted(given.items())).encode(), *files)}"
+    if _exists(reference):
+        return reference
+    earlier = [other for other in _references(NAME) if other.startswith(f"{NAME}:{tag}-")]
     command = ["buildah", "build", "--format", "docker", "--layers", "--isolation", "chroot", "--network", "host"]
     command += ["--file", str(REPOSITORY / "container" / "Containerfile"), "--tag", reference, *_pip_volumes()]
     command += [f"--build-arg={name}={value}" for name, value in given.items()]
-    before = _identity(reference)
     log = FOLDER / f"build-{tag}.log"
     with (FOLDER / "lock").open("w") as lock, log.open("w") as out:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run([*command, str(REPOSITORY)], stdout=out, stderr=out, timeout=1800)
     assert done.returncode == 0, f"the image was not built; {log} ends:\n{log.read_text()[-3000:]}"
-    # With it go the layers that only it has, so that builds do not pile up.
-    if before and before != _identity(reference):
-        call("podman", "rmi", before, check=False)
+    # With them go the layers that only they have, so that builds do not pile up.
+    for other in earlier:
+        call("podman", "rmi", other, check=False)
     return reference
 
 
 def remove() -> None:
     """Remove all images and files that were made here."""
     for name in (NAME, BASE):
-        for reference in call("podman", "images", "--format={{.Repository}}:{{.Tag}}", name).split():
+        for reference in _references(name):
             call("podman", "rmi", reference, timeout_s=300)
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 
-def _identity(reference: str) -> str:
-    return call("podman", "image", "inspect", "--format={{.Id}}", reference, check=False).strip()
+def _copied() -> list[Path]:
+    """The files of this checkout that a build may read; .dockerignore names their places."""
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    places = [REPOSITORY / line[1:] for line in lines if line.startswith("!")]
+    files = [path for place in places for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file()]
+    return sorted(path for path in files if "__pycache__" not in path.parts)
+
+
+def _short_hash(*contents: bytes) -> str:
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:12]
+
+
+def _exists(reference: str) -> bool:
+    return subprocess.run(["podman", "image", "exists", reference]).returncode == 0
+
+
+def _references(name: str) -> list[str]:
+    return call("podman", "images", "--format={{.Repository}}:{{.Tag}}", name).split()
 
 
 def _pip_volumes() -> list[str]:

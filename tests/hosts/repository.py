@@ -17,6 +17,8 @@ LIBRARY = "/usr/lib/mlperf-standins"
 KUBERNETES = ("1.36.0", "1.36.1")
 DRIVERS = ("580.95.05", "580.105.08")
 TOOLKIT = "1.18.1"
+# Where the key is with which the repositories are signed.
+GPG_HOME = FOLDER / "gpg"
 SCRIPT, DATA = 0o755, 0o644
 
 
@@ -138,9 +140,18 @@ def index(folder: Path) -> None:
 
 
 def _gpg(*words: str) -> None:
-    home = FOLDER / "gpg"
-    home.mkdir(mode=0o700, exist_ok=True)
-    command = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
+    GPG_HOME.mkdir(mode=0o700, exist_ok=True)
+    command = [
+        "gpg",
+        "--homedir",
+        str(GPG_HOME),
+        "--batch",
+        "--quiet",
+        "--pinentry-mode",
+        "loopback",
+        "--passphrase",
+        "",
+    ]
     subprocess.run([*command, *words], check=True, stderr=subprocess.DEVNULL)
 
 
@@ -153,16 +164,20 @@ def build() -> None:
     if stamp.exists() and stamp.read_text() == recipe:
         return
     stamp.unlink(missing_ok=True)
-    key = WEB_ROOT / "key.asc"
-    if not key.exists():
-        _gpg("--quick-generate-key", "Stand-ins for tests", "ed25519", "sign", "never")
-        _gpg("--armor", "--output", str(key), "--export")
-    shutil.copytree(STANDINS / "calico", WEB_ROOT / "calico", dirs_exist_ok=True)
-    for name, packages in (("kubernetes", kubernetes()), ("nvidia", nvidia()), ("toolkit", toolkit())):
-        folder = WEB_ROOT / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        for package in packages:
-            pack(package, folder)
-        index(folder)
+    try:
+        key = WEB_ROOT / "key.asc"
+        if not key.exists():
+            _gpg("--quick-generate-key", "Stand-ins for tests", "ed25519", "sign", "never")
+            _gpg("--armor", "--output", str(key), "--export")
+        shutil.copytree(STANDINS / "calico", WEB_ROOT / "calico", dirs_exist_ok=True)
+        for name, packages in (("kubernetes", kubernetes()), ("nvidia", nvidia()), ("toolkit", toolkit())):
+            folder = WEB_ROOT / name
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            for package in packages:
+                pack(package, folder)
+            index(folder)
+    finally:
+        # The first signature has started an agent, which would stay.
+        subprocess.run(["gpgconf", "--homedir", str(GPG_HOME), "--kill", "all"], check=True)
     stamp.write_text(recipe)

@@ -233,4 +233,3 @@ def test_ssh_only_when_asked_for_and_only_by_key(node_image: str, free_ports: li
             assert done.returncode == 255 and "Permission denied (publickey)" in done.stderr, done.stderr
     finally:
         podman.remove(name)
-        image.call("podman", "rmi", with_ssh)
