@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import dataset, engine
+from harness import dataset, engine, run_store
 from harness.errors import HarnessError, RunFailed, Stopped
 from harness.files import read_json, write_json
 from harness.linux import stoppable
@@ -24,7 +24,6 @@ from harness.load.progress import Progress
 from harness.manifest import manifest
 from harness.metrics import RunMetrics, served
 from harness.node.telemetry import Sampler
-from harness.run_store import run_directory, validate
 from harness.scoring import accuracy, punkt
 from harness.spec import Mode, Spec, parse_spec
 from harness.status import Heartbeat
@@ -81,7 +80,7 @@ class _Execution:
         on_status: Callable[[dict[str, Any]], None],
         on_line: Callable[[str], None],
     ) -> None:
-        self.run_dir = run_directory(root, spec.run_id)
+        self.run_dir = run_store.run_directory(root, spec.run_id)
         self._spec, self._root, self._own_engine = spec, root, own_engine
         self._on_status, self._on_line = on_status, on_line
         self.metrics = RunMetrics(spec)
@@ -185,7 +184,22 @@ class _Execution:
             self._heartbeat.attempted(asdict(made))
             self._on_line(f"attempt {made.number} at {target_qps:g} samples/s: {made.verdict}")
             rate = next_rate(attempts, self._spec.rate_attempts, self._spec.scenario)
+            if self._spec.attempts_together and made.number < self._spec.rate_attempts:
+                rate = self._agreed(made.number, rate)
         return target_qps
+
+    def _agreed(self, number: int, rate: float | None) -> float | None:
+        """The rate of the next attempt, or None, once it is known whether all LoadGens repeat theirs.
+
+        One whose own attempt held repeats it at the same rate.
+        """
+        self._heartbeat.wait_for_others()
+        self._on_status(self._heartbeat.snapshot())
+        repeat = run_store.decision(self.run_dir, number, self._spec.limits.decision_timeout_s)
+        if repeat is None:
+            self._on_line(f"attempt {number}: no word of the other nodes' attempts, so this one is decided alone")
+            return rate
+        return (rate or self._outcome["target_qps"]) if repeat else None
 
     def _score(self, samples: dataset.Dataset) -> None:
         self._enter("scoring")
@@ -206,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
     run_dir, root = map(Path, arguments)
     try:
         spec = parse_spec(read_json(run_dir / "spec.json", "spec"))
-        execute(spec, root, validate(spec, root))
+        execute(spec, root, run_store.validate(spec, root))
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code

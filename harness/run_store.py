@@ -24,6 +24,7 @@ from harness.status import alive, look
 _BASE_BYTES = 64 << 20
 _BYTES_PER_SAMPLE = 16 << 10
 _START_TIMEOUT_S = 60.0
+_DECISION = "decision.json"
 # Longer than an engine of the run's own may take to end.
 _STOP_TIMEOUT_S = 60.0
 
@@ -133,6 +134,34 @@ def stop(root: Path, run_id: str) -> tuple[bool, dict[str, Any]]:
         if alive(status):
             os.kill(status["pid"], signal.SIGKILL)
     return True, look(run_dir)
+
+
+def decide(root: Path, run_id: str, attempt: int, repeat: bool) -> bool:
+    """Tell a run that waits after an attempt whether all LoadGens repeat theirs; False when it has been told before.
+
+    Raises:
+        BadInput: the run has not ended that attempt, or was told the opposite.
+    """
+    folder = run_directory(root, run_id) / "attempts" / str(attempt)
+    if not (folder / "attempt.json").exists():
+        raise BadInput(f"run {run_id} has not ended an attempt {attempt}; `harness status {run_id}` says how far it is")
+    path = folder / _DECISION
+    if path.exists():
+        if read_json(path, "decision")["repeat"] != repeat:
+            raise BadInput(f"attempt {attempt} of run {run_id} was decided otherwise before; see {path}")
+        return False
+    write_json(path, {"schema": 1, "repeat": repeat})
+    return True
+
+
+def decision(run_dir: Path, attempt: int, timeout_s: float) -> bool | None:
+    """Wait for `decide`: whether to repeat the attempt; None when no word came in time."""
+    path, deadline = run_dir / "attempts" / str(attempt) / _DECISION, time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if path.exists():
+            return bool(read_json(path, "decision")["repeat"])
+        time.sleep(0.2)
+    return None
 
 
 def warnings(spec: Spec, root: Path) -> list[str]:

@@ -94,6 +94,7 @@ class Limits(_Record):
 
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     stall_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    decision_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     calibration_s: Annotated[float, Field(gt=0, le=3600)] = 8.0
     min_duration_s: Annotated[float, Field(ge=0)] | None = None
 
@@ -109,7 +110,8 @@ class Spec(_Record):
     """One benchmark on one LoadGen. `share` None means samples [0, samples).
 
     `rate_attempts`: how often a performance run of Server or Interactive may be made, each at a lower rate than the
-    one before, until it holds the latency limits.
+    one before, until it holds the latency limits. `attempts_together`: after each of them wait to be told whether all
+    LoadGens of this benchmark repeat theirs; without word for `limits.decision_timeout_s`, decide alone.
     """
 
     run_id: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
@@ -121,6 +123,7 @@ class Spec(_Record):
     mode: Mode = Mode.BOTH
     target_qps: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     rate_attempts: Annotated[int, Field(strict=True, ge=1, le=MAX_RATE_ATTEMPTS)] = 1
+    attempts_together: bool = False
     seed: Annotated[int, Field(strict=True)] = SAMPLING_SEED
     share: Share | None = None
     reference_ids: AbsolutePath | None = None

@@ -13,6 +13,8 @@ from harness.linux import boot_id, process
 from harness.load.progress import Progress
 
 STALE_AFTER_S = 30.0
+WAITING = "waiting"
+"""State of a run that is alive and has to be told whether to repeat its last attempt."""
 TERMINAL = frozenset({"finished", "failed", "stopped"})
 _RESERVE_BYTES = 64 * 1024
 _NOTHING_YET = Progress(0, None, 0, 0, None, None, None, None, None, None, 0.0)
@@ -59,8 +61,7 @@ class Heartbeat:
         with self._lock:
             self._end_phase()
             self._phase_started = time.monotonic()
-            self._content.update(_shown(_NOTHING_YET))
-            self._content["phase"] = name
+            self._content.update(_shown(_NOTHING_YET), state="running", phase=name)
             self._content["phases"].append({"phase": name, "started_unix": time.time(), "finished_unix": None})
         self._write()
 
@@ -73,6 +74,13 @@ class Heartbeat:
         """The performance run begins that is attempt `number` of `most` at a rate that holds."""
         with self._lock:
             self._content.update(attempt=number, attempts_most=most)
+
+    def wait_for_others(self) -> None:
+        """The run goes on when it is known whether all LoadGens repeat their attempts."""
+        self.phase("waiting for the other nodes")
+        with self._lock:
+            self._content["state"] = WAITING
+        self._write()
 
     def attempted(self, made: dict[str, Any]) -> None:
         """Take note of how an attempt ended."""

@@ -21,6 +21,7 @@ for command in (
     runs.run,
     runs.start,
     runs.status,
+    runs.decide,
     runs.stop,
     results.score,
     results.report,

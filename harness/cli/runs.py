@@ -138,6 +138,20 @@ def status(root: Path, run_id: str | None, as_json: bool) -> None:
 @click.command()
 @root_option
 @click.argument("run_id")
+@click.argument("attempt", type=int)
+@click.option("--repeat/--accept", required=True, help="Whether every LoadGen of the benchmark makes another attempt.")
+@json_option
+def decide(root: Path, run_id: str, attempt: int, repeat: bool, as_json: bool) -> None:
+    """Tell a run that waits for the other nodes after its ATTEMPT whether to repeat it."""
+    from harness import run_store
+
+    changed = run_store.decide(root, run_id, attempt, repeat)
+    show({"changed": changed, "run_id": run_id}, as_json, "repeats it" if repeat else "goes on")
+
+
+@click.command()
+@root_option
+@click.argument("run_id")
 @json_option
 def stop(root: Path, run_id: str, as_json: bool) -> None:
     """End a run with all its processes; its files stay."""

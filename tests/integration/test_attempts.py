@@ -1,15 +1,18 @@
 """A performance run that is repeated at lower rates, by the real LoadGen over a fake engine of known speed."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import run_store
-from harness.errors import RunFailed
+from harness.errors import BadInput, RunFailed
 from harness.run_phases import execute
 from harness.spec import Spec
+from harness.status import look
+from tests.engines import until
 from tests.fake_server import FakeServer
 from tests.integration.test_run import spec
 from tests.unit.load import samples, worker_path
@@ -86,6 +89,44 @@ def test_a_lost_engine_ends_the_run_and_nothing_is_repeated(tmp_path: Path) -> N
     folder = tmp_path / "root" / "runs" / asked.run_id
     assert [path.name for path in (folder / "attempts").iterdir()] == ["1"]
     assert json.loads((folder / "outcome.json").read_text())["attempts"] == []
+
+
+def test_loadgens_that_repeat_together_wait_for_word(tmp_path: Path) -> None:
+    root, states = tmp_path / "root", list[tuple[str, str]]()
+    limits = {"min_duration_s": 8.0}
+    with FakeServer(**PACE) as server:
+        values = {"rate_attempts": 4, "attempts_together": True, "mode": "performance", "limits": limits}
+        asked = spec(tmp_path, server, target_qps=60.0, **values)
+        folder = run_store.run_directory(root, asked.run_id)
+
+        def others() -> None:
+            for number, repeat in ((1, True), (2, False)):
+                assert until(lambda number=number: look(folder)["state"] == "waiting" and answered(number), 60)
+                states.append((look(folder)["state"], look(folder)["phase"]))
+                assert run_store.decide(root, asked.run_id, number, repeat)
+                assert run_store.decide(root, asked.run_id, number, repeat) is False
+
+        def answered(number: int) -> bool:
+            return (folder / "attempts" / str(number) / "attempt.json").exists()
+
+        thread = threading.Timer(1.0, others)
+        thread.start()
+        _, outcome, status = run(asked, root)
+        thread.join()
+    assert [(made["verdict"], made["target_qps"]) for made in outcome["attempts"]] == [("VALID", 60.0)] * 2
+    assert states == [("waiting", "waiting for the other nodes")] * 2 and status["state"] == "finished"
+    with pytest.raises(BadInput, match="attempt 1 of run test was decided otherwise before"):
+        run_store.decide(root, asked.run_id, 1, repeat=False)
+    with pytest.raises(BadInput, match="has not ended an attempt 3"):
+        run_store.decide(root, asked.run_id, 3, repeat=True)
+
+
+def test_without_word_a_loadgen_decides_alone(tmp_path: Path) -> None:
+    with FakeServer(**PACE) as server:
+        values = {"rate_attempts": 4, "attempts_together": True, "mode": "performance"}
+        limits = {"min_duration_s": 8.0, "decision_timeout_s": 0.5}
+        _, outcome, _ = run(spec(tmp_path, server, target_qps=60.0, limits=limits, **values), tmp_path / "root")
+    assert [made["verdict"] for made in outcome["attempts"]] == ["VALID"]
 
 
 def test_a_rate_given_as_a_number_is_run_once_as_ever(tmp_path: Path) -> None:

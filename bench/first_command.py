@@ -1,0 +1,122 @@
+"""Whether the first command ends well on any machine: `make benchmark`, beside noise and idle.
+
+Each run must end with 0 and a verdict of UNOFFICIAL for the tiny model, the duration and the sample count alone. Beside
+eight of the runs each core has a process of normal priority pinned to it that is busy and idle in turn, for uniform 0.2
+to 5 s; four runs are left alone. `make site` must have run before. A run that has ended is not made again, so that the
+script can be interrupted and resumed: its results are lines of a file.
+
+    python bench/first_command.py [--noisy 8] [--idle 4] [--seed 1] [--file first_command.jsonl]
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench import pairs
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ALLOWED = {"TINY_MODEL", "SHORT", "SUBSET"}
+SHORTEST_S, LONGEST_S = 0.2, 5.0
+RUN_TIMEOUT_S = 1800.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--noisy", type=int, default=8, help="runs beside the noise")
+    parser.add_argument("--idle", type=int, default=4, help="runs without it")
+    parser.add_argument("--seed", type=int, default=1, help="of the first noisy run; each further one has the next")
+    parser.add_argument("--file", type=Path, default=REPOSITORY / "bench" / "first_command.jsonl")
+    options = parser.parse_args()
+    wanted = [f"noise, seed {options.seed + number}" for number in range(options.noisy)]
+    wanted += [f"idle {number + 1}" for number in range(options.idle)]
+    rows = _rows(options.file)
+    for name in wanted:
+        if name in rows:
+            print(f"{name}: has run already")
+            continue
+        seed = re.fullmatch(r"noise, seed (\d+)", name)
+        with noise(int(seed[1])) if seed else contextlib.nullcontext():
+            rows[name] = {"run": name, **measure()}
+        with options.file.open("a") as file:
+            file.write(json.dumps(rows[name]) + "\n")
+        print(json.dumps(rows[name]), flush=True)
+    chosen = [rows[name] for name in wanted]
+    pairs.table([("run", "exit", "verdict", "attempts", "samples/s", "TTFT p99 ms", "s"), *map(_cells, chosen)])
+    failed = [row["run"] for row in chosen if row["exit"] or set(row["reasons"]) - ALLOWED]
+    print(f"{len(chosen) - len(failed)} of {len(chosen)} ended well" + "".join(f"\nnot so: {name}" for name in failed))
+    sys.exit(bool(failed))
+
+
+def _rows(file: Path) -> dict[str, dict[str, Any]]:
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {row["run"]: row for row in map(json.loads, lines)}
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    words = ("run", "exit", "verdict", "attempts", "samples_per_s", "ttft_p99_ms", "seconds")
+    return tuple(f"{row[key]:,.1f}" if isinstance(row[key], float) else str(row[key]) for key in words)
+
+
+@contextlib.contextmanager
+def noise(seed: int) -> Iterator[None]:
+    """A process for each core that is busy and idle in turn."""
+    cores = sorted(os.sched_getaffinity(0))
+    processes = [
+        multiprocessing.Process(target=_busy_and_idle, args=(core, seed * 1000 + core), daemon=True) for core in cores
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _busy_and_idle(core: int, seed: int) -> None:
+    os.sched_setaffinity(0, {core})
+    source = random.Random(seed)
+    while os.getppid() != 1:
+        end = time.perf_counter() + source.uniform(SHORTEST_S, LONGEST_S)
+        while time.perf_counter() < end:
+            pass
+        time.sleep(source.uniform(SHORTEST_S, LONGEST_S))
+
+
+def measure() -> dict[str, Any]:
+    """One `make benchmark`: exit code, verdict and reasons, figures, seconds."""
+    start = time.monotonic()
+    done = subprocess.run(
+        ["make", "benchmark"], cwd=REPOSITORY, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+    )
+    row: dict[str, Any] = {"exit": done.returncode, "seconds": time.monotonic() - start}
+    report = re.search(r"^.*Report: (\S+)/report\.md", done.stdout, re.MULTILINE)
+    nothing = {"verdict": None, "reasons": [], "attempts": None, "samples_per_s": None, "ttft_p99_ms": None}
+    if report is None:
+        return {**row, **nothing, "output": (done.stdout + done.stderr)[-2000:]}
+    result = json.loads((Path(report[1]) / "result.json").read_text())
+    together = result["figures"]
+    return {
+        **row,
+        "verdict": result["verdict"]["level"],
+        "reasons": sorted({reason["code"] for reason in result["verdict"]["reasons"]}),
+        "attempts": max((len(one["attempts"]) for one in result["attempts"]), default=1),
+        "samples_per_s": together["samples_per_s"],
+        "ttft_p99_ms": together["ttft"]["p99_ms"] if together["ttft"] else None,
+        "run_id": result["run_id"],
+    }
+
+
+if __name__ == "__main__":
+    main()
