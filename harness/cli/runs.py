@@ -13,7 +13,7 @@ import click
 from harness.cli.common import PATH, json_option, read_values, root_option, say, show
 from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, NotReady, RunFailed
 from harness.linux import stoppable
-from harness.spec import FULL_SAMPLES, Spec, parse_spec
+from harness.spec import DEFAULT_RATE_ATTEMPTS, FULL_SAMPLES, Spec, parse_spec
 
 _PROGRESS_INTERVAL_S = 5.0
 
@@ -31,7 +31,7 @@ _PROGRESS_INTERVAL_S = 5.0
     "--rate-attempts",
     type=int,
     help="With --target-qps auto: performance runs at most, each slower than the one before, until one holds the "
-    "latency limits.",
+    f"latency limits.  [default: {DEFAULT_RATE_ATTEMPTS}]",
 )
 @click.option("--punkt", type=PATH, help="Folder of Punkt's English data (punkt_tab/english).")
 @click.option("--run-id", help="Name of the run.  [default: date, time, scenario, samples]")
@@ -293,7 +293,7 @@ def _numbers(asked: dict[str, Any]) -> dict[str, Any]:
         key: str(value) if isinstance(value, Path) else value for key, value in asked.items() if value is not None
     }
     if plain["target_qps"] == "auto":
-        plain.setdefault("rate_attempts", 1)
+        plain.setdefault("rate_attempts", DEFAULT_RATE_ATTEMPTS)
     elif "rate_attempts" in plain:
         raise BadInput(
             f"--rate-attempts = {plain['rate_attempts']}: --target-qps = {plain['target_qps']} is run once; "
