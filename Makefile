@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-samples ?= 600
+samples ?= 838
 site_words ?=
 # Tests that wait for processes more than they compute: side by side, and more of them than there are cores.
 PYTEST := $(BIN)/pytest
@@ -22,7 +22,7 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg-query
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-benchmark: site ## Set everything up, run the benchmark on this machine (samples=600), print where the report is
+benchmark: site ## Set everything up, run the benchmark on this machine (samples=838), print where the report is
 	$(BIN)/ansible-playbook benchmark.yml -e samples=$(samples)
 
 site: .venv/controller ## Prepare this machine: vLLM for the CPU, a tiny model and its data set, all under .mlperf/

@@ -106,12 +106,12 @@ def measure() -> dict[str, Any]:
     if report is None:
         return {**row, **nothing, "output": (done.stdout + done.stderr)[-2000:]}
     result = json.loads((Path(report[1]) / "result.json").read_text())
-    together = result["figures"]
+    together = result["together"]
     return {
         **row,
         "verdict": result["verdict"]["level"],
         "reasons": sorted({reason["code"] for reason in result["verdict"]["reasons"]}),
-        "attempts": max((len(one["attempts"]) for one in result["attempts"]), default=1),
+        "attempts": max((made["number"] for made in result["attempts"]), default=1),
         "samples_per_s": together["samples_per_s"],
         "ttft_p99_ms": together["ttft"]["p99_ms"] if together["ttft"] else None,
         "run_id": result["run_id"],
