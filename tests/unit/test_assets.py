@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, store: Store) 
 def refusals(name: str = "model", **given: Any) -> list[str]:
     """Why role assets brings none of an asset."""
     asset = render("assets", "__assets_all", **given)[name]
-    found: list[str] = render("assets", "__assets_refusals", __assets_asset=asset, **given)
+    found: list[str] = render("assets", "__assets_errors", __assets_asset=asset, **given)
     return found
 
 
@@ -199,7 +199,9 @@ def test_data_set_without_its_checksum_is_refused_by_name() -> None:
 def test_room_is_what_the_missing_files_take(tmp_path: Path) -> None:
     def needed(*missing: str, **given: Any) -> int:
         asset = render("assets", "__assets_all", **given)["model"]
-        return int(render("assets", "__assets_needed", __assets_asset=asset, __assets_missing=list(missing), **given))
+        return int(
+            render("assets", "__assets_needed_bytes", __assets_asset=asset, __assets_missing=list(missing), **given)
+        )
 
     folder = folder_with(tmp_path, "a.bin", "b b.bin")
     assert needed("a.bin", **folder) == len(CONTENT)

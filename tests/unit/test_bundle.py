@@ -65,13 +65,13 @@ def test_sandbox_image_of_a_host_without_network_is_the_one_in_the_bundle(tmp_pa
 
 def test_host_takes_each_part_of_the_bundle_once() -> None:
     sums = {"apt/debian-12.tar": "a" * 64, "wheels/x.whl": "b" * 64, "files/calico.yaml": "c" * 64}
-    marks = value("bundle", "__bundle_marks", __bundle_sums=sums)
+    marks = value("bundle", "__bundle_checksums", __bundle_sums=sums)
     assert marks["apt"] == "a" * 64
-    other = value("bundle", "__bundle_marks", __bundle_sums={**sums, "wheels/y.whl": "d" * 64})
+    other = value("bundle", "__bundle_checksums", __bundle_sums={**sums, "wheels/y.whl": "d" * 64})
     assert other["wheels"] != marks["wheels"]
-    assert value("bundle", "__bundle_marks", __bundle_sums={"apt/debian-12.tar": "a" * 64})["wheels"] == ""
+    assert value("bundle", "__bundle_checksums", __bundle_sums={"apt/debian-12.tar": "a" * 64})["wheels"] == ""
     here = {"results": [{"item": "apt", "content": "YWFhCg=="}, {"item": "wheels", "msg": "no such file"}]}
-    assert value("bundle", "__bundle_taken", __bundle_here=here) == {"apt": "aaa", "wheels": ""}
+    assert value("bundle", "__bundle_current", __bundle_recorded=here) == {"apt": "aaa", "wheels": ""}
 
 
 @pytest.mark.parametrize(("bundle", "variables"), [("", {}), ("/media/bundle", {"PIP_NO_INDEX": "1"})])
@@ -160,8 +160,8 @@ def test_assets_without_a_checksum_are_refused_before_anything_is_downloaded() -
         "assets_dataset_source": "/data",
         "assets_dataset_files": {"cnn_eval.json": ""},
     }
-    assert value("bundle", "__bundle_refusals", **given) == [
+    assert value("bundle", "__bundle_errors", **given) == [
         "no sha256 is given for cnn_eval.json: set it in assets_model_files, assets_dataset_files or assets_punkt_files"
     ]
     given["assets_dataset_files"] = {"cnn_eval.json": "0" * 64}
-    assert value("bundle", "__bundle_refusals", **given) == []
+    assert value("bundle", "__bundle_errors", **given) == []

@@ -138,8 +138,8 @@ def test_kubeadm_configuration_can_be_reached_everywhere() -> None:
 
 
 def test_an_upgrade_keeps_the_patches() -> None:
-    assert value("kubernetes", "__kubernetes_patched") == []
-    (flag,) = value("kubernetes", "__kubernetes_patched", kubernetes_patches={"kube-apiserver0+merge.yaml": "{}"})
+    assert value("kubernetes", "__kubernetes_patch_flags") == []
+    (flag,) = value("kubernetes", "__kubernetes_patch_flags", kubernetes_patches={"kube-apiserver0+merge.yaml": "{}"})
     assert flag == f"--patches={init(kubernetes_patches={'x': ''})['InitConfiguration']['patches']['directory']}"
 
 

@@ -84,55 +84,58 @@ def test_a_bundle_brings_images_by_tag() -> None:
 def test_what_cannot_be_a_gpu_node_is_refused_with_the_reason(given: dict[str, Any], words: str) -> None:
     drivers = given.pop("drivers", {})
     facts = host(drivers=drivers, **given)
-    own = nvidia("__nvidia_own", **facts)
-    (refusal,) = nvidia("__nvidia_refusals", **host(drivers={"jw2": own, **drivers}, **given))
+    own = nvidia("__nvidia_current_driver", **facts)
+    (refusal,) = nvidia("__nvidia_errors", **host(drivers={"jw2": own, **drivers}, **given))
     assert words in refusal
     assert "\n" not in refusal
 
 
 def test_bare_hosts_are_not_refused_and_take_the_newest_of_the_branch() -> None:
     facts = host(drivers={"jw2": "", "jw3": ""})
-    assert nvidia("__nvidia_refusals", **facts) == []
-    assert nvidia("__nvidia_wanted", **facts)["nvidia-open-580"] == ""
+    assert nvidia("__nvidia_errors", **facts) == []
+    assert nvidia("__nvidia_packages_to_install", **facts)["nvidia-open-580"] == ""
     assert nvidia("__nvidia_uri", **facts).endswith("/cuda/repos/ubuntu2404/x86_64/")
     assert nvidia("__nvidia_key", **facts).endswith("/ubuntu2404/x86_64/3bf863cc.pub")
 
 
 def test_a_new_node_takes_the_driver_of_the_others() -> None:
-    wanted = nvidia("__nvidia_wanted", **host("jw3", drivers={"jw2": "580.95.05", "jw3": ""}))
+    wanted = nvidia("__nvidia_packages_to_install", **host("jw3", drivers={"jw2": "580.95.05", "jw3": ""}))
     assert wanted["nvidia-open-580"] == "580.95.05-*"
 
 
 def test_a_version_brings_differing_drivers_together() -> None:
     facts = host(drivers={"jw2": "580.126.09", "jw3": "580.95.05"}, packages=package("580.126.09-1"))
-    assert nvidia("__nvidia_refusals", **facts, nvidia_driver_version="580.95.05") == []
-    assert nvidia("__nvidia_wanted", **facts, nvidia_driver_version="580.95.05")["nvidia-open-580"] == "580.95.05-*"
+    assert nvidia("__nvidia_errors", **facts, nvidia_driver_version="580.95.05") == []
+    assert (
+        nvidia("__nvidia_packages_to_install", **facts, nvidia_driver_version="580.95.05")["nvidia-open-580"]
+        == "580.95.05-*"
+    )
 
 
 def test_a_new_node_alone_is_refused_where_nobody_looked_at_the_others() -> None:
     facts = host("jw3") | {"groups": {"gpu_nodes": ["jw2", "jw3"], "cluster": ["jw1", "jw2", "jw3"]}}
-    (refusal,) = nvidia("__nvidia_refusals", **facts)
+    (refusal,) = nvidia("__nvidia_errors", **facts)
     assert "which one jw2 has" in refusal
-    assert nvidia("__nvidia_refusals", **facts, nvidia_driver_version="580.95.05") == []
+    assert nvidia("__nvidia_errors", **facts, nvidia_driver_version="580.95.05") == []
     configured = facts | {"__nvidia_facts_before": {"facts": NODE | {"packages": package("580.95.05-1")}}}
-    assert nvidia("__nvidia_refusals", **configured) == []
+    assert nvidia("__nvidia_errors", **configured) == []
 
 
 def test_from_branch_590_on_packages_have_no_branch_in_their_names() -> None:
     facts = host(drivers={"jw2": "", "jw3": ""})
-    assert nvidia("__nvidia_wanted", **facts, nvidia_driver_branch=595)["nvidia-open"] == ""
+    assert nvidia("__nvidia_packages_to_install", **facts, nvidia_driver_branch=595)["nvidia-open"] == ""
     assert nvidia("nvidia_pinning_packages", **facts, nvidia_driver_branch=595) == ["nvidia-driver-pinning-595"]
     # A driver of an older branch, under its older name, came from these packages too.
     older = host(packages=package("580.95.05-1"), driver_loaded="580.95.05")
     wanted = {"nvidia_driver_branch": 595, "nvidia_driver_version": "595.71.05"}
-    assert nvidia("__nvidia_foreign", **older, **wanted) is False
-    assert nvidia("__nvidia_wanted", **older, **wanted)["nvidia-open"] == "595.71.05-*"
+    assert nvidia("__nvidia_external_driver", **older, **wanted) is False
+    assert nvidia("__nvidia_packages_to_install", **older, **wanted)["nvidia-open"] == "595.71.05-*"
 
 
 def test_a_driver_that_came_some_other_way_is_left_alone() -> None:
     facts = host(drivers={"jw2": "580.95.05"}, driver_loaded="580.95.05")
-    assert nvidia("__nvidia_foreign", **facts) is True
-    assert "nvidia-open-580" not in nvidia("__nvidia_wanted", **facts)
+    assert nvidia("__nvidia_external_driver", **facts) is True
+    assert "nvidia-open-580" not in nvidia("__nvidia_packages_to_install", **facts)
 
 
 def test_libraries_and_the_running_kernel_are_held() -> None:
@@ -141,7 +144,7 @@ def test_libraries_and_the_running_kernel_are_held() -> None:
         "libnvidia-compute-580": loose, "linux-image-6.8.0-50-generic": loose, "linux-image-6.8.0-49-generic": loose,
         "linux-generic": loose, "containerd.io": loose,
     }  # fmt: skip
-    assert sorted(nvidia("__nvidia_hold", **host(packages=packages))) == [
+    assert sorted(nvidia("__nvidia_packages_to_hold", **host(packages=packages))) == [
         "libnvidia-compute-580", "linux-generic", "linux-image-6.8.0-50-generic",
     ]  # fmt: skip
 
@@ -150,19 +153,19 @@ def test_a_mismatch_is_named() -> None:
     smi = NODE["smi"] | {"mismatch": True, "error": "Failed to initialize NVML: Driver/library version mismatch"}
     facts = host(packages=package("580.126.09-1"), driver_loaded="580.95.05", smi=smi)
     assert nvidia("__nvidia_must_reboot", **facts) is True
-    assert "Driver/library version mismatch" in nvidia("__nvidia_unseen", **facts)
+    assert "Driver/library version mismatch" in nvidia("__nvidia_problem", **facts)
 
 
 def test_hosts_take_turns_to_reboot_and_stop_at_one_that_was_lost() -> None:
     facts = host(drivers={"jw2": "", "jw3": "", "jw4": ""})
     facts["hostvars"] = {
-        "jw2": {"__nvidia_waits": True},
-        "jw3": {"__nvidia_waits": False},
-        "jw4": {"__nvidia_waits": True},
+        "jw2": {"__nvidia_awaits_turn": True},
+        "jw3": {"__nvidia_awaits_turn": False},
+        "jw4": {"__nvidia_awaits_turn": True},
     }
-    assert nvidia("__nvidia_turns", **facts) == ["jw2", "jw4"]
-    assert nvidia("__nvidia_lost", **facts) == []
-    assert nvidia("__nvidia_lost", **facts | {"ansible_play_hosts": ["jw3", "jw4"]}) == ["jw2"]
+    assert nvidia("__nvidia_reboot_order", **facts) == ["jw2", "jw4"]
+    assert nvidia("__nvidia_failed_before", **facts) == []
+    assert nvidia("__nvidia_failed_before", **facts | {"ansible_play_hosts": ["jw3", "jw4"]}) == ["jw2"]
 
 
 @pytest.mark.parametrize(
@@ -182,9 +185,9 @@ def test_hosts_take_turns_to_reboot_and_stop_at_one_that_was_lost() -> None:
 def test_a_node_is_drained_where_it_is_ready_and_nothing_is_rebooted_blindly(
     known: dict[str, Any], silent: bool, ready: bool
 ) -> None:
-    facts = host() | {"__nvidia_known": known}
-    assert nvidia("__nvidia_silent", **facts) is silent
-    assert nvidia("__nvidia_as_node", **facts)["ready"] is ready
+    facts = host() | {"__nvidia_cluster_nodes": known}
+    assert nvidia("__nvidia_cluster_unreachable", **facts) is silent
+    assert nvidia("__nvidia_cluster_node", **facts)["ready"] is ready
 
 
 def namespace(**given: Any) -> list[dict[str, Any]]:
@@ -254,7 +257,7 @@ def test_scrape_objects_and_dashboard() -> None:
 )
 def test_monitoring_that_cannot_work_is_refused(given: dict[str, Any], words: str) -> None:
     facts = {**host(), "monitoring_enabled": True}
-    (refusal,) = render("monitoring", "__monitoring_refusals", **facts | given)
+    (refusal,) = render("monitoring", "__monitoring_errors", **facts | given)
     assert words in refusal
 
 
@@ -262,10 +265,10 @@ def test_monitoring_that_cannot_work_is_refused(given: dict[str, Any], words: st
     "given", [{}, {"monitoring_enabled": True}, {"monitoring_textfile": "/var/lib/textfile/gpu.prom"}]
 )
 def test_monitoring_that_can_work_is_not_refused(given: dict[str, Any]) -> None:
-    assert render("monitoring", "__monitoring_refusals", **host() | given) == []
+    assert render("monitoring", "__monitoring_errors", **host() | given) == []
 
 
 def test_rights_on_jobs_of_volcano_are_bound_to_the_operator() -> None:
-    found = render("volcano", "__volcano_rights")
+    found = render("volcano", "__volcano_rbac")
     validate(found)
     assert found[1]["roleRef"]["name"] == found[0]["metadata"]["name"]

@@ -34,7 +34,7 @@ def lock(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("engine", ["cpu", "cuda"])
 def test_the_role_brings_all_that_is_copied(engine: str) -> None:
-    texts = render("images", "__images_texts", images_engine=engine)
+    texts = render("images", "__images_build_files", images_engine=engine)
     copied = [word for line in re.findall(r"^COPY (.+) \S+$", CONTAINERFILE, re.MULTILINE) for word in line.split()]
     copied = [word.replace("${ENGINE}", engine) for word in copied]
     assert set(copied) - {"pyproject.toml", "harness"} == set(texts.values()) - {"container/Containerfile"}
