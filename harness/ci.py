@@ -7,7 +7,6 @@ print(run.result.verdict.level, run.directory / "junit.xml")
 """
 
 import json
-import re
 import signal
 import sys
 import time
@@ -20,13 +19,12 @@ from typing import Any
 
 import click
 
+from harness.benchmark import request
+from harness.benchmark.playbook import Play
 from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, RunFailed
 from harness.files import read_json
-from harness.play import Play
 from harness.report.record import Level, Result
-from harness.spec import FULL_SAMPLES, RUN_ID_PATTERN, Mode, Scenario
 
-PUBLIC = ("samples", "scenario", "mode", "target_qps", "topology", "launcher", "run_id")
 DOOR = "benchmark.yml"
 _LOOK_EVERY_S = 0.5
 _INTERRUPTED = 130
@@ -166,33 +164,8 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given, each with a value that benchmark.yml takes."""
     values = {name: value.value if isinstance(value, StrEnum) else value for name, value in given.items()}
     values = {name: value for name, value in values.items() if value is not None}
-    unknown = sorted(set(values) - set(PUBLIC))
-    if unknown:
-        raise BadInput(f"{', '.join(unknown)} is no setting of {DOOR}; choose from {', '.join(PUBLIC)}")
-    choices: dict[str, list[str]] = {
-        "scenario": [*Scenario],
-        "mode": [*Mode],
-        "topology": ["fleet", "per_node"],
-        "launcher": ["process", "kubernetes", "torchx"],
-    }
-    for name, known in choices.items():
-        if name in values and values[name] not in known:
-            raise BadInput(f"{name} {values[name]!r} is unknown; choose {', '.join(known)}")
-    samples = values.get("samples", 1)
-    if not isinstance(samples, int) or isinstance(samples, bool) or not 1 <= samples <= FULL_SAMPLES:
-        raise BadInput(f"samples {samples!r} is not a whole number from 1 to {FULL_SAMPLES}")
-    if values.get("target_qps", "auto") != "auto" and not _positive(values["target_qps"]):
-        raise BadInput(f"target_qps {values['target_qps']!r} is neither auto nor a number above 0")
-    if not re.fullmatch(RUN_ID_PATTERN, str(values.get("run_id", "x"))):
-        raise BadInput(f"run_id {values['run_id']!r} may hold letters, digits, dots, dashes and underscores only")
+    request.check(values)
     return values
-
-
-def _positive(value: Any) -> bool:
-    try:
-        return float(value) > 0
-    except (TypeError, ValueError):
-        return False
 
 
 @click.command(name="python -m harness.ci")
@@ -200,6 +173,7 @@ def _positive(value: Any) -> bool:
 @click.option("--scenario", help="server, offline or interactive.")
 @click.option("--mode", help="performance, accuracy or both.")
 @click.option("--target-qps", help="Samples per second to offer, or auto.")
+@click.option("--rate-attempts", type=int, help="How many performance runs at most where the rate is found.")
 @click.option("--topology", help="fleet or per_node.")
 @click.option("--launcher", help="process, kubernetes or torchx.")
 @click.option("--run-id", help="Name of the run and of its directory in results/.")

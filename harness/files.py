@@ -80,3 +80,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif before != after:
             found[f"{prefix}{key}"] = (before, after)
     return found
+
+
+def describe_differences(found: Mapping[str, Any]) -> str:
+    """What `differences` found, as a sentence; values of environment variables may be secrets, so they are not told."""
+    return "; ".join(
+        f"{key} differs" if key.startswith("env.") else f"{key}: it has {old!r}, you ask {new!r}"
+        for key, (old, new) in found.items()
+    )

@@ -30,6 +30,8 @@ IMAGE_VARIABLE = "HARNESS_IMAGE"
 DEFAULT_RATE_ATTEMPTS, MAX_RATE_ATTEMPTS = 4, 10
 """How often a performance run may be made where its rate is to be found; more would be an endless search."""
 RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+CALIBRATION_SUFFIX = ".calibration"
+"""Calibrating is a run of its own, called by the name of its benchmark and this."""
 
 
 class Scenario(StrEnum):
@@ -63,11 +65,13 @@ class Mode(StrEnum):
     BOTH = "both"
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Plain values, validated once: unknown keys and infinities are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class EngineRef(_Record):
+class EngineRef(Record):
     """An engine a run may send to: `url` is its base address, `max_in_flight` the most requests it is given at once."""
 
     name: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
@@ -76,7 +80,7 @@ class EngineRef(_Record):
     max_in_flight: Annotated[int, Field(ge=1, le=65_536)] = 1024
 
 
-class Share(_Record):
+class Share(Record):
     """The samples this LoadGen issues: positions [start, stop) of the data set."""
 
     start: Annotated[int, Field(ge=0)]
@@ -89,7 +93,7 @@ class Share(_Record):
         return self
 
 
-class Limits(_Record):
+class Limits(Record):
     """Bounds in seconds; `min_duration_s` None means the rule's 600 s for a full run and one pass for a smaller one."""
 
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
@@ -99,14 +103,25 @@ class Limits(_Record):
     min_duration_s: Annotated[float, Field(ge=0)] | None = None
 
 
+def least_duration_s(samples: int, limits: Limits) -> float:
+    """Least length of a performance run of a benchmark of `samples`, in seconds; 0 means one pass."""
+    if limits.min_duration_s is not None:
+        return limits.min_duration_s
+    return RULE_MIN_DURATION_S if samples == FULL_SAMPLES else 0.0
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Samples = Annotated[int, Field(strict=True, ge=1, le=FULL_SAMPLES)]
+TargetQps = Annotated[float, Field(gt=0)] | Literal["auto"]
+"""Samples/s to offer, or a word: the rate is then found on the running engines."""
+RateAttempts = Annotated[int, Field(strict=True, ge=1, le=MAX_RATE_ATTEMPTS)]
 
 
-class Spec(_Record):
+class Spec(Record):
     """One benchmark on one LoadGen. `share` None means samples [0, samples).
 
     `rate_attempts`: how often a performance run of Server or Interactive may be made, each at a lower rate than the
@@ -117,12 +132,12 @@ class Spec(_Record):
     run_id: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
     model: AbsolutePath
     dataset: AbsolutePath
-    samples: Annotated[int, Field(strict=True, ge=1, le=FULL_SAMPLES)]
+    samples: Samples
     engines: Annotated[tuple[EngineRef, ...], Field(min_length=1)]
     scenario: Scenario = Scenario.SERVER
     mode: Mode = Mode.BOTH
-    target_qps: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    rate_attempts: Annotated[int, Field(strict=True, ge=1, le=MAX_RATE_ATTEMPTS)] = 1
+    target_qps: TargetQps = "auto"
+    rate_attempts: RateAttempts = 1
     attempts_together: bool = False
     seed: Annotated[int, Field(strict=True)] = SAMPLING_SEED
     share: Share | None = None
@@ -155,9 +170,7 @@ class Spec(_Record):
     @property
     def min_duration_s(self) -> float:
         """Least length of a performance run in seconds; 0 means one pass."""
-        if self.limits.min_duration_s is not None:
-            return self.limits.min_duration_s
-        return RULE_MIN_DURATION_S if self.samples == FULL_SAMPLES else 0.0
+        return least_duration_s(self.samples, self.limits)
 
     def document(self) -> dict[str, Any]:
         """The content of spec.json: what all nodes share, what is this node's own, and a hash of each."""

@@ -2,11 +2,13 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import BadInput
+from harness.files import describe_differences, differences
 from harness.spec import MAX_MODEL_LEN, RUN_ID_PATTERN, AbsolutePath, explain
 
 CORES_PATTERN = r"^\d+(-\d+)?(,\d+(-\d+)?)*(\|\d+(-\d+)?(,\d+(-\d+)?)*)*$"
@@ -194,3 +196,16 @@ def parse_config(values: Any) -> EngineConfig:
         return EngineConfig.model_validate(values)
     except ValidationError as error:
         raise BadInput(f"engine: {explain(error)}") from None
+
+
+def refuse_other(config: EngineConfig, state: str, current: Mapping[str, Any]) -> None:
+    """Compare what is asked with the settings (`public`) that a running engine of that name was given.
+
+    Raises:
+        BadInput: they differ; both values.
+    """
+    if wrong := differences(current, config.public()):
+        raise BadInput(
+            f"engine {config.name} is {state} with other settings ({describe_differences(wrong)}); "
+            "stop it or choose another name"
+        )

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.engine import launch, preflight, processes, state, verify
-from harness.engine.config import EngineConfig
+from harness.engine.config import EngineConfig, refuse_other
 from harness.engine.processes import ENGINE_MARK, ENGINE_VARIABLES, SUPERVISOR_MARK
 from harness.engine.state import EngineState
 from harness.errors import BadInput, NotReady, RunFailed, Stopped
-from harness.files import differences
 from harness.node import probe
 
 Report = Callable[[str], None]
@@ -57,7 +56,7 @@ def up(
         with _locked(directory):
             current = state.actual(directory)
             if current is not None and current.running:
-                _refuse_other(current, config)
+                refuse_other(config, current.state, current.config)
             else:
                 changed = True
                 current = (
@@ -106,7 +105,7 @@ def check(root: Path, config: EngineConfig) -> bool:
     directory = _directory(root, config.name)
     current = state.actual(directory)
     if current is not None and current.running:
-        _refuse_other(current, config)
+        refuse_other(config, current.state, current.config)
         return False
     if config.kind == "endpoint":
         _agreed(config)
@@ -205,23 +204,14 @@ def _locked(directory: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise NotReady(f"another harness command has been busy with {directory} for long; end it") from None
+                    raise NotReady(
+                        f"another harness command has held the lock on {directory} for over {_LOCK_TIMEOUT_S:.0f} s; "
+                        "stop it and retry"
+                    ) from None
                 time.sleep(_POLL_S)
         yield
     finally:
         os.close(lock)
-
-
-def _refuse_other(current: EngineState, config: EngineConfig) -> None:
-    wrong = differences(current.config, config.public())
-    if wrong:
-        told = "; ".join(
-            f"{key} differs" if key.startswith("env") else f"{key} is {old!r}, asked for {new!r}"
-            for key, (old, new) in wrong.items()
-        )
-        raise BadInput(
-            f"engine {config.name} is {current.state} with other settings: {told}; stop it or choose another name"
-        )
 
 
 def _agreed(config: EngineConfig) -> EngineState:

@@ -28,7 +28,7 @@ def _shared(name):
     return module
 
 
-state = _shared("mlperf_state")
+state = _shared("mlperf_state_file")
 lines = _shared("mlperf_lines")
 display = Display()
 
@@ -46,7 +46,7 @@ while [ "$left" -gt 0 ] && [ "$n" -gt 0 ] && [ "$(going "$@")" -eq "$n" ]; do sl
 date +%s; cat /proc/sys/kernel/random/boot_id
 for f; do printf '\\036\\n'
 p=$(sed -n 's/.*"pid": *\\([0-9][0-9]*\\).*/\\1/p' "$f" 2>/dev/null | head -n 1)
-echo "$(sed 's/.*) //' "/proc/${{p:-none}}/stat" 2>/dev/null | cut -c 1)"
+echo "$(tr '\\n' ' ' < "/proc/${{p:-none}}/stat" 2>/dev/null)"
 t="${{f%/*}}/telemetry.csv"; echo "$(head -n 1 "$t" 2>/dev/null)"; echo "$(tail -n 1 "$t" 2>/dev/null)"
 cat "$f" 2>/dev/null || true; done"""
 
@@ -97,7 +97,7 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         _, self._args = self.validate_argument_spec(
             {
-                "kind": {"type": "str", "required": True, "choices": ["step", "engine", "calibration", "run"]},
+                "kind": {"type": "str", "required": True, "choices": ["job", "engine", "calibration", "run"]},
                 "files": {"type": "list", "elements": "path", "default": []},
                 "command": {"type": "list", "elements": "str", "default": []},
                 "interval_s": {"type": "float", "default": 10.0},
@@ -251,10 +251,10 @@ class ActionModule(ActionBase):
         return float(now), [self._judged_file(text, float(now), boot) for text in files]
 
     def _judged_file(self, text, now, boot):
-        process, header, row, content = text.split("\n", 3)
+        stat, header, row, content = text.split("\n", 3)
         if not content.strip():
             return None
-        record = state.judge(json.loads(content), now=now, boot=boot, pid_alive=process in set("RSDTIt"))
+        record = state.judge(json.loads(content), now=now, boot=boot, tick=state.start_tick_of(stat))
         if self._args["kind"] == "engine":
             kept = {key: record.get(key) for key in ENGINE_KEYS}
             record = {**kept, "telemetry": lines.last_row(header, row)}

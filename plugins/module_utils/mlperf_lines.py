@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 
 def line(kind: str, record: Record, now: float) -> str:
     """What a state file says. `now` is unix seconds by its node's clock; what was not measured is left out."""
-    if kind == "step":
+    if kind == "job":
         progress = (record.get("progress") or "")[:PROGRESS_WIDTH]
         return _joined([record["name"], duration(now - record["started_unix"]), *_end(record), progress])
     if kind == "engine":

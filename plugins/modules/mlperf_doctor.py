@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks a machine before a benchmark."""
+"""The documentation of the action plugin mlperf_doctor, which runs on the controller."""
 
 from __future__ import annotations
 
@@ -69,40 +69,3 @@ findings:
   type: list
   elements: dict
 """
-
-from typing import Any, Dict
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_command import COMMAND, call, tell
-
-NOT_READY = 3
-ARGUMENTS: Dict[str, Dict[str, Any]] = {
-    **COMMAND,
-    "engines": {"type": "list", "elements": "dict", "default": []},
-    "spec": {"type": "dict", "default": {}},
-}
-
-
-def describe(finding: Dict[str, Any]) -> str:
-    """A finding in one sentence: what was looked at, what was seen, what to do."""
-    return "; ".join(filter(None, [f"{finding['check']}: {finding['seen']}", finding["advice"]]))
-
-
-def act(module: Any) -> Dict[str, Any]:
-    """The module's result; `module` is what `call` takes."""
-    planned = {"engines": module.params["engines"], "spec": module.params["spec"] or None}
-    findings = call(module, ["doctor", "--for", "-"], planned, accepted=(0, NOT_READY))["findings"]
-    wrong = [describe(finding) for finding in findings if finding["level"] == "fail"]
-    if wrong:
-        return {"failed": True, "msg": "; ".join(wrong), "exit": NOT_READY}
-    return {"changed": False, "findings": findings}
-
-
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    tell(module, act(module))
-
-
-if __name__ == "__main__":
-    main()

@@ -46,7 +46,7 @@ engines:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_state import look_all
+from ansible.module_utils.mlperf_state_file import look_all
 
 
 def main() -> None:

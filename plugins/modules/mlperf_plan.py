@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Decides who runs what, and writes it down."""
+"""The documentation of the action plugin mlperf_plan, which runs on the controller."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ options:
     description: Host that drives LoadGen in topology V(fleet).
     type: str
     required: true
+  limits:
+    description: Bounds of the runs that differ from the harness's own.
+    type: dict
+    default: {}
   shared_machine:
     description: Whether the nodes share one machine.
     type: bool
@@ -74,91 +78,3 @@ text:
   returned: success
   type: str
 """
-
-import json
-import os
-import time
-from typing import Any, Dict
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_command import tell
-from ansible.module_utils.mlperf_planning import NoPlan, plan, printed, speeds_of
-from ansible.module_utils.mlperf_state import Record, read, write_whole
-
-ARGUMENTS: Dict[str, Dict[str, Any]] = {
-    "request": {"type": "dict", "required": True},
-    "nodes": {"type": "dict", "required": True},
-    "settings": {"type": "dict", "required": True},
-    "calibration": {"type": "dict", "default": {}},
-    "loadgen_host": {"type": "str", "required": True},
-    "shared_machine": {"type": "bool", "default": False},
-}
-
-
-def comparable(results: str, measured: Record) -> Record:
-    """The newest plan of an earlier run that calibrated what would be measured now; empty when there is none."""
-    newest: Record = {}
-    for name in os.listdir(results) if os.path.isdir(results) else []:
-        try:
-            earlier = read(os.path.join(results, name, "plan.json")) or {}
-            same = earlier.get("calibration") and earlier["measured"] == measured
-            if same and earlier["created_unix"] > newest.get("created_unix", 0.0):
-                newest = earlier
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # a damaged plan of another run is nothing to compare with
-    return newest
-
-
-def measured(params: Dict[str, Any]) -> Record:
-    """All that rates depend on; those of a plan hold for another one with the same."""
-    asked, nodes = params["request"]["asked"], params["nodes"]
-    return {
-        "topology": params["request"]["topology"],
-        "scenario": asked["scenario"],
-        "samples": asked["samples"],
-        "engines": {host: [[one["name"], one["url"]] for one in nodes[host]] for host in nodes},
-        "settings": params["settings"],
-    }
-
-
-def make(params: Dict[str, Any]) -> Record:
-    """A new plan from calibration, or from an earlier one when there is none."""
-    request, calibration, rates = params["request"], params["calibration"], ""
-    if not calibration:
-        earlier = comparable(os.path.dirname(request["directory"]), measured(params))
-        calibration = earlier.get("calibration", {})
-        rates = f"speeds taken from run {earlier['run_id']}" if earlier else "no comparable earlier run"
-    speeds = speeds_of(params["nodes"], calibration)
-    made = plan(request, params["nodes"], speeds, params["loadgen_host"])
-    made.update(
-        created_unix=time.time(),
-        shared_machine=params["shared_machine"],
-        measured=measured(params),
-        calibration=calibration,
-    )
-    return {**made, "rates": rates} if rates else made
-
-
-def answer(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
-    """The module's result; writes the plan if there is none yet."""
-    file = os.path.join(params["request"]["directory"], "plan.json")
-    try:
-        kept = read(file)
-        made = kept or make(params)
-        content = json.dumps(made, indent=2) + "\n"
-        if not kept and not check_mode:
-            write_whole(file, content)
-    except (NoPlan, OSError, ValueError) as error:
-        return {"failed": True, "msg": str(error)}
-    diff = {"before": content if kept else "", "after": content}
-    return {"changed": not kept, "plan": made, "text": "\n".join(printed(made)), "diff": diff}
-
-
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    tell(module, answer(module.params, module.check_mode))
-
-
-if __name__ == "__main__":
-    main()

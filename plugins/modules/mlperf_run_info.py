@@ -75,41 +75,26 @@ gpus:
   type: int
 """
 
-from typing import Any, Dict, List
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_command import COMMAND, call, on_cluster
-from ansible.module_utils.mlperf_state import Record, look_all
-
-ARGUMENTS: Dict[str, Dict[str, Any]] = {
-    **COMMAND,
-    "command": {"type": "list", "elements": "str", "default": []},
-    "run_id": {"type": "str", "default": ""},
-}
+from ansible.module_utils.mlperf_state_file import look_all, summary
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    found: List[Record] = []
-    gpus = None
-    try:
-        if on_cluster(module):
-            answer = call(module, ["status"])
-            found, gpus = answer["runs"], answer["gpus"]
-        else:
-            found = look_all(module.params["root"], "runs", "status.json")
-        runs = {run["run_id"]: run for run in found}
-    except (OSError, ValueError, KeyError) as error:
-        module.fail_json(msg=str(error))
-    run = runs.get(module.params["run_id"], {})
-    module.exit_json(
-        changed=False,
-        state=run.get("state", "absent"),
-        run=run,
-        running=[name for name, one in runs.items() if one["state"] == "running"],
-        gpus=gpus,
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "launcher": {"type": "str", "choices": ["process", "kubernetes", "torchx"], "default": "process"},
+            "command": {"type": "list", "elements": "str", "default": []},
+            "run_id": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
     )
+    try:
+        runs = look_all(module.params["root"], "runs", "status.json")
+    except (OSError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, gpus=None, **summary(runs, module.params["run_id"]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ options:
   kind:
     description: What is watched.
     type: str
-    choices: [step, engine, calibration, run]
+    choices: [job, engine, calibration, run]
     required: true
   files:
     description: Paths of the state files on the node.

@@ -61,7 +61,7 @@ def test_what_runs_is_verified_and_nothing_else_is_started_in_its_place(vllms: V
     again = vllms.up("node1")
     assert (again["changed"], again["pid"], again["engine_pid"]) == (False, state["pid"], state["engine_pid"])
     refused = vllms.up("node1", codes=(2,), max_num_seqs=16)
-    assert "max_num_seqs is 32, asked for 16" in refused["error"]
+    assert "max_num_seqs: it has 32, you ask 16" in refused["error"]
     taken = vllms.up("node1", codes=(3,), name="other")
     assert f"port {state['config']['port']} on 127.0.0.1 is taken by pid {state['engine_pid']}" in taken["error"]
     assert until(lambda: any(line["running"] == "0" for line in telemetry(vllms.root)))

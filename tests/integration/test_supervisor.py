@@ -130,7 +130,7 @@ def test_a_second_up_changes_nothing(bench: Bench) -> None:
 
 def test_other_settings_under_a_running_name_are_refused_with_both_values(bench: Bench) -> None:
     bench.up(max_num_seqs=64)
-    with pytest.raises(BadInput, match=r"max_num_seqs is 64, asked for 128"):
+    with pytest.raises(BadInput, match=r"max_num_seqs: it has 64, you ask 128"):
         bench.up(max_num_seqs=128)
     assert engine.status(bench.root, "e1").state == "ready"
 

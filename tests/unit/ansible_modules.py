@@ -1,18 +1,25 @@
-"""Modules and module_utils of plugins/, called in this process with Ansible's own argument parsing."""
+"""Modules and action plugins of plugins/, called in this process as Ansible calls them; the node is this machine."""
 
 import contextlib
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import ansible.module_utils
+from ansible.errors import AnsibleError
 from ansible.module_utils.testing import patch_module_args
+from ansible.plugins.loader import action_loader, module_loader
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
+action_loader.add_directory(str(PLUGINS / "action"))
+module_loader.add_directory(str(PLUGINS / "modules"))
+Execute = Callable[..., dict[str, Any]]
 
 
 def load(name: str, kind: str = "modules") -> ModuleType:
@@ -26,7 +33,7 @@ def load(name: str, kind: str = "modules") -> ModuleType:
 
 
 class Failed(Exception):
-    """The module called fail_json; `result` is what it gave."""
+    """The task failed; `result` is what it gave."""
 
     def __init__(self, result: dict[str, Any]) -> None:
         super().__init__(result["msg"])
@@ -39,7 +46,53 @@ class _Exited(Exception):
         self.result = result
 
 
-def call(name: str, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
+def call(
+    name: str, arguments: dict[str, Any], *, check: bool = False, execute: Execute | None = None
+) -> dict[str, Any]:
+    """A task's result: of its action plugin where there is one, else of its module. Raises Failed.
+
+    `execute` stands for the connection to the node: (command, in_data, chdir) to rc, stdout and stderr.
+    """
+    if (PLUGINS / "action" / f"{name}.py").exists():
+        result = action(name, arguments, check=check, execute=execute or on_this_machine).run(task_vars={})
+        if result.get("failed"):
+            raise Failed(result)
+        return result
+    return call_module(name, arguments, check=check)
+
+
+def action(name: str, arguments: dict[str, Any], *, check: bool, execute: Execute) -> Any:
+    """An action plugin, whose node is this machine."""
+    task = MagicMock(action=name, check_mode=check, args=arguments, async_val=0)
+    plugin = load(name, "action").ActionModule(task, *(MagicMock() for _ in range(5)))
+
+    def execute_module(module_name: str, module_args: dict[str, Any], **more: Any) -> dict[str, Any]:
+        try:
+            return call_module(module_name, module_args, check=check)
+        except Failed as failed:
+            return {"failed": True, **failed.result}
+
+    plugin._low_level_execute_command, plugin._execute_module = execute, execute_module
+    run = plugin.run
+
+    def run_or_fail(**more: Any) -> dict[str, Any]:
+        try:
+            result: dict[str, Any] = run(**more)
+        except AnsibleError as error:
+            raise Failed({"msg": str(error)}) from error
+        return result
+
+    plugin.run = run_or_fail
+    return plugin
+
+
+def on_this_machine(command: str, in_data: bytes | None = None, chdir: str | None = None) -> dict[str, Any]:
+    """What Ansible's local connection does."""
+    done = subprocess.run(["/bin/sh", "-c", command], input=in_data, cwd=chdir, capture_output=True)
+    return {"rc": done.returncode, "stdout": done.stdout.decode(), "stderr": done.stderr.decode()}
+
+
+def call_module(name: str, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
     """Run a module's main(); returns what it gave to exit_json, raises Failed for fail_json."""
     module = load(name)
 

@@ -9,13 +9,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from ansible.module_utils.basic import AnsibleModule
 
 from harness.__main__ import main
 from tests.cluster import Cluster, Image, scripts
@@ -26,7 +25,6 @@ from tests.unit.cluster_case import IMAGE, furnish, names, soon
 from tests.unit.role_vars import render
 
 Result = dict[str, Any]
-Call = Callable[..., Result]
 ROOT = "/var/lib/mlperf"
 RUNNING = [scripts.Running(), scripts.Log('{"run_id": "r1", "state": "running", "phase": "performance"}')]
 CONFIG = {"kind": "vllm", "model": f"{ROOT}/model", "host": "0.0.0.0", "port": 8000}
@@ -82,33 +80,20 @@ def harness(argv: list[str], data: str | None = None, **more: Any) -> tuple[int,
     return code, out.getvalue(), err.getvalue()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Modules call the harness in this process."""
-    monkeypatch.setattr(AnsibleModule, "run_command", lambda self, argv, data=None, **more: harness(argv, data))
-
-
-def in_process(name: str, arguments: Result, *, check: bool = False) -> Result:
-    """A module's work done in Ansible's own process, with this machine as the node."""
-    task = MagicMock(action=name, check_mode=check, args=arguments, async_val=0)
-    plugin = load("in_process", "action").ActionModule(task, *(MagicMock() for _ in range(5)))
+def run_task(name: str, arguments: Result, *, check: bool = False) -> Result:
+    """A task's result, where the node is this process."""
 
     def execute(command: str, in_data: bytes | None = None, chdir: str | None = None) -> Result:
         code, out, err = harness(shlex.split(command), (in_data or b"").decode())
         return {"rc": code, "stdout": out, "stderr": err}
 
-    plugin._low_level_execute_command = execute
-    result: Result = plugin.run(task_vars={})
-    if result.get("failed"):
-        raise Failed(result)
-    return result
+    return call(name, arguments, check=check, execute=execute)
 
 
-@pytest.mark.parametrize("way", [in_process, call])
-def test_engines(quick: None, cluster: Cluster, command: list[str], way: Call) -> None:
+def test_engines(cluster: Cluster, command: list[str]) -> None:
     def ask(config: Result = CONFIG, *, state: str = "up", check: bool = False) -> Result:
         common = {"command": command, "root": ROOT, "launcher": "kubernetes", "name": "e1"}
-        return way("mlperf_engine", {**common, "config": config, "state": state}, check=check)
+        return run_task("mlperf_engine", {**common, "config": config, "state": state}, check=check)
 
     checked = ask(check=True)
     assert (checked["changed"], checked["diff"]["after"], names(cluster)) == (True, {"state": "up"}, [])
@@ -128,11 +113,10 @@ def test_engines(quick: None, cluster: Cluster, command: list[str], way: Call) -
     assert cluster.all(POD) == []
 
 
-@pytest.mark.parametrize("way", [in_process, call])
-def test_runs(quick: None, cluster: Cluster, command: list[str], way: Call) -> None:
+def test_runs(cluster: Cluster, command: list[str]) -> None:
     def ask(state: str = "started", *, check: bool = False, **more: Any) -> Result:
         common = {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1"}
-        return way("mlperf_run", {**common, "state": state, "spec": {**SPEC, **more}}, check=check)
+        return run_task("mlperf_run", {**common, "state": state, "spec": {**SPEC, **more}}, check=check)
 
     def shown(result: Result) -> tuple[bool, str, str, str]:
         diff = result["diff"]
@@ -167,26 +151,26 @@ def test_runs(quick: None, cluster: Cluster, command: list[str], way: Call) -> N
 
 def test_what_runs_on_a_node(cluster: Cluster, command: list[str]) -> None:
     arguments = {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1"}
-    found = call("mlperf_run_info", arguments)
+    found = run_task("mlperf_run_info", arguments)
     assert (found["state"], found["running"], found["gpus"]) == ("absent", [], 1)
-    call("mlperf_run", {**arguments, "spec": SPEC})
+    run_task("mlperf_run", {**arguments, "spec": SPEC})
     for check in (True, False):
-        found = call("mlperf_run_info", arguments, check=check)
+        found = run_task("mlperf_run_info", arguments, check=check)
         assert (found["changed"], found["state"], found["running"]) == (False, "running", ["r1"])
 
 
 def test_a_cluster_that_cannot_be_used_is_one_sentence(cluster: Cluster, command: list[str]) -> None:
     arguments = {"command": command, "root": ROOT, "launcher": "kubernetes", "engines": [{**CONFIG, "name": "e1"}]}
     assert {
-        one["level"] for one in in_process("mlperf_doctor", {**arguments, "spec": {**SPEC, "run_id": "r1"}})["findings"]
+        one["level"] for one in run_task("mlperf_doctor", {**arguments, "spec": {**SPEC, "run_id": "r1"}})["findings"]
     } == {"ok"}
     at = command.index("--node") + 1
     elsewhere = [*command[:at], "n9", *command[at + 1 :]]
     with pytest.raises(Failed) as refused:
-        in_process("mlperf_doctor", {**arguments, "command": elsewhere})
+        run_task("mlperf_doctor", {**arguments, "command": elsewhere})
     assert refused.value.result["msg"].startswith("node: the cluster has no node n9; set harness_node")
     with pytest.raises(Failed, match=r"kubeconfig /nowhere"):
-        in_process("mlperf_doctor", {**arguments, "command": [*command, "--kubeconfig", "/nowhere"]})
+        run_task("mlperf_doctor", {**arguments, "command": [*command, "--kubeconfig", "/nowhere"]})
 
 
 def test_watching_lives_through_a_server_that_is_away(
@@ -195,7 +179,7 @@ def test_watching_lives_through_a_server_that_is_away(
     action = load("mlperf_watch", "action")
     shown: list[str] = []
     monkeypatch.setattr(action.display, "display", shown.append)
-    call("mlperf_run", {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1", "spec": SPEC})
+    run_task("mlperf_run", {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1", "spec": SPEC})
     looking = [*command, "watch", "--interval", "0.5", "run", "jw2"]
     args = {"kind": "run", "command": looking, "interval_s": 0.5, "lost_after_s": 20.0}
     task = MagicMock(check_mode=False, args=args, async_val=0)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.ansible_modules import Failed, call, load
-
-planning = load("mlperf_planning", "module_utils")
+from harness.benchmark import plan as planning
+from harness.benchmark.request import Asked
+from tests.unit.ansible_modules import Failed, call
 
 
 def test_shares_follow_the_largest_remainder() -> None:
@@ -61,8 +61,8 @@ def asked(**more: Any) -> dict[str, Any]:
 def test_duration_by_loadgens_rules(
     changes: dict[str, Any], samples: int, share: int, rate: float | None, target: float | None, seconds: float | None
 ) -> None:
-    found = planning.seconds(asked(**changes), samples, share, rate, target)
-    assert found == (seconds if seconds is None else pytest.approx(seconds))
+    found = planning.durations(Asked(**asked(**changes, samples=samples)), share, rate, target)
+    assert (found and sum(found)) == (seconds if seconds is None else pytest.approx(seconds))
 
 
 def engines(*hosts: str) -> dict[str, Any]:
@@ -77,6 +77,7 @@ def plan(
     request = {
         "run_id": more.pop("run_id", "r1"), "topology": topology,
         "directory": str(tmp_path / more.pop("folder", "r1")), "asked": {**asked(**more), "topology": topology},
+        "begun": True, "ended": False, "plan": {}, "nodes": list(nodes), "loadgen_hosts": [],
     }  # fmt: skip
     return call(
         "mlperf_plan",

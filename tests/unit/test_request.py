@@ -1,18 +1,16 @@
 """What a user may ask of benchmark.yml, and what is refused before anything is touched."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import errors, spec, status
-from tests.unit.ansible_modules import Failed, call, load
+from tests.unit.ansible_modules import Failed, call
 
 ASKED = {
-    "scenario": "server", "mode": "both", "samples": 600, "target_qps": "auto", "topology": "fleet",
-    "launcher": "process",
+    "scenario": "server", "mode": "both", "samples": 600, "target_qps": "auto", "rate_attempts": 4,
+    "topology": "fleet", "launcher": "process",
 }  # fmt: skip
 
 
@@ -21,8 +19,8 @@ def ask(results: Path, nodes: tuple[str, ...] = ("node1", "node2"), **more: Any)
     return call(
         "mlperf_request",
         {
-            "given": more, "samples": 600, "nodes": list(nodes), "controllers": controllers, "forks": forks,
-            "results": str(results),
+            "given": more, "defaults": {"samples": 600}, "nodes": list(nodes), "controllers": controllers,
+            "forks": forks, "results": str(results),
         },
     )  # fmt: skip
 
@@ -57,7 +55,9 @@ def test_strings_of_the_command_line_become_values(tmp_path: Path) -> None:
         ("samples", "20000", "13368"), ("samples", "1.5", "whole number"), ("samples", "٣", "whole number"),
         ("scenario", "singlestream", "server or offline or interactive"), ("mode", "fast", "mode = 'fast'"),
         ("target_qps", "0", "target_qps = '0'"), ("target_qps", "nan", "above 0"), ("target_qps", "inf", "above 0"),
-        ("target_qps", "much", "or auto"), ("topology", "ring", "fleet or per_node"),
+        ("target_qps", "much", "or auto"), ("rate_attempts", "0", "= '0': give a whole number from 1 to 10"),
+        ("rate_attempts", "11", "1 to 10"), ("rate_attempts", "2.5", "rate_attempts = '2.5'"),
+        ("topology", "ring", "fleet or per_node"),
         ("launcher", "slurm", "launcher = 'slurm'"), ("run_id", "a/b", "run_id = 'a/b'"), ("run_id", "../x", "run_id"),
         ("run_id", ".x", "run_id = '.x'"), ("run_id", "x" * 89, "88 at most"),
     ],
@@ -138,23 +138,29 @@ def test_fewer_samples_than_nodes_are_refused_for_shares_only(tmp_path: Path) ->
     assert ask(tmp_path, samples="1", topology="fleet")["asked"]["samples"] == 1
 
 
-def test_what_modules_know_of_the_harness_agrees_with_it() -> None:
-    """Modules run where the harness may not be installed, so they have these again."""
-    request, planning, state = (
-        load("mlperf_request"),
-        load("mlperf_planning", "module_utils"),
-        load("mlperf_state", "module_utils"),
-    )
-    assert request.FULL_SAMPLES == planning.FULL_SAMPLES == spec.FULL_SAMPLES
-    assert planning.RULE_DURATION_S == spec.RULE_MIN_DURATION_S
-    assert (planning.OFFLINE_SLACK, planning.OFFLINE_MARGIN) == (spec.OFFLINE_SLACK, spec.OFFLINE_MARGIN)
-    assert load("mlperf_report").FINISHED_BUT_INVALID == errors.FINISHED_BUT_INVALID
-    assert errors.NotReady.exit_code == load("mlperf_doctor").NOT_READY
-    assert {load(f"mlperf_{name}").BAD_INPUT for name in ("request", "run", "engine")} == {errors.BadInput.exit_code}
-    assert set(request.CHOICES["scenario"]) == {*spec.Scenario}
-    assert set(request.CHOICES["mode"]) == {*spec.Mode}
-    assert state.STALE_AFTER_S == status.STALE_AFTER_S
-    for pattern, length in ((request.RUN_ID, 88), (re.compile(spec.RUN_ID_PATTERN), 100)):
-        assert pattern.fullmatch("x" * length)
-        assert not pattern.fullmatch("x" * (length + 1))
-    assert len("x" * 88 + ".calibration") == 100
+def test_attempts_are_for_a_rate_that_is_found(tmp_path: Path) -> None:
+    assert ask(tmp_path, rate_attempts="2")["asked"]["rate_attempts"] == 2
+    for other in ({"target_qps": "7"}, {"scenario": "offline"}, {"mode": "accuracy"}):
+        with pytest.raises(Failed, match="rate_attempts = 2: a performance run is repeated only with target_qps=auto"):
+            ask(tmp_path, rate_attempts="2", **other)
+        assert ask(tmp_path, **other)["run_id"]
+
+
+def test_run_of_an_older_version_is_picked_up(tmp_path: Path) -> None:
+    begin(tmp_path, "r1", {name: value for name, value in ASKED.items() if name != "rate_attempts"})
+    assert ask(tmp_path, run_id="r1")["asked"] == ASKED
+
+
+def test_request_is_recorded_once(tmp_path: Path) -> None:
+    folder = tmp_path / "r1"
+    arguments = {
+        "given": {"run_id": "r1"}, "defaults": {**ASKED, "samples": 5}, "nodes": ["jw2"], "forks": 5,
+        "results": str(tmp_path), "record": True,
+    }  # fmt: skip
+    assert call("mlperf_request", arguments, check=True)["changed"] is True
+    assert not folder.exists()
+    assert call("mlperf_request", arguments)["changed"] is True
+    written = {"schema": 1, "run_id": "r1", "asked": {**ASKED, "samples": 5}, "nodes": ["jw2"]}
+    assert json.loads((folder / "request.json").read_text()) == written
+    assert call("mlperf_request", {**arguments, "defaults": {}})["changed"] is False
+    assert json.loads((folder / "request.json").read_text()) == written

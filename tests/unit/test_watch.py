@@ -14,11 +14,11 @@ import pytest
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.loader import module_utils_loader
 
+from harness import state_file
 from tests.unit.ansible_modules import PLUGINS, load
 
 module_utils_loader.add_directory(str(PLUGINS / "module_utils"))
 lines = load("mlperf_lines", "module_utils")
-state = load("mlperf_state", "module_utils")
 watch = load("mlperf_watch", "action")
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -81,13 +81,15 @@ def test_engine_line_shows_start_and_queue() -> None:
         ({"updated_unix": 969.0}, True, "failed"), ({"updated_unix": 971.0}, True, "running"),
         ({"state": "finished"}, False, "finished"), ({"state": "stopped", "boot_id": "other"}, False, "stopped"),
         ({"kind": "endpoint", "state": "ready", "pid": None}, False, "ready"),
-        ({"kind": "vllm", "state": "ready"}, False, "failed"),
+        ({"kind": "vllm", "state": "ready"}, False, "failed"), ({"pid_born": 7}, True, "running"),
+        ({"pid_born": 6}, True, "failed"),
         ({"kind": "vllm", "state": "starting", "pid": None, "started_unix": 990.0}, False, "starting"),
         ({"kind": "vllm", "state": "starting", "pid": None, "started_unix": 900.0}, False, "failed"),
     ],
 )  # fmt: skip
 def test_state_is_judged_by_process_boot_and_heartbeat(changes: dict[str, Any], pid_alive: bool, verdict: str) -> None:
-    judged = state.judge(RUN | {"updated_unix": 999.0} | changes, now=1000.0, boot=BOOT, pid_alive=pid_alive)
+    tick = 7 if pid_alive else None
+    judged = state_file.judge(RUN | {"updated_unix": 999.0} | changes, now=1000.0, boot=BOOT, tick=tick)
     assert judged["state"] == verdict
     assert verdict != "failed" or judged["reason"]
 

@@ -35,21 +35,21 @@ def test_steps_run_once_in_order_like_layers(tmp_path: Path) -> None:
     log = tmp_path / "order"
     first = shell(f"echo one >> {log}; touch {tmp_path}/made")
     second = shell(f"echo two >> {log}", inputs="a")
-    checked = call("mlperf_step", arguments(tmp_path, first, second), check=True)
+    checked = call("mlperf_background_job", arguments(tmp_path, first, second), check=True)
     assert (checked["changed"], checked["pending"]) == (True, 2)
     assert not (tmp_path / "job").exists()
-    result = call("mlperf_step", arguments(tmp_path, first, second))
+    result = call("mlperf_background_job", arguments(tmp_path, first, second))
     assert result["changed"] is True
     assert ended(result)["state"] == "finished"
-    again = call("mlperf_step", arguments(tmp_path, first, second))
+    again = call("mlperf_background_job", arguments(tmp_path, first, second))
     assert (again["changed"], again["pending"], again["state"]) == (False, 0, "finished")
     assert again["diff"]["before"] == again["diff"]["after"]
-    changed = call("mlperf_step", arguments(tmp_path, first, {**second, "inputs": "b"}))
+    changed = call("mlperf_background_job", arguments(tmp_path, first, {**second, "inputs": "b"}))
     assert (changed["changed"], changed["pending"]) == (True, 1)
     assert ended(changed)["state"] == "finished"
     assert log.read_text().split() == ["one", "two", "two"]
     (tmp_path / "made").unlink()
-    assert call("mlperf_step", arguments(tmp_path, first, second), check=True)["pending"] == 2
+    assert call("mlperf_background_job", arguments(tmp_path, first, second), check=True)["pending"] == 2
 
 
 def test_failure_keeps_what_is_done_and_says_the_last_line(tmp_path: Path) -> None:
@@ -58,41 +58,41 @@ def test_failure_keeps_what_is_done_and_says_the_last_line(tmp_path: Path) -> No
         shell(f"echo one >> {log}; touch {tmp_path}/made"),
         shell(f"echo two >> {log}; test -e {tmp_path}/ok || {{ echo 'no such index' >&2; exit 1; }}"),
     ]
-    record = ended(call("mlperf_step", arguments(tmp_path, *steps)))
+    record = ended(call("mlperf_background_job", arguments(tmp_path, *steps)))
     assert record["state"] == "failed"
     assert "no such index" in record["reason"]
     assert "no such index" in (tmp_path / "job" / "job.log").read_text()
     (tmp_path / "ok").touch()
-    assert ended(call("mlperf_step", arguments(tmp_path, *steps)))["state"] == "finished"
+    assert ended(call("mlperf_background_job", arguments(tmp_path, *steps)))["state"] == "finished"
     assert log.read_text().split() == ["one", "two", "two"]
 
 
 def test_second_command_is_tried_only_when_the_first_fails(tmp_path: Path) -> None:
     fallback = {"otherwise": ["touch", str(tmp_path / "fallback")]}
-    assert ended(call("mlperf_step", arguments(tmp_path, shell("exit 0", **fallback))))["state"] == "finished"
+    assert ended(call("mlperf_background_job", arguments(tmp_path, shell("exit 0", **fallback))))["state"] == "finished"
     assert not (tmp_path / "fallback").exists()
-    assert ended(call("mlperf_step", arguments(tmp_path, shell("exit 3", **fallback))))["state"] == "finished"
+    assert ended(call("mlperf_background_job", arguments(tmp_path, shell("exit 3", **fallback))))["state"] == "finished"
     assert (tmp_path / "fallback").exists()
 
 
 def test_program_that_does_not_exist_is_a_failure(tmp_path: Path) -> None:
-    record = ended(call("mlperf_step", arguments(tmp_path, {"run": ["/no/such/program"]})))
+    record = ended(call("mlperf_background_job", arguments(tmp_path, {"run": ["/no/such/program"]})))
     assert record["state"] == "failed"
     assert "/no/such/program" in record["reason"]
 
 
 def test_work_under_way_is_joined_and_other_work_refused(tmp_path: Path) -> None:
     waits = shell(f"until test -e {tmp_path}/go; do sleep 0.05; done; touch {tmp_path}/made")
-    first = call("mlperf_step", arguments(tmp_path, waits))
+    first = call("mlperf_background_job", arguments(tmp_path, waits))
     try:
         for _ in range(100):
             if json.loads(Path(first["file"]).read_text())["pid"]:
                 break
             time.sleep(0.05)
-        second = call("mlperf_step", arguments(tmp_path, waits))
+        second = call("mlperf_background_job", arguments(tmp_path, waits))
         assert (first["changed"], second["changed"], second["state"]) == (True, False, "running")
         with pytest.raises(Failed, match="under way"):
-            call("mlperf_step", arguments(tmp_path, shell("true")))
+            call("mlperf_background_job", arguments(tmp_path, shell("true")))
     finally:
         (tmp_path / "go").touch()
     assert ended(first)["state"] == "finished"
@@ -100,7 +100,7 @@ def test_work_under_way_is_joined_and_other_work_refused(tmp_path: Path) -> None
 
 def test_runner_killed_in_the_middle_is_started_again(tmp_path: Path) -> None:
     waits = shell(f"until test -e {tmp_path}/go; do sleep 0.05; done; touch {tmp_path}/made")
-    first = call("mlperf_step", arguments(tmp_path, waits))
+    first = call("mlperf_background_job", arguments(tmp_path, waits))
     for _ in range(100):
         pid = json.loads(Path(first["file"]).read_text())["pid"]
         if pid:
@@ -109,12 +109,12 @@ def test_runner_killed_in_the_middle_is_started_again(tmp_path: Path) -> None:
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     (tmp_path / "go").touch()
-    again = call("mlperf_step", arguments(tmp_path, waits))
+    again = call("mlperf_background_job", arguments(tmp_path, waits))
     assert again["changed"] is True
     assert ended(again)["state"] == "finished"
 
 
 def test_variables_reach_the_commands(tmp_path: Path) -> None:
     given = {**arguments(tmp_path, shell("echo $MIRROR")), "environment_variables": {"MIRROR": "http://mirror"}}
-    ended(call("mlperf_step", given))
+    ended(call("mlperf_background_job", given))
     assert "http://mirror\n" in (tmp_path / "job" / "job.log").read_text()

@@ -1,6 +1,9 @@
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the commands of a job.json one after another and says in it how far they are. A program of its own."""
+"""Runs the commands of a job.json one after another and records in it how far they are. A program of its own.
+
+It is copied into the job's directory together with mlperf_state_file.py.
+"""
 
 from __future__ import annotations
 
@@ -13,41 +16,34 @@ import threading
 import time
 from typing import Any, Dict, List
 
-BEAT_S = 1.0
-
-
-def write(path: str, record: Dict[str, Any]) -> None:
-    """Write a state file so that a reader sees the old one or the whole new one."""
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(record, stream, indent=2)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+HEARTBEAT_S = 1.0
 
 
 class Runner:
-    """One walk through the steps that are left."""
+    """Runs the steps that are pending; its heartbeat rewrites the state file."""
 
     def __init__(self, path: str) -> None:
+        import mlperf_state_file
+
+        self._write = mlperf_state_file.write_json
         self._path = path
         with open(path, encoding="utf-8") as stream:
             self._record: Dict[str, Any] = json.load(stream)
-        self._record["pid"] = os.getpid()
+        self._record.update(pid=os.getpid(), pid_born=mlperf_state_file.start_tick(os.getpid()))
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Carry out what is left, stop at the first failure."""
-        self._tell()
+        """Run what is pending, stop at the first failure."""
+        self._update()
         threading.Thread(target=self._beat, daemon=True).start()
         for step in self._record["steps"][len(self._record["done"]) :]:
             if not self._succeeds(step["run"]) and not (step["otherwise"] and self._succeeds(step["otherwise"])):
-                return self._tell(
+                return self._update(
                     state="failed",
                     reason=f"{self._record['name']}: {self._record['progress']}; see {self._record['log']}",
                 )
             self._record["done"].append(step["digest"])
-        return self._tell(state="finished", progress="")
+        return self._update(state="finished", progress="")
 
     def _succeeds(self, argv: List[str]) -> bool:
         print("$", *argv, flush=True)
@@ -68,13 +64,13 @@ class Runner:
 
     def _beat(self) -> None:
         while self._record["state"] == "running":
-            time.sleep(BEAT_S)
-            self._tell()
+            time.sleep(HEARTBEAT_S)
+            self._update()
 
-    def _tell(self, **more: Any) -> None:
+    def _update(self, **changes: Any) -> None:
         with self._lock:
-            self._record.update(more, updated_unix=time.time())
-            write(self._path, self._record)
+            self._record.update(changes, updated_unix=time.time())
+            self._write(self._path, self._record)
 
 
 if __name__ == "__main__":

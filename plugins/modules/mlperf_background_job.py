@@ -1,26 +1,26 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Carries out a list of long commands in the background, once."""
+"""Runs a list of long commands in the background, once."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: mlperf_step
-short_description: Carry out a list of long commands in the background, once
+module: mlperf_background_job
+short_description: Run a list of long commands in the background, once
 description:
   - Starts the commands one after another, detached from this connection, and returns at once. Watch them with
     M(mlperf_watch).
-  - Each command is remembered when it has succeeded. The list is taken up again at the first command that is new,
-    was changed or failed, like the layers of an image.
-  - Hosts that share a directory share the work. Whoever comes second finds it running.
+  - A command that has succeeded is recorded. The next start begins at the first one that is new, was changed or failed,
+    like the layers of an image.
+  - Hosts that share a directory share the job. The second one finds it running.
 options:
   path:
-    description: Directory of the steps' own files, C(job.json) and C(job.log).
+    description: Directory of the job's own files, C(job.json) and C(job.log).
     type: path
     required: true
   name:
-    description: What the steps do, for people.
+    description: What the job does, for people.
     type: str
     required: true
   steps:
@@ -44,7 +44,7 @@ options:
         type: str
         default: ""
   creates:
-    description: A path that the steps make. All of them run again when it is gone.
+    description: A path that the job creates. All commands run again when it is gone.
     type: path
     required: true
   environment_variables:
@@ -63,7 +63,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Install the environment
-  mlperf_step:
+  mlperf_background_job:
     path: /srv/mlperf/env.install
     name: installing
     creates: /srv/mlperf/env/bin/python
@@ -71,12 +71,12 @@ EXAMPLES = r"""
       - run: [python3, -m, venv, /srv/mlperf/env]
       - run: [/srv/mlperf/env/bin/pip, install, -r, /srv/mlperf/lock.txt]
         inputs: "{{ lookup('ansible.builtin.file', 'lock.txt') | hash('sha256') }}"
-  register: installing
+  register: installation
 
 - name: Watch it
   mlperf_watch:
-    kind: step
-    files: ["{{ installing.file }}"]
+    kind: job
+    files: ["{{ installation.file }}"]
 """
 
 RETURN = r"""
@@ -85,7 +85,7 @@ file:
   returned: success
   type: str
 state:
-  description: State of the steps now, V(absent) when they were never started.
+  description: State of the job now, V(absent) when it was never started.
   returned: success
   type: str
   sample: running
@@ -103,31 +103,33 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
-from ansible.module_utils import mlperf_steps
+from ansible.module_utils import mlperf_job_runner, mlperf_state_file
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_state import Record, boot_id, look
+from ansible.module_utils.mlperf_state_file import Record, boot_id, look, write_json
+
+Step = Dict[str, Any]
 
 
-def digest(step: Dict[str, Any]) -> str:
+def digest(step: Step) -> str:
     """What tells a command from another, or from itself before its inputs changed."""
     return hashlib.sha256(json.dumps([step["run"], step["otherwise"], step["inputs"]]).encode()).hexdigest()
 
 
-def left_to_do(wanted: List[Dict[str, Any]], before: Record, creates: str) -> int:
+def first_pending(steps: List[Step], record: Record, creates: str) -> int:
     """Index of the first command that must run."""
-    done = before.get("done") or [] if os.path.exists(creates) else []
-    same = [old == new["digest"] for old, new in zip(done, wanted)]
+    done = record.get("done") or [] if os.path.exists(creates) else []
+    same = [old == new["digest"] for old, new in zip(done, steps)]
     return same.index(False) if False in same else len(same)
 
 
-def start(module: Any, file: str, wanted: List[Dict[str, Any]], first: int) -> Record:
+def start(params: Dict[str, Any], file: str, steps: List[Step], first: int) -> Record:
     """Start the runner, detached, and return the state it begins with."""
     folder = os.path.dirname(file)
     record = {
         "schema": 1,
-        "name": module.params["name"],
+        "name": params["name"],
         "state": "running",
         "reason": None,
         "progress": "starting",
@@ -135,14 +137,15 @@ def start(module: Any, file: str, wanted: List[Dict[str, Any]], first: int) -> R
         "pid": None,
         "boot_id": boot_id(),
         "started_unix": time.time(),
-        "steps": wanted,
-        "done": [step["digest"] for step in wanted[:first]],
+        "steps": steps,
+        "done": [step["digest"] for step in steps[:first]],
     }
-    mlperf_steps.write(file, record)
-    runner = os.path.join(folder, "job.py")
-    with open(runner, "w", encoding="utf-8") as stream:
-        stream.write(inspect.getsource(mlperf_steps))
-    variables = {key: str(value) for key, value in module.params["environment_variables"].items()}
+    write_json(file, record)
+    for program in (mlperf_state_file, mlperf_job_runner):
+        runner = os.path.join(folder, f"{program.__name__.rpartition('.')[2]}.py")
+        with open(runner, "w", encoding="utf-8") as stream:
+            stream.write(inspect.getsource(program))
+    variables = {key: str(value) for key, value in params["environment_variables"].items()}
     with open(os.path.join(folder, "job.log"), "ab") as log:
         subprocess.Popen(
             [sys.executable, runner, file],
@@ -154,6 +157,25 @@ def start(module: Any, file: str, wanted: List[Dict[str, Any]], first: int) -> R
             start_new_session=True,
         )
     return record
+
+
+def decide(params: Dict[str, Any], file: str, steps: List[Step]) -> Tuple[Record, bool, int]:
+    """(state now, whether commands must be started, index of the first); a running job is joined.
+
+    Raises:
+        ValueError: a job with other commands is running, or its state file is damaged.
+        OSError: the state file cannot be read.
+    """
+    before = look(file) or {}
+    first = first_pending(steps, before, params["creates"])
+    if before.get("state") != "running":
+        return before, first < len(steps), first
+    if [step["digest"] for step in before["steps"]] != [step["digest"] for step in steps]:
+        raise ValueError(
+            f"{before['name']} is under way in {params['path']} (process {before['pid']}) with other steps; "
+            f"wait for its end (see {before['log']}) or end that process"
+        )
+    return before, False, first
 
 
 def main() -> None:
@@ -179,39 +201,29 @@ def main() -> None:
     )
     params = module.params
     file = os.path.join(params["path"], "job.json")
-    wanted = [{**step, "digest": digest(step)} for step in params["steps"]]
-    if module.check_mode:
-        record, changed, first = decide(module, file, wanted)
-    else:
-        os.makedirs(params["path"], exist_ok=True)
-        with open(os.path.join(params["path"], ".lock"), "w", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            record, changed, first = decide(module, file, wanted)
-            record = start(module, file, wanted, first) if changed else record
-    diff = {
-        "before": "".join(f"{' '.join(step['run'])}\n" for step in wanted[:first]),
-        "after": "".join(f"{' '.join(step['run'])}\n" for step in (wanted if changed else wanted[:first])),
-    }
-    module.exit_json(
-        changed=changed, file=file, state=record.get("state", "absent"), pending=len(wanted) - first, diff=diff
-    )
-
-
-def decide(module: Any, file: str, wanted: List[Dict[str, Any]]) -> Any:
-    """(state now, whether commands must be started, index of the first); work under way is joined or refused."""
+    steps = [{**step, "digest": digest(step)} for step in params["steps"]]
     try:
-        before = look(file) or {}
+        if module.check_mode:
+            record, changed, first = decide(params, file, steps)
+        else:
+            os.makedirs(params["path"], exist_ok=True)
+            with open(os.path.join(params["path"], ".lock"), "w", encoding="ascii") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                record, changed, first = decide(params, file, steps)
+                record = start(params, file, steps, first) if changed else record
     except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
-    first = left_to_do(wanted, before, module.params["creates"])
-    if before.get("state") != "running":
-        return before, first < len(wanted), first
-    if [step["digest"] for step in before["steps"]] != [step["digest"] for step in wanted]:
-        module.fail_json(
-            msg=f"{before['name']} is under way in {module.params['path']} (process {before['pid']}) with other steps; "
-            f"wait for its end (see {before['log']}) or end that process"
-        )
-    return before, False, first
+    after = steps if changed else steps[:first]
+    before_text, after_text = (
+        "".join(f"{' '.join(step['run'])}\n" for step in some) for some in (steps[:first], after)
+    )
+    module.exit_json(
+        changed=changed,
+        file=file,
+        state=record.get("state", "absent"),
+        pending=len(steps) - first,
+        diff={"before": before_text, "after": after_text},
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+../../harness/state_file.py
