@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.report.load_inputs import judged_folder
 from tests.conftest import NODE_ENVIRONMENT, REPOSITORY
 from tests.engines import free_port, harness
 from tests.fake_server import FakeServer
@@ -106,6 +107,11 @@ class Site:
         """A file of JSON lines of a run's results."""
         file = self.results / run_id / name
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def performance(self, run_id: str, node: str) -> list[Any]:
+        """The journal of the performance run that counts."""
+        folder = judged_folder(self.results / run_id / "nodes" / node)
+        return self.lines(run_id, str((folder / "journal.jsonl").relative_to(self.results / run_id)))
 
     def changed(self) -> int:
         """Changed tasks of the last playbook, over all hosts."""

@@ -33,7 +33,7 @@ def test_fleet_from_first_run_to_unchanged_second(fakes: Fakes) -> None:
     assert (plan["topology"], plan["loadgens"], plan["shared_machine"]) == ("fleet", ["node1"], True)
     assert set(plan["calibration"]["node1"]["by_engine"]) == {"node1", "node2"}
     assert site.read("first", "failures.json") == []
-    journal = site.lines("first", "nodes/node1/journal.jsonl")
+    journal = site.performance("first", "node1")
     assert sorted(entry["qsl_idx"] for entry in journal) == list(range(SAMPLES))
     assert {entry["engine"] for entry in journal} == {"node1", "node2"}
     assert verified(site.results / "first" / "nodes" / "node1")
@@ -97,7 +97,7 @@ def test_one_node_alone(fakes: Fakes) -> None:
     assert site.play("benchmark.yml", "--limit", "node2", mode="performance", run_id="alone") == 0, site.output()
     plan = site.read("alone", "plan.json")
     assert (plan["topology"], plan["loadgens"], list(plan["nodes"])) == ("per_node", ["node2"], ["node2"])
-    assert len(site.lines("alone", "nodes/node2/journal.jsonl")) == SAMPLES
+    assert len(site.performance("alone", "node2")) == SAMPLES
     assert not (site.results / "alone" / "nodes" / "node1").exists()
 
 
