@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.errors import BadInput, RunFailed
 from harness.load import loadgen
 from harness.load.loadgen import Outcome, Progress, RunMode, SamplesFailed, Settings, warm_up
 from harness.spec import Spec
+from tests.engines import until
 from tests.fake_server import FakeServer, answer
 from tests.unit.load import SAMPLES, prompts, samples, spec, worker_path
 
@@ -299,10 +301,27 @@ def test_a_second_run_in_one_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_warming_up_sends_a_few_samples_to_every_engine(tmp_path: Path) -> None:
-    with FakeServer(tokens=4) as one, FakeServer(tokens=4) as two:
+    with FakeServer(tokens=4, ms_per_token=100) as one, FakeServer(tokens=4, ms_per_token=100) as two:
         asked = spec(tmp_path, one, two)
         warm_up(asked, samples(asked), tmp_path)
-        assert len(one.records()) == len(two.records()) == 4
+        counts = len(one.records()), len(two.records())
+    assert counts[0] == counts[1] and counts[0] in (8, 12)  # a second round tells that the first was no slower
+
+
+def test_warming_up_goes_on_while_it_gets_quicker(tmp_path: Path) -> None:
+    with FakeServer(tokens=4, ms_per_token=400) as server:
+        asked = spec(tmp_path, server)
+
+        def quicker() -> None:  # requests that have been taken keep their pace
+            for count, pace in ((4, 200), (8, 100)):
+                assert until(lambda count=count: len(server.records()) >= count, 30)
+                server.set(ms_per_token=pace)
+
+        thread = threading.Thread(target=quicker)
+        thread.start()
+        warm_up(asked, samples(asked), tmp_path)
+        thread.join()
+        assert len(server.records()) >= 16
 
 
 def test_what_is_wrong_is_said_before_loadgen_starts(tmp_path: Path) -> None:
