@@ -1,4 +1,4 @@
-"""benchmark.yml over SSH: LoadGen and engines on hosts of their own, one of them slower, one of them lost."""
+"""benchmark.yml over SSH: LoadGens and engines on hosts of their own, one of them slower, one of them lost."""
 
 import json
 from collections.abc import Iterator
@@ -65,30 +65,6 @@ def benchmark(play: Play) -> Iterator[Benchmark]:
 def engines_are_down(name: str) -> bool:
     """Whether no engine runs on the host."""
     return "vllm" not in hosts.run(name, "ps -eo args")
-
-
-def test_fleet_drives_the_engines_of_both_hosts_from_the_controller(benchmark: Benchmark) -> None:
-    settings = benchmark.settings(run_id="fleet", scenario="offline")
-    assert benchmark.run("benchmark.yml", **settings) in (0, 2), benchmark.output()
-    result = benchmark.read("fleet", "result.json")
-    assert result["failures"] == [], benchmark.output()
-    assert result["accuracy_reference"]["compared"] == SAMPLES
-    assert result["accuracy_reference"]["identical"] >= 0.99 * SAMPLES
-    plan = benchmark.read("fleet", "plan.json")
-    assert plan["loadgens"] == ["jw1"]
-    journal = benchmark.results / "fleet" / "nodes" / "jw1" / "journal.jsonl"
-    engines = {json.loads(line)["engine"] for line in journal.read_text().splitlines()}
-    assert engines == set(GPU_HOSTS)
-    # Watched and collected from where they ran.
-    assert {(look["host"], look["kind"]) for look in benchmark.progress("fleet")} >= {
-        ("jw1", "run"),
-        ("jw2", "engine"),
-        ("jw3", "engine"),
-    }
-    for name in GPU_HOSTS:
-        assert benchmark.read("fleet", f"nodes/{name}/engines/{name}/engine.json")["state"] == "stopped"
-        assert engines_are_down(name)
-    assert (benchmark.results / "fleet" / "report.html").exists()
 
 
 def test_slower_host_gets_the_smaller_share(benchmark: Benchmark) -> None:

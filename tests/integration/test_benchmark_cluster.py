@@ -17,6 +17,7 @@ from harness.cluster.rights import RIGHTS, Right
 from tests.cluster import Cluster, Image
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
 from tests.conftest import NODE_ENVIRONMENT
+from tests.engines import free_port
 from tests.integration.conftest import SAMPLES, Site, until
 
 IMAGE = "registry.example.org/mlperf-node@sha256:" + "a" * 64
@@ -28,7 +29,7 @@ pytestmark = [needs_root, pytest.mark.long]
 
 @dataclass
 class ClusterSite(Site):
-    """Two nodes of a cluster, known by their names and a kubeconfig, with engines on ports from `port` on.
+    """Two nodes of a cluster, known by their names and a kubeconfig, with engines on ports of their own.
 
     Files of node `over_ssh` come over Ansible's connection, those of the others through the API.
     """
@@ -36,7 +37,7 @@ class ClusterSite(Site):
     cluster: Cluster = field(default_factory=Cluster)
     kubeconfig: Path = Path()
     nodes: tuple[str, ...] = NODES
-    port: int = 8701
+    ports: list[int] = field(default_factory=lambda: [free_port() for _ in NODES])
     over_ssh: str = ""
 
     def extra(self, **more: Any) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class ClusterSite(Site):
     def inventory(self) -> Path:
         """Names of nodes, and no SSH."""
         hosts: dict[str, dict[str, Any]] = {
-            node: {"harness_engines": [{"name": node, "port": self.port + number, "cpu_cores": str(number)}]}
+            node: {"harness_engines": [{"name": node, "port": self.ports[number], "cpu_cores": str(number)}]}
             for number, node in enumerate(self.nodes)
         }
         if self.over_ssh:
@@ -100,7 +101,7 @@ def site(tmp_path: Path, sandbox: Path) -> Iterator[ClusterSite]:
 
 @contextmanager
 def nodes_of_a_cluster(
-    tmp_path: Path, sandbox: Path, rights: Sequence[Right], nodes: tuple[str, ...] = NODES, port: int = 8701
+    tmp_path: Path, sandbox: Path, rights: Sequence[Right], nodes: tuple[str, ...] = NODES
 ) -> Iterator[ClusterSite]:
     """A cluster with a claim for each purpose on each node, and an operator who may do what is needed."""
     image = Image((NODE_ENVIRONMENT / "bin",), {"HARNESS_PUNKT": str(NODE_ENVIRONMENT / "share" / "punkt")})
@@ -114,7 +115,7 @@ def nodes_of_a_cluster(
                 cluster.claim(f"{claim}-{node}", folder, node=node)
         everywhere = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
         kubeconfig = cluster.user(OPERATOR, rules(rights), everywhere=everywhere)
-        found = ClusterSite(tmp_path, sandbox, cluster=cluster, kubeconfig=kubeconfig, nodes=nodes, port=port)
+        found = ClusterSite(tmp_path, sandbox, cluster=cluster, kubeconfig=kubeconfig, nodes=nodes)
         yield found
         found.clean()
 

@@ -22,7 +22,7 @@ pytestmark = [needs_root, pytest.mark.long]
 
 @pytest.fixture
 def site(tmp_path: Path, sandbox: Path) -> Iterator[ClusterSite]:
-    with nodes_of_a_cluster(tmp_path, sandbox, ON_VOLCANO, NODES, port=8711) as found:
+    with nodes_of_a_cluster(tmp_path, sandbox, ON_VOLCANO, NODES) as found:
         found.variables = {"harness_launcher": "torchx", "harness_samples": SAMPLES}
         yield found
 
