@@ -65,7 +65,7 @@ def test_a_rate_that_breaks_a_limit_is_followed_by_one_that_holds(
 
 def test_where_no_rate_holds_the_last_attempt_is_the_result(tmp_path: Path) -> None:
     with FakeServer(ms_per_token=120, tokens=5) as server:  # Server allows 100 ms a token
-        limits = {"min_duration_s": 4.0}
+        limits = {"min_duration_s": 20.0}
         values = {"rate_attempts": 2, "limits": limits, "mode": "performance"}
         _, outcome, status = run(spec(tmp_path, server, target_qps=600.0, **values), tmp_path / "root")
     assert [made["verdict"] for made in outcome["attempts"]] == ["ENDED EARLY"] * 2

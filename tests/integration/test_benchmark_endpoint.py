@@ -15,6 +15,9 @@ import pytest
 from tests.conftest import NODE_ENVIRONMENT
 from tests.integration.conftest import SAMPLES, Fakes, Site, until
 
+# So many that a run goes on while something happens to it.
+MANY = 600
+
 
 def verified(folder: Path) -> bool:
     """Whether the collected files are those whose hashes were computed on the node."""
@@ -103,7 +106,7 @@ def test_one_node_alone(fakes: Fakes) -> None:
 
 def test_failing_node_costs_neither_the_other_nor_the_report(fakes: Fakes) -> None:
     site = fakes.site
-    process = site.start(topology="per_node", mode="performance", run_id="broken", target_qps=40)
+    process = site.start(topology="per_node", mode="performance", run_id="broken", samples=MANY, target_qps=40)
     until(lambda: "pick it up" in site.output(), "watching")
     until(lambda: site.status("node2", "broken")["samples_done"] > 20, "samples on node2")
     os.kill(fakes.servers["node2"].pid, signal.SIGKILL)
@@ -179,7 +182,7 @@ def fill(root: Path) -> None:
 
 def test_interrupted_watching_is_picked_up_and_the_run_went_on(fakes: Fakes) -> None:
     site = fakes.site
-    process = site.start(mode="performance", run_id="long", target_qps=30)
+    process = site.start(mode="performance", run_id="long", samples=MANY, target_qps=30)
     until(lambda: "performance  " in site.output() and "pick it up" in site.output(), "watching")
     assert site.interrupt(process) != 0
     done = site.status("node1", "long")["samples_done"]
@@ -194,14 +197,14 @@ def test_interrupted_watching_is_picked_up_and_the_run_went_on(fakes: Fakes) -> 
     assert site.play(run_id="long") == 0, site.output()
     status = site.status("node1", "long")
     assert status["state"] == "finished"
-    assert len(site.lines("long", "nodes/node1/journal.jsonl")) == SAMPLES
+    assert len(site.lines("long", "nodes/node1/journal.jsonl")) == MANY
     kinds = [look["kind"] for look in site.lines("long", "progress.jsonl")]
     assert kinds.count("calibration") == len([kind for kind in kinds[: kinds.index("run")] if kind == "calibration"])
 
 
 def test_stopped_run_ends_with_a_report(fakes: Fakes) -> None:
     site = fakes.site
-    process = site.start(mode="performance", run_id="stopped", target_qps=20)
+    process = site.start(mode="performance", run_id="stopped", samples=MANY, target_qps=5)
     until(lambda: "pick it up" in site.output(), "watching")
     pid = until(lambda: site.status("node1", "stopped")["pid"], "the run")
     site.interrupt(process)
@@ -216,7 +219,9 @@ def test_stopped_run_ends_with_a_report(fakes: Fakes) -> None:
 
 def test_killed_harness_is_noticed(fakes: Fakes) -> None:
     site = fakes.site
-    process = site.start("benchmark.yml", "--limit", "node1", mode="performance", run_id="killed", target_qps=20)
+    process = site.start(
+        "benchmark.yml", "--limit", "node1", mode="performance", run_id="killed", samples=MANY, target_qps=5
+    )
     until(lambda: "performance  " in site.output(), "watching")
     os.kill(site.status("node1", "killed")["pid"], signal.SIGKILL)
     assert process.wait(100) == 2
