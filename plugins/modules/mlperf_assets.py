@@ -1,58 +1,58 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps large files in a folder, each with the checksum it must have."""
+"""Downloads large files and verifies their checksums."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_assets
-short_description: Keep large files in a folder, each with the checksum it must have
+short_description: Download large files and verify their checksums
 description:
-  - Looks at the files, and fetches those that are missing or wrong when there is an address. A download that was cut is
-    taken up where it ended.
-  - Checksums of gigabytes take minutes, so a file that was found right is not read again while its size and time of
-    change stay the same (C(.verified.json) in the folder remembers them).
+  - Verifies the files and, with O(url), downloads those that are missing or have another checksum. An interrupted
+    download resumes where it stopped.
+  - Does not read a verified file again while its size and modification time stay the same, because a checksum of
+    gigabytes takes minutes. Both are stored in C(.verified.json) in the folder.
 options:
   path:
     description: The folder.
     type: path
     required: true
   files:
-    description: SHA-256 of each file, by its name in the folder.
+    description: SHA-256 of each file by its name.
     type: dict
     required: true
   url:
-    description: Address of a folder that has these files. Empty only looks.
+    description: Address of a folder with these files. Empty to verify only.
     type: str
     default: ""
   token:
-    description: Bearer token for O(url). It is sent to that host alone, and never shown.
+    description: Bearer token for O(url). Sent only to that host, and never shown.
     type: str
     default: ""
   owner:
-    description: User and group id of what is written.
+    description: User id and group id of the files.
     type: int
   timeout_s:
-    description: How long the server may be silent.
+    description: How long to wait for data from the server.
     type: int
     default: 60
   tries:
-    description: How often a download is taken up again.
+    description: How often to try a download.
     type: int
     default: 5
 author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: full
-    description: Fetches nothing, and says which files it would.
+    description: Downloads nothing and reports which files it would download.
   diff_mode:
     support: full
-    description: Shows the names of the files that are right.
+    description: Shows the names of the verified files.
 """
 
 EXAMPLES = r"""
-- name: Fetch the weights
+- name: Download the weights
   mlperf_assets:
     path: /var/lib/mlperf/model/tiny
     url: https://models.example.org/tiny
@@ -68,7 +68,6 @@ wrong:
   elements: str
 """
 
-import hashlib
 import http.client
 import json
 import os
@@ -84,136 +83,128 @@ CHUNK = 4 << 20
 PARTIAL = 206
 BEYOND_END = 416
 VERIFIED = ".verified.json"
-ELSEWHERE = "name a mirror, or bring the files from a folder of the controlling machine"
+ALTERNATIVE = "use a mirror, or copy the files from a folder on Ansible's control node"
 HINTS = {
     401: "The token is missing or wrong",
     403: "The token may not read this: its owner must accept the model's licence",
 }
 
 
-class Refused(Exception):
-    """What another try will not change: where, what, and what to do."""
+class Rejected(Exception):
+    """An error that another attempt will not change."""
 
 
-class Cut(Exception):
-    """A download that ended before its end; what came is kept."""
+class Interrupted(Exception):
+    """A download that ended early; its part of the file is kept."""
 
 
 class SameHost(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and keeps the token from other hosts: hubs send to a store that takes no token."""
+    """Follows redirects without sending the token to other hosts: hubs redirect to storage that rejects it."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """The request that follows."""
+        """The redirected request."""
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         if new is not None and urllib.parse.urlsplit(newurl).netloc != urllib.parse.urlsplit(req.full_url).netloc:
             new.remove_header("Authorization")
         return new
 
 
-def sha256(path: str) -> str:
-    """Checksum of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for chunk in iter(lambda: stream.read(CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def load(folder: str) -> Dict[str, Any]:
-    """What was found right before."""
+    """The content of C(.verified.json): checksum, size and modification time of each verified file."""
     try:
         with open(os.path.join(folder, VERIFIED), encoding="utf-8") as stream:
-            found = json.load(stream)
+            verified = json.load(stream)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return verified if isinstance(verified, dict) else {}
 
 
-def mark(path: str) -> Optional[List[int]]:
-    """Size and time of change of a file; None when there is none."""
+def stamp(path: str) -> Optional[List[int]]:
+    """Size and modification time of a file; None where there is no file."""
     try:
-        seen = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return [seen.st_size, seen.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
 
 
-def wrong_files(folder: str, files: Dict[str, str], verified: Dict[str, Any]) -> List[str]:
-    """Names of the files that are missing or not as they must be; `verified` learns of the right ones."""
-    found = []
-    for name, expected in files.items():
-        path = os.path.join(folder, name)
-        stamp = mark(path)
-        if stamp is not None and (verified.get(name) == [expected, *stamp] or sha256(path) == expected):
-            verified[name] = [expected, *stamp]
+def verify(module: Any, verified: Dict[str, Any]) -> List[str]:
+    """Names of the files that are missing or have another checksum; updates `verified` for all of them."""
+    wrong = []
+    for name, expected in module.params["files"].items():
+        path = os.path.join(module.params["path"], name)
+        now = stamp(path)
+        if now is not None and (verified.get(name) == [expected, *now] or module.sha256(path) == expected):
+            verified[name] = [expected, *now]
         else:
             verified.pop(name, None)
-            found.append(name)
-    return found
+            wrong.append(name)
+    return wrong
 
 
-def stream_to(part: str, url: str, token: str, timeout_s: int) -> None:
-    """Fetch what is still missing of a file."""
+def resume(part: str, url: str, token: str, timeout_s: int) -> None:
+    """Download the rest of a file, of which `part` holds the beginning."""
     have = os.path.getsize(part) if os.path.exists(part) else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     if token:
         headers["Authorization"] = f"Bearer {token}"
     opener = urllib.request.build_opener(SameHost())
     try:
-        answer = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout_s)
+        response = opener.open(urllib.request.Request(url, headers=headers), timeout=timeout_s)
     except urllib.error.HTTPError as error:
         if error.code == BEYOND_END and have:
             return
         if 400 <= error.code < 500:
-            raise Refused(
-                f"{url}: {error.code} {error.reason}. {HINTS.get(error.code, ELSEWHERE[0].upper() + ELSEWHERE[1:])}"
+            raise Rejected(
+                f"{url}: {error.code} {error.reason}. {HINTS.get(error.code, ALTERNATIVE[0].upper() + ALTERNATIVE[1:])}"
             ) from None
-        raise Cut(str(error)) from None
+        raise Interrupted(str(error)) from None
     except (OSError, http.client.HTTPException) as error:
-        raise Cut(str(error)) from None
-    with answer, open(part, "ab" if answer.status == PARTIAL else "wb") as stream:
-        missing = answer.length
+        raise Interrupted(str(error)) from None
+    with response, open(part, "ab" if response.status == PARTIAL else "wb") as stream:
+        missing = response.length
         while True:
             try:
-                chunk = answer.read(CHUNK)
+                chunk = response.read(CHUNK)
             except (OSError, http.client.HTTPException) as error:
-                raise Cut(str(error)) from None
+                raise Interrupted(str(error)) from None
             if not chunk:
                 break
             stream.write(chunk)
             missing = None if missing is None else missing - len(chunk)
     if missing:
-        raise Cut(f"the connection ended {missing} bytes early")
+        raise Interrupted(f"the connection ended {missing} bytes early")
 
 
-def fetch(params: Any, name: str) -> None:
-    """Fetch one file, take it up again when the line is cut, and put it in place when its checksum is right."""
+def download(module: Any, name: str) -> None:
+    """Download a file, resuming after interruptions, and put it in place if its checksum is right."""
+    params = module.params
     path = os.path.join(params["path"], name)
     part, url = f"{path}.part", f"{params['url'].rstrip('/')}/{urllib.parse.quote(name)}"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     for left in reversed(range(params["tries"])):
         try:
-            stream_to(part, url, params["token"], params["timeout_s"])
+            resume(part, url, params["token"], params["timeout_s"])
             break
-        except Cut as error:
+        except Interrupted as error:
             if not left:
-                raise Refused(
-                    f"{url}: {error}, after {params['tries']} tries. What came is kept: run this again to go on, "
-                    f"or {ELSEWHERE}"
+                raise Rejected(
+                    f"{url}: {error}, after {params['tries']} tries. The part is kept: run this again to resume, "
+                    f"or {ALTERNATIVE}"
                 ) from None
             time.sleep(1)
-    found = sha256(part)
-    if found != params["files"][name]:
+    checksum = module.sha256(part)
+    if checksum != params["files"][name]:
         os.unlink(part)
-        raise Refused(
-            f"{url}: has the sha256 {found}, expected {params['files'][name]}. It was not kept: compare with what its "
-            f"publisher says, or {ELSEWHERE}"
+        raise Rejected(
+            f"{url}: has the sha256 {checksum}, expected {params['files'][name]}. It was not kept: compare with its "
+            f"publisher's checksum, or {ALTERNATIVE}"
         )
     os.replace(part, path)
 
 
-def own(folder: str, names: List[str], owner: Optional[int]) -> None:
-    """Give files and folder to whom they belong."""
+def chown(folder: str, names: List[str], owner: Optional[int]) -> None:
+    """Give files and folder to their owner."""
     for name in [*names, VERIFIED, ""]:
         path = os.path.join(folder, name)
         if owner is not None and os.path.exists(path) and os.stat(path).st_uid != owner:
@@ -238,20 +229,20 @@ def main() -> None:
     folder, files = params["path"], params["files"]
     known = load(folder)
     verified = dict(known)
-    wrong = wrong_files(folder, files, verified)
+    wrong = verify(module, verified)
     try:
         for name in wrong if params["url"] and not module.check_mode else []:
-            fetch(params, name)
-            verified[name] = [files[name], *(mark(os.path.join(folder, name)) or [])]
+            download(module, name)
+            verified[name] = [files[name], *(stamp(os.path.join(folder, name)) or [])]
         if verified != known and os.path.isdir(folder) and not module.check_mode:
             with open(os.path.join(folder, VERIFIED), "w", encoding="utf-8") as stream:
                 json.dump(verified, stream)
-            own(folder, list(files), params["owner"])
-    except Refused as error:
+            chown(folder, list(files), params["owner"])
+    except Rejected as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(
-            msg=f"{error.filename or folder}: {error.strerror or error}. Make room there or name another folder"
+            msg=f"{error.filename or folder}: {error.strerror or error}. Free space there, or use another folder"
         )
     right = "".join(f"{name}\n" for name in files if name not in wrong)
     after = "".join(f"{name}\n" for name in files) if params["url"] else right

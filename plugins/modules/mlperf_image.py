@@ -1,23 +1,23 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Brings one image into containerd, from a registry or from an archive."""
+"""Installs a container image into containerd, from a registry or an archive."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_image
-short_description: Bring one image into containerd
+short_description: Install a container image into containerd
 description:
-  - Looks whether containerd has the image; pulls it, or imports an archive, when it has not.
-  - The image is marked as pinned, so that the kubelet never removes it to make room.
+  - Pulls the image or imports its archive if containerd does not have it.
+  - Labels the image as pinned, so that the kubelet does not remove it to free disk space.
 options:
   reference:
     description: Name of the image, with a tag or a digest.
     type: str
     required: true
   source:
-    description: Where a missing image comes from. V(nowhere) only looks.
+    description: Where a missing image comes from. V(nowhere) only reports whether it exists.
     type: str
     choices: [nowhere, registry, archive]
     default: nowhere
@@ -26,7 +26,7 @@ options:
     type: path
     default: ""
   remove_archive:
-    description: Whether the archive is removed once it is imported.
+    description: Whether to remove the archive after the import.
     type: bool
     default: false
   hosts_folder:
@@ -37,7 +37,7 @@ author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: full
-    description: Brings nothing, and says whether it would.
+    description: Installs nothing and reports whether it would.
   diff_mode:
     support: full
     description: Shows the image's digest before and after.
@@ -57,11 +57,11 @@ present:
   returned: success
   type: bool
 digest:
-  description: Digest of the image's manifest, which covers all its content. Empty when there is none.
+  description: Digest of the image's manifest, which covers all its content. Empty where there is no image.
   returned: success
   type: str
 reason:
-  description: Why containerd could not be asked; empty when it could.
+  description: Why containerd could not be queried; empty when it could.
   returned: success
   type: str
 """
@@ -77,14 +77,14 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def ctr(module: Any, arguments: List[str]) -> Tuple[int, str, str]:
-    """Call containerd in the kubelet's namespace."""
+    """Run ctr images in the kubelet's namespace."""
     argv = [module.get_bin_path("ctr", required=True), "--namespace=k8s.io", "images", *arguments]
     code, out, err = module.run_command(argv)
     return code, out, err
 
 
-def look(module: Any) -> Tuple[str, str]:
-    """(digest of the image, why containerd cannot tell)."""
+def find(module: Any) -> Tuple[str, str]:
+    """(digest of the image, why containerd could not be queried)."""
     if not module.get_bin_path("ctr"):
         return "", "containerd is not on this host"
     code, out, err = ctr(module, ["list", f"name=={module.params['reference']}"])
@@ -93,18 +93,18 @@ def look(module: Any) -> Tuple[str, str]:
     lines = [line.split() for line in out.splitlines()]
     for words in lines:
         if words and words[0] == module.params["reference"]:
-            found = DIGEST.search(" ".join(words[1:]))
-            return (found.group(0) if found else ""), ""
+            digest = DIGEST.search(" ".join(words[1:]))
+            return (digest.group(0) if digest else ""), ""
     return "", ""
 
 
-def bring(module: Any) -> None:
-    """Pull or import."""
+def install(module: Any) -> None:
+    """Pull the image, or import its archive."""
     params = module.params
     if params["source"] == "registry":
         crictl = module.get_bin_path("crictl")
         if crictl:
-            # It follows the registry settings that the kubelet's pulls follow.
+            # It uses the same registry settings as the kubelet.
             endpoint = "--runtime-endpoint=unix:///run/containerd/containerd.sock"
             code, out, err = module.run_command([crictl, endpoint, "pull", params["reference"]])
         else:
@@ -124,9 +124,9 @@ def bring(module: Any) -> None:
             msg=f"{params['archive']} cannot be imported: {err.strip()[-600:]}. "
             "Is there room on the disk (df -h /var/lib/containerd)?"
         )
-    if not look(module)[0]:
+    if not find(module)[0]:
         module.fail_json(
-            msg=f"{params['archive']} does not hold {params['reference']}; it brought: {out.strip()[-600:]}"
+            msg=f"{params['archive']} does not contain {params['reference']}; it contains: {out.strip()[-600:]}"
         )
     if params["remove_archive"]:
         os.unlink(params["archive"])
@@ -145,13 +145,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     reference, source = module.params["reference"], module.params["source"]
-    before, reason = look(module)
+    before, reason = find(module)
     if reason and not module.check_mode:
         module.fail_json(msg=f"{reason}; run site.yml --tags containerd first")
     after, changed = before, not before and source != "nowhere"
     if changed and not module.check_mode:
-        bring(module)
-        after = look(module)[0]
+        install(module)
+        after = find(module)[0]
         ctr(module, ["label", reference, PINNED])
     module.exit_json(
         changed=changed,

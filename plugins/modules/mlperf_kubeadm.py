@@ -1,71 +1,71 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs kubeadm once, and keeps its tokens to itself."""
+"""Runs kubeadm once, and masks its tokens."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_kubeadm
-short_description: Run kubeadm once, and keep its tokens to itself
+short_description: Run kubeadm once, and mask its tokens
 description:
-  - Runs C(kubeadm) unless O(done) is there, and says in one sentence what it complained about.
-  - What it prints goes to O(log), with tokens and keys masked.
-  - Work that was cut in the middle is taken up again. What it left behind is then no complaint.
+  - Runs C(kubeadm) unless O(creates) exists, and fails with its errors in one sentence.
+  - Appends its output to O(log), with tokens and keys masked.
+  - Resumes after an interrupted attempt, ignoring the preflight errors that the attempt's files cause.
 options:
   arguments:
-    description: What kubeadm is to do, such as V(init), with its options.
+    description: Subcommand of kubeadm, such as V(init), with its options.
     type: list
     elements: str
     required: true
-  done:
-    description: A file that says that it is done. Written when kubeadm has succeeded and has not made it itself.
+  creates:
+    description: File whose existence means that kubeadm has succeeded. Written afterwards if kubeadm does not write it.
     type: path
     required: true
-  remains:
-    description: Files that tell of a try that was cut. Where one is, O(forgiven) is ignored too.
+  partial_files:
+    description: Files of an interrupted attempt. Where one of them exists, O(retry_errors) are ignored too.
     type: list
     elements: path
     default: []
-  ignored:
+  ignored_errors:
     description: Preflight errors to ignore.
     type: list
     elements: str
     default: []
-  forgiven:
-    description: Preflight errors that the remains of a cut try cause.
+  retry_errors:
+    description: Preflight errors that the files of an interrupted attempt cause.
     type: list
     elements: str
     default: []
   log:
-    description: File for what kubeadm prints.
+    description: File for the output of kubeadm.
     type: path
     required: true
   timeout_s:
-    description: How long it may take.
+    description: How long kubeadm may take.
     type: int
     default: 900
 author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: full
-    description: Runs nothing, and says whether it would.
+    description: Runs nothing and reports whether it would.
   diff_mode:
     support: full
     description: Shows the command.
 """
 
 EXAMPLES = r"""
-- name: Make the control plane
+- name: Initialise the control plane
   mlperf_kubeadm:
     arguments: [init, --config=/etc/kubernetes/mlperf/init.yaml]
-    done: /etc/kubernetes/mlperf/initialised
+    creates: /etc/kubernetes/mlperf/initialised
     log: /var/log/mlperf-kubeadm.log
 """
 
 RETURN = r"""
 log:
-  description: File with what kubeadm printed.
+  description: File with the output of kubeadm.
   returned: success
   type: str
 """
@@ -84,11 +84,11 @@ def masked(text: str) -> str:
     return SECRETS.sub("(masked)", text)
 
 
-def complaints(err: str) -> str:
-    """What kubeadm complained about, in one line."""
-    found = re.findall(r"\[ERROR ([^\]]+)\]: (.+)", err)
-    if found:
-        return "; ".join(f"{name}: {text.strip()}" for name, text in found)
+def errors(err: str) -> str:
+    """The errors that kubeadm printed, on one line."""
+    preflight = re.findall(r"\[ERROR ([^\]]+)\]: (.+)", err)
+    if preflight:
+        return "; ".join(f"{name}: {text.strip()}" for name, text in preflight)
     lines = [
         line.strip() for line in err.splitlines() if re.match(r"error[: ]|.*(timed out|cannot|failed)", line.strip())
     ]
@@ -97,7 +97,7 @@ def complaints(err: str) -> str:
 
 
 def run(module: Any, argv: List[str]) -> None:
-    """Run kubeadm, write down what it printed, fail with its complaints."""
+    """Run kubeadm, log its output, and fail with its errors."""
     params = module.params
     limit = ["timeout", "--kill-after=10", str(params["timeout_s"])]
     code, out, err = module.run_command([*limit, *argv], cwd="/", environ_update={"LC_ALL": "C"})
@@ -106,11 +106,11 @@ def run(module: Any, argv: List[str]) -> None:
         stream.write(masked(f"$ {' '.join(argv)}\n{out}{err}exit code {code}\n"))
     if code != 0:
         verb = params["arguments"][0]
-        reason = f"no end after {params['timeout_s']} s" if code == 124 else masked(complaints(err or out))
+        reason = f"it did not end within {params['timeout_s']} s" if code == 124 else masked(errors(err or out))
         module.fail_json(
-            msg=f"kubeadm {verb} failed: {reason}. All it said is in {params['log']} on this host, and "
-            "`journalctl -u kubelet` has the kubelet's side. Correct the cause and run the playbook again: it goes on "
-            "from there. An error that does not matter here can be named in kubernetes_ignored_preflight_errors",
+            msg=f"kubeadm {verb} failed: {reason}. Its output is in {params['log']} on this host, the kubelet's in "
+            "`journalctl -u kubelet`. Correct the cause and run the playbook again: it continues from there. An error "
+            "that does not matter here can be added to kubernetes_ignored_preflight_errors",
             exit=code,
         )
 
@@ -120,26 +120,26 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "arguments": {"type": "list", "elements": "str", "required": True},
-            "done": {"type": "path", "required": True},
-            "remains": {"type": "list", "elements": "path", "default": []},
-            "ignored": {"type": "list", "elements": "str", "default": []},
-            "forgiven": {"type": "list", "elements": "str", "default": []},
+            "creates": {"type": "path", "required": True},
+            "partial_files": {"type": "list", "elements": "path", "default": []},
+            "ignored_errors": {"type": "list", "elements": "str", "default": []},
+            "retry_errors": {"type": "list", "elements": "str", "default": []},
             "log": {"type": "path", "required": True},
             "timeout_s": {"type": "int", "default": 900},
         },
         supports_check_mode=True,
     )
     params = module.params
-    cut = any(os.path.exists(path) for path in params["remains"])
-    ignored = [*params["ignored"], *(params["forgiven"] if cut else [])]
+    interrupted = any(os.path.exists(path) for path in params["partial_files"])
+    ignored = [*params["ignored_errors"], *(params["retry_errors"] if interrupted else [])]
     argv = ["kubeadm", *params["arguments"]]
     argv += [f"--ignore-preflight-errors={','.join(dict.fromkeys(ignored))}"] if ignored else []
-    changed = not os.path.exists(params["done"])
+    changed = not os.path.exists(params["creates"])
     if changed and not module.check_mode:
         run(module, argv)
-        if not os.path.exists(params["done"]):
-            os.makedirs(os.path.dirname(params["done"]), exist_ok=True)
-            with open(params["done"], "w", encoding="utf-8") as stream:
+        if not os.path.exists(params["creates"]):
+            os.makedirs(os.path.dirname(params["creates"]), exist_ok=True)
+            with open(params["creates"], "w", encoding="utf-8") as stream:
                 stream.write(f"kubeadm {params['arguments'][0]} has succeeded on this host.\n")
     diff = {"before": "", "after": masked(f"{' '.join(argv)}\n") if changed else ""}
     module.exit_json(changed=changed, log=params["log"], diff=diff)

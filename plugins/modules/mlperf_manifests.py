@@ -1,20 +1,20 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Applies objects to a Kubernetes cluster, or removes them."""
+"""Applies objects to a Kubernetes cluster, or deletes them."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_manifests
-short_description: Apply objects to a Kubernetes cluster, or remove them
+short_description: Apply objects to a Kubernetes cluster, or delete them
 description:
   - Runs where C(kubectl) and a kubeconfig are, usually on the control plane.
-  - Applies on the server's side and owns only the fields that it gives. Nothing is written when the cluster says that
-    nothing would change.
+  - Uses server-side apply and owns only the fields in the manifests. Applies nothing if C(kubectl diff) shows no
+    difference.
 options:
   manifests:
-    description: The objects. Give these or O(src).
+    description: The objects. Give either these or O(src).
     type: list
     elements: dict
     default: []
@@ -22,16 +22,16 @@ options:
     description: A YAML file on the host.
     type: path
   state:
-    description: Whether the objects are to be there.
+    description: Whether the objects exist.
     type: str
     choices: [present, absent]
     default: present
   field_manager:
-    description: Name under which the fields are owned.
+    description: Name of the owner of the fields.
     type: str
     default: mlperf
   timeout_s:
-    description: How long to wait for kinds that are being made, or for objects that are being removed.
+    description: How long to wait for a custom resource definition to be established, or an object to be deleted.
     type: int
     default: 120
   kubectl:
@@ -47,15 +47,15 @@ attributes:
   check_mode:
     support: full
     description:
-      - Asks the cluster what would change.
-      - Where there is no cluster yet, or not yet the namespace or the kind, says that the objects would be applied.
+      - Applies nothing and shows what C(kubectl diff) prints.
+      - Where the cluster, the namespace or the kind does not exist yet, reports that the objects would be applied.
   diff_mode:
     support: full
     description: Shows what C(kubectl diff) prints. Values of secrets are masked.
 """
 
 EXAMPLES = r"""
-- name: Make the namespace
+- name: Create the namespace
   mlperf_manifests:
     manifests:
       - apiVersion: v1
@@ -63,7 +63,7 @@ EXAMPLES = r"""
         metadata:
           name: mlperf
 
-- name: Remove what a file describes
+- name: Delete the objects in a file
   mlperf_manifests:
     src: /var/lib/mlperf/manifests/cni.yaml
     state: absent
@@ -71,11 +71,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reason:
-  description: Why the cluster could not be asked; empty when it could.
+  description: Why the cluster could not be queried; empty when it could.
   returned: success
   type: str
 names:
-  description: Names of the objects that were removed, or would be.
+  description: Names of the objects that were deleted, or would be.
   returned: when O(state=absent)
   type: list
   elements: str
@@ -91,7 +91,7 @@ from ansible.module_utils.mlperf_kubectl import ARGUMENTS, NO_ANSWER, NOT_YET, c
 
 
 def source(module: Any) -> Tuple[List[str], Optional[str]]:
-    """(arguments that tell kubectl where the objects are, what it reads from its standard input)."""
+    """(arguments that name the objects' source for kubectl, its standard input)."""
     manifests, src = module.params["manifests"], module.params["src"]
     if bool(manifests) == bool(src):
         module.fail_json(msg="give either manifests (a list with at least one object) or src (a YAML file on the host)")
@@ -101,16 +101,16 @@ def source(module: Any) -> Tuple[List[str], Optional[str]]:
 
 
 def readable(diff: str) -> str:
-    """A diff without the names of kubectl's temporary files."""
+    """A diff with object names in place of kubectl's temporary files."""
     kept = [line for line in diff.splitlines() if not line.startswith("diff -")]
     return "\n".join(re.sub(r"^(---|\+\+\+) \S*/(LIVE|MERGED)-[^/]*/(\S+).*", r"\1 \3", line) for line in kept) + "\n"
 
 
-def apply(module: Any, rights: List[str], where: List[str], data: Optional[str]) -> None:
-    """Apply; kinds whose definitions are part of the same objects take a moment to be known."""
+def apply(module: Any, options: List[str], where: List[str], data: Optional[str]) -> None:
+    """Apply, and retry while a kind is unknown whose definition is among the same objects."""
     until = time.monotonic() + module.params["timeout_s"]
     while True:
-        code, _out, err = call(module, ["apply", *rights, *where], data)
+        code, _out, err = call(module, ["apply", *options, *where], data)
         if code == 0:
             return
         if not NOT_YET.search(err) or time.monotonic() > until:
@@ -119,40 +119,40 @@ def apply(module: Any, rights: List[str], where: List[str], data: Optional[str])
 
 
 def present(module: Any, where: List[str], data: Optional[str]) -> None:
-    """Make the objects as they are given."""
-    rights = ["--server-side", "--force-conflicts", f"--field-manager={module.params['field_manager']}"]
-    code, out, err = call(module, ["diff", *rights, *where], data)
+    """Apply the objects if they differ."""
+    options = ["--server-side", "--force-conflicts", f"--field-manager={module.params['field_manager']}"]
+    code, out, err = call(module, ["diff", *options, *where], data)
     if code == 0:
         module.exit_json(changed=False, reason="", diff={"prepared": ""})
-    # 1 says that there are differences; beyond it, that they could not be worked out.
+    # Exit code 1 means that there are differences, more than 1 that kubectl could not compute them.
     reason = "" if code == 1 and out else sentence(err)
     if reason and not NOT_YET.search(err):
         if module.check_mode and NO_ANSWER.search(err):
             would_apply(module, reason)
-        module.fail_json(msg=f"the cluster cannot say what would change: {reason}")
+        module.fail_json(msg=f"kubectl diff failed: {reason}")
     if not module.check_mode:
-        apply(module, rights, where, data)
+        apply(module, options, where, data)
     module.exit_json(changed=True, reason=reason, diff={"prepared": readable(out) if out else f"+ {reason}\n"})
 
 
 def would_apply(module: Any, reason: str) -> None:
-    """End in check mode where there is no cluster yet."""
+    """Report a change in check mode where there is no cluster yet."""
     count = len(module.params["manifests"])
     what = f"{count} objects" if count else module.params["src"]
     module.exit_json(changed=True, reason=reason, msg=f"would apply {what} ({reason})", diff={"prepared": ""})
 
 
 def absent(module: Any, where: List[str], data: Optional[str]) -> None:
-    """Remove the objects that are there."""
+    """Delete the objects that exist."""
     code, out, err = call(module, ["get", "--ignore-not-found", "--output=name", *where], data)
     if code != 0 and not NOT_YET.search(err):
-        module.fail_json(msg=f"the cluster cannot say what is there: {sentence(err)}")
+        module.fail_json(msg=f"kubectl get failed: {sentence(err)}")
     names = out.split()
     if names and not module.check_mode:
         limit = f"--timeout={module.params['timeout_s']}s"
         code, _out, err = call(module, ["delete", "--ignore-not-found", limit, *where], data)
         if code != 0 and not NOT_YET.search(err):
-            module.fail_json(msg=f"the objects cannot be removed: {sentence(err)}")
+            module.fail_json(msg=f"the objects cannot be deleted: {sentence(err)}")
     before = "".join(f"{name}\n" for name in names)
     module.exit_json(changed=bool(names), reason="", names=names, diff={"before": before, "after": ""})
 
@@ -177,7 +177,7 @@ def main() -> None:
     if reason and module.check_mode:
         would_apply(module, reason)
     if reason:
-        module.fail_json(msg=f"{reason}; run site.yml with the roles before this one first")
+        module.fail_json(msg=f"{reason}; run site.yml first, which sets up the cluster")
     if module.params["state"] == "present":
         present(module, where, data)
     absent(module, where, data)

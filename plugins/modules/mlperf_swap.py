@@ -1,43 +1,43 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Turns swap off for good, or back on."""
+"""Turns swap off permanently, or back on."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_swap
-short_description: Turn swap off for good, or back on
+short_description: Turn swap off permanently, or back on
 description:
-  - Comments swap out of C(/etc/fstab), masks C(swap.target), so that no partition brings it back, and turns off what
-    is in use.
-  - O(state=present) takes back exactly that.
+  - Comments out swap in C(/etc/fstab), masks C(swap.target), which would activate swap partitions, and turns off the
+    swap that is in use.
+  - O(state=present) reverts exactly these changes.
 options:
   state:
-    description: Whether the host may swap.
+    description: Whether the host may use swap.
     type: str
     choices: [absent, present]
     default: absent
   fstab:
-    description: The table of file systems.
+    description: Table of file systems.
     type: path
     default: /etc/fstab
   swaps:
-    description: What the kernel lists as swap in use.
+    description: File in which the kernel lists the swap in use.
     type: path
     default: /proc/swaps
 author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: full
-    description: Only looks.
+    description: Changes nothing.
   diff_mode:
     support: full
     description: Shows the lines of O(fstab), the target and the swap in use.
 """
 
 EXAMPLES = r"""
-- name: Turn swap off for good
+- name: Turn swap off permanently
   mlperf_swap:
     state: absent
 """
@@ -61,7 +61,7 @@ MASK = "/etc/systemd/system/swap.target"
 
 
 def read(path: str) -> List[str]:
-    """The lines of a file, none where there is no file."""
+    """The lines of a file; none where there is no file."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as stream:
@@ -73,13 +73,13 @@ def is_swap(line: str) -> bool:
     return re.match(r"\s*[^#\s]\S*\s+\S+\s+swap\s", f"{line} ") is not None
 
 
-def without(table: List[str]) -> List[str]:
+def commented_out(table: List[str]) -> List[str]:
     """The table with swap commented out."""
     return [MARK + line if is_swap(line) else line for line in table]
 
 
 def restored(table: List[str]) -> List[str]:
-    """The table as it was before."""
+    """The table with swap as it was before."""
     return [line[len(MARK) :] if line.startswith(MARK) else line for line in table]
 
 
@@ -102,7 +102,7 @@ def main() -> None:
     )
     off = module.params["state"] == "absent"
     table = read(module.params["fstab"])
-    wanted = without(table) if off else restored(table)
+    wanted = commented_out(table) if off else restored(table)
     in_use = [line.split()[0] for line in read(module.params["swaps"])[1:]]
     masked = os.path.islink(MASK) and os.readlink(MASK) == "/dev/null"
     turn_off = off and bool(in_use)

@@ -92,7 +92,7 @@ def test_cut_download_is_taken_up_where_it_ended(tmp_path: Path, store: Store) -
 
 def test_what_came_is_kept_for_the_next_run(tmp_path: Path, store: Store) -> None:
     store.cuts = [500]
-    with pytest.raises(Failed, match=r"ended 101900 bytes early, after 1 tries. What came is kept"):
+    with pytest.raises(Failed, match=r"ended 101900 bytes early, after 1 tries. The part is kept"):
         fetch(tmp_path, store.url, tries=1)
     assert (tmp_path / "a.bin.part").stat().st_size == 500
     fetch(tmp_path, store.url)
@@ -143,7 +143,7 @@ def test_token_goes_to_its_own_host_alone(tmp_path: Path, store: Store, other: S
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, store: Store) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(Failed, match=r"file/folder: .*Make room there or name another folder"):
+    with pytest.raises(Failed, match=r"file/folder: .*Free space there, or use another folder"):
         fetch(file / "folder", store.url)
 
 

@@ -207,7 +207,12 @@ def test_removed_packages_do_not_count_as_installed(commands: Commands) -> None:
 
 
 def kubeadm(tmp_path: Path, **more: Any) -> dict[str, Any]:
-    return {"arguments": ["init"], "done": str(tmp_path / "done"), "log": str(tmp_path / "log" / "kubeadm.log"), **more}
+    return {
+        "arguments": ["init"],
+        "creates": str(tmp_path / "done"),
+        "log": str(tmp_path / "log" / "kubeadm.log"),
+        **more,
+    }
 
 
 def test_kubeadm_runs_once_and_keeps_tokens_to_itself(commands: Commands, tmp_path: Path) -> None:
@@ -226,7 +231,7 @@ def test_kubeadm_that_fails_names_its_errors_and_can_be_run_again(commands: Comm
     err = f"[preflight] Some fatal errors occurred:\n\t[ERROR Port-10250]: Port 10250 is in use\ntoken {TOKEN}\n"
     commands.answer("kubeadm", init=(1, "", err))
     with pytest.raises(Failed, match="Port-10250: Port 10250 is in use") as failed:
-        call("mlperf_kubeadm", kubeadm(tmp_path, ignored=["Swap"], forgiven=["Port-10250"]))
+        call("mlperf_kubeadm", kubeadm(tmp_path, ignored_errors=["Swap"], retry_errors=["Port-10250"]))
     assert TOKEN not in str(failed.value.result)
     assert not (tmp_path / "done").exists()
     assert commands.calls("kubeadm")[0][0] == ["init", "--ignore-preflight-errors=Swap"]
@@ -237,7 +242,9 @@ def test_remains_of_a_cut_try_are_forgiven(commands: Commands, tmp_path: Path) -
     (tmp_path / "ca.crt").write_text("")
     call(
         "mlperf_kubeadm",
-        kubeadm(tmp_path, remains=[str(tmp_path / "ca.crt")], ignored=["Swap"], forgiven=["Port-10250"]),
+        kubeadm(
+            tmp_path, partial_files=[str(tmp_path / "ca.crt")], ignored_errors=["Swap"], retry_errors=["Port-10250"]
+        ),
     )
     assert commands.calls("kubeadm")[0][0] == ["init", "--ignore-preflight-errors=Swap,Port-10250"]
 
@@ -294,10 +301,10 @@ def test_swap_is_commented_out_and_comes_back_as_it_was() -> None:
         "/swap.img\tnone\tswap\tsw\t0\t0",
         "/dev/sdb none swap sw",
     ]
-    without = swap.without(table)
+    without = swap.commented_out(table)
     assert [swap.is_swap(line) for line in table] == [False, False, True, True]
     assert not any(swap.is_swap(line) for line in without)
-    assert swap.without(without) == without
+    assert swap.commented_out(without) == without
     assert swap.restored(without) == table
 
 
