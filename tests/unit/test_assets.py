@@ -174,12 +174,12 @@ def test_settings_that_can_work_are_not_refused(tmp_path: Path) -> None:
         ({"assets_model_files": {"a.bin": SHA256[1:]}}, "given for a.bin: set it in assets_model_files"),
         ({"assets_model_files": {"a.bin": ""}}, "given for a.bin: set it in assets_model_files"),
         ({"assets_model_files": {"c.bin": SHA256}}, "lacks c.bin: correct assets_model_source"),
-        ({"assets_model_source": "/no/such/folder"}, "is no folder: correct assets_model_source"),
+        ({"assets_model_source": "/no/such/folder"}, "is not a folder: correct assets_model_source"),
         (
             {"bundle": "/no/such/bundle"},
-            "/no/such/bundle/assets/model on the machine .* is no folder: collect the bundle",
+            "/no/such/bundle/assets/model on Ansible's control node is not a folder: collect the bundle",
         ),
-        ({"assets_token": "secret", "assets_token_file": "{file}"}, "both given"),
+        ({"assets_token": "secret", "assets_token_file": "{file}"}, "are both set"),
         ({"assets_token_file": "/no/such/token"}, "assets_token_file = '/no/such/token': there is no such file"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_version_brings_differing_drivers_together() -> None:
 def test_a_new_node_alone_is_refused_where_nobody_looked_at_the_others() -> None:
     facts = host("jw3") | {"groups": {"gpu_nodes": ["jw2", "jw3"], "cluster": ["jw1", "jw2", "jw3"]}}
     (refusal,) = nvidia("__nvidia_errors", **facts)
-    assert "which one jw2 has" in refusal
+    assert "--limit excludes jw2, whose" in refusal
     assert nvidia("__nvidia_errors", **facts, nvidia_driver_version="580.95.05") == []
     configured = facts | {"__nvidia_facts_before": {"facts": NODE | {"packages": package("580.95.05-1")}}}
     assert nvidia("__nvidia_errors", **configured) == []
@@ -244,7 +244,7 @@ def test_scrape_objects_and_dashboard() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"monitoring_operator": False, "monitoring_grafana": False}, "nothing would be watched"),
+        ({"monitoring_operator": False, "monitoring_grafana": False}, "nothing would be monitored"),
         ({"monitoring_targets": {"benchmark": "mlperf"}}, "monitoring_targets has benchmark: give"),
         ({"monitoring_interval_s": 0}, "monitoring_interval_s = 0"),
         (

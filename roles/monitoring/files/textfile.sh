@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes what nvidia-smi says as Prometheus text: textfile.sh FILE
+# Writes nvidia-smi's figures in Prometheus's text format: textfile.sh FILE
 set -eu
 fields=index,utilization.gpu,memory.used,power.draw,clocks.sm,temperature.gpu
 nvidia-smi --query-gpu="$fields" --format=csv,noheader,nounits | awk -F', *' '
