@@ -69,11 +69,11 @@ clean: ## Remove what was set up here; results/ stays
 
 .venv/controller: requirements/controller.txt pyproject.toml | .venv/bin/python
 	@echo "Installing Ansible and the report's libraries into .venv"
-	@requirements/install.sh $(BIN)/python requirements/controller.txt
+	@requirements/install.sh $(BIN)/python requirements/controller.txt >/dev/null
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/dev: requirements/dev.txt .venv/controller
 	@echo "Installing linters and test tools into .venv"
-	@requirements/install.sh $(BIN)/python requirements/dev.txt
+	@requirements/install.sh $(BIN)/python requirements/dev.txt >/dev/null
 	@touch $@

@@ -1,6 +1,6 @@
 #!/bin/sh
-# install.sh PYTHON LOCK…: install what these locks pin, checked by its hashes: with uv, which takes a sixth of the time,
-# where there is one, else, or where uv cannot reach its index, with pip.
+# install.sh PYTHON LOCK…: install what these locks pin, by their hashes: with uv where there is one, which takes a sixth of
+# the time, else with pip. A machine that tells pip where to look has pip look there: uv does not read pip's variables.
 set -eu
 python=$1
 shift
@@ -8,8 +8,8 @@ for lock; do
   set -- "$@" --requirement "$lock"
   shift
 done
-if command -v uv >/dev/null; then
+if [ -z "${PIP_INDEX_URL:-}${PIP_NO_INDEX:-}" ] && command -v uv >/dev/null; then
   uv pip install --quiet --python "$python" --no-deps --require-hashes "$@" && exit
   echo "uv could not install it; now pip tries" >&2
 fi
-exec "$python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes "$@"
+exec "$python" -m pip install --disable-pip-version-check --progress-bar off --no-deps --require-hashes "$@"
