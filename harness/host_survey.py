@@ -1,11 +1,4 @@
-# Copyright: the MLPerf distributed authors
-# SPDX-License-Identifier: Apache-2.0
-"""What is wrong with hosts, which nodes will be slower, and why: pure functions of the facts of `harness.host_facts`.
-
-Ansible finds this file as the module utility `mlperf_host_survey`, so it uses only Python 3.9's standard library.
-"""
-
-from __future__ import annotations
+"""What is wrong with hosts, and which nodes will be slower: pure functions of the facts of `harness.host_facts`."""
 
 import time
 from typing import Any

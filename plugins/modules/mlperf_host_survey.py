@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the facts of all hosts and says what is wrong with them."""
+"""The documentation of the action plugin mlperf_host_survey, which runs on the controller."""
 
 from __future__ import annotations
 
@@ -60,44 +60,3 @@ table:
   returned: success
   type: str
 """
-
-import json
-import os
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_host_survey import judge, report, table
-
-
-def write(module: AnsibleModule, path: str, content: object) -> None:
-    """Replace a JSON file in one step."""
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(f"{path}.part", "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=2)
-        os.replace(f"{path}.part", path)
-    except OSError as error:
-        module.fail_json(msg=f"cannot write {path}: {error}")
-
-
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "hosts": {"type": "dict", "required": True},
-            "gpu_nodes": {"type": "list", "elements": "str", "default": []},
-            "supported": {"type": "list", "elements": "str", "default": []},
-            "path": {"type": "path", "required": True},
-        },
-        supports_check_mode=True,
-    )
-    params = module.params
-    hosts = {host: facts or None for host, facts in params["hosts"].items()}
-    findings = judge(hosts, params["gpu_nodes"], params["supported"])
-    if not module.check_mode:
-        write(module, params["path"], report(hosts, findings))
-    # Not a change: the file only records the hosts' present state.
-    module.exit_json(changed=False, findings=findings, table=table(hosts, findings))
-
-
-if __name__ == "__main__":
-    main()

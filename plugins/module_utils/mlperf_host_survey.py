@@ -1,1 +1,0 @@
-../../harness/host_survey.py
