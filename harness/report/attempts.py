@@ -1,9 +1,12 @@
 """What the attempts of a performance run show: in words, and which one setting would help where none held."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.report.input_models import Attempt, Peak
+from harness.report.load_inputs import LoadGenRun
+from harness.report.record import Reason
+from harness.report.rules import Rule
 
 FEW_SEQUENCES = 2.0
 """In flight per engine; at so few, a lower max_num_seqs would change nothing."""
@@ -30,8 +33,34 @@ def describe(attempt: Attempt) -> str:
     return f"{rate(attempt.target_qps)} samples/s" + (f" ({figures})" if figures else "")
 
 
-def why_ended_early(attempt: Attempt) -> str:
-    """The numbers that made a VALID result impossible."""
+def attempt_reasons(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
+    """An attempt that was ended early is no result; where the last one did not hold, what was tried and would help."""
+    last, spec = loadgen.last_attempt, loadgen.spec
+    if last is None or spec is None:
+        return
+    if last.ended_early:
+        yield Rule.ATTEMPT_ENDED_EARLY.reason(
+            node=loadgen.host,
+            number=last.number,
+            rate=rate(last.target_qps),
+            samples=last.samples,
+            planned=last.planned_samples,
+            why=_why_ended_early(last),
+        )
+    log = loadgen.performance
+    too_fast = last.ended_early or (log and False in (log.latency_limits_met, log.early_stopping_met))
+    ttft, tpot = spec.scenario.ttft_limit_ms, spec.scenario.tpot_limit_ms
+    # Where too few queries can confirm no limit (forgiven is negative), another rate would change nothing.
+    if too_fast and last.forgiven >= 0 and loadgen.finished and ttft is not None and tpot is not None:
+        yield Rule.NO_ATTEMPT_HELD.reason(
+            node=loadgen.host,
+            count=f"{len(loadgen.attempts)} attempt{'s' if len(loadgen.attempts) > 1 else ''}",
+            tried="; ".join(describe(attempt) for attempt in loadgen.attempts),
+            advice=advice(loadgen.attempts, (ttft, tpot), load),
+        )
+
+
+def _why_ended_early(attempt: Attempt) -> str:
     return attempt.reason or (
         f"{attempt.over_ttft} queries were over the TTFT limit and {attempt.over_tpot} over the TPOT limit, "
         f"of which early stopping forgives {max(attempt.forgiven, 0)}"
@@ -53,8 +82,8 @@ def advice(attempts: Sequence[Attempt], limits_ms: tuple[float, float], load: Lo
     broken = any(value is not None and value > limit for value, limit in figures)
     if not last.ended_early and not broken:
         return (
-            f"more samples, since both limits held at the 99th percentile but {worst} queries over one of them are "
-            f"more than early stopping forgives at {last.planned_samples:,} ({forgiven})"
+            f"more samples, since both limits held at the 99th percentile, but {last.planned_samples:,} queries are "
+            f"too few to confirm it with {worst} of them over a limit"
         )
     if before and worst <= 2 * forgiven + 1 and worst < min(before):
         return f"a higher rate_attempts than {len(attempts)}, since the last rate came close to holding"
@@ -104,11 +133,12 @@ def highest_valid(attempts: Sequence[Attempt], limits_ms: tuple[float, float], p
     valid = max((attempt.target_qps for attempt in attempts if attempt.held), default=None)
     failed = [attempt for attempt in attempts if not attempt.held and (valid is None or attempt.target_qps > valid)]
     lowest = min(failed, key=lambda attempt: attempt.target_qps, default=None)
-    sentence = "No rate was VALID" if valid is None else f"Highest VALID rate {rate(valid)} samples/s"
+    highest = "No rate was VALID" if valid is None else f"Highest VALID rate {rate(valid)} samples/s"
     if lowest is None:
-        return sentence
+        return highest
+    which = f"the lowest, {rate(lowest.target_qps)} samples/s," if valid is None else rate(lowest.target_qps)
     figures = _figures(lowest, limits_ms) or lowest.reason or "early stopping could not confirm the limits"
-    return f"{sentence}; {rate(lowest.target_qps)} failed: {figures.rstrip('.')}"
+    return f"{highest}; {which} failed: {figures.rstrip('.')}"
 
 
 def rate(samples_per_s: float) -> str:

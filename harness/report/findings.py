@@ -31,6 +31,11 @@ class Advice(Enum):
         "{metric} p99 is {value:.0f} ms of {limit:.0f} allowed, so a slightly busier run may break the limit; "
         "lower target_qps by a few percent for a run that must hold."
     )
+    NOT_STEADY = (
+        "At equal load an output token took {before:.1f} ms in the first half of the performance run and {after:.1f} "
+        "ms in the second ({change:+.1f} %), so the engine did not run steadily; look for throttling, for other "
+        "programs on the machine, and whether it had warmed up."
+    )
     BATCH_LIMITED = (
         "{waiting:.0f} requests waited on average while all {slots} sequences ran and the KV cache was at most "
         "{kv:.0f} % full, so the batch limit may hold the engine back; raise max_num_seqs."
@@ -114,6 +119,7 @@ def find(
     found += _rates(asked, together, nodes)
     for node in nodes:
         found += [Advice.NOT_TUNED.about(node.name, engine=one.name) for one in node.engines if one.kind == "deepspeed"]
+        found += _steadiness(node)
         found += _batching(asked, node)
         found += _gpu(node)
         found += _telemetry(node.name, node.telemetry)
@@ -155,6 +161,13 @@ def _busy(nodes: Sequence[Node]) -> bool:
     """Whether some node's GPUs, or its processor where it has none, were at work most of the time."""
     looks = [node.telemetry.gpu_util_percent or node.telemetry.cpu_percent for node in nodes]
     return any(look is not None and look.mean >= 70 for look in looks)
+
+
+def _steadiness(node: Node) -> Iterator[Finding]:
+    halves = node.steadiness
+    if halves and not halves.steady:
+        before, after = halves.first_half_tpot_ms, halves.second_half_tpot_ms
+        yield Advice.NOT_STEADY.about(node.name, before=before, after=after, change=halves.change_percent)
 
 
 def _batching(asked: Asked, node: Node) -> Iterator[Finding]:

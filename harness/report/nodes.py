@@ -13,6 +13,7 @@ from harness.report.load_inputs import Inputs, LoadGenRun
 from harness.report.logs import LoadGenLog
 from harness.report.machines import EngineSettings, Machine, Telemetry
 from harness.report.record import Asked, Node, Share
+from harness.report.steadiness import steadiness
 
 ADDRESS = ("name", "model", "host", "port", "url")
 """Settings that do not make two engines' speeds incomparable."""
@@ -67,6 +68,7 @@ def node(
         machine=machine,
         engines=settings,
         telemetry=_telemetry(name, inputs, loadgen, mode),
+        steadiness=steadiness(own) if mode == "performance" else None,
     )
 
 

@@ -112,6 +112,19 @@ class Share(Record):
     stop: int
 
 
+class Steadiness(Record):
+    """Time per output token at equal load in both halves of the performance run (`report/steadiness.py`).
+
+    `change_percent` is positive where the second half was slower. `steady` is false for a change of more than 5 % that
+    chance does not explain.
+    """
+
+    first_half_tpot_ms: float
+    second_half_tpot_ms: float
+    change_percent: float
+    steady: bool
+
+
 class Node(Record):
     """One node. `alone_samples_per_s` is its speed in the latest comparable earlier run on this node alone;
     `client_queue_p99_ms` is how long samples waited between LoadGen's issue and the request leaving."""
@@ -128,6 +141,7 @@ class Node(Record):
     machine: Machine
     engines: tuple[EngineSettings, ...]
     telemetry: Telemetry
+    steadiness: Steadiness | None
 
 
 class Pair(Record):

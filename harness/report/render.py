@@ -98,7 +98,7 @@ def attempt_rows(result: Result) -> list[list[str]]:
     """A row for each attempt of each LoadGen, in order."""
     return [
         [
-            attempt.node, str(attempt.number), number(attempt.target_qps), attempt.verdict.capitalize(),
+            attempt.node, str(attempt.number), number(attempt.target_qps), attempt.verdict,
             number(attempt.ttft_ms_p99, 0), number(attempt.tpot_ms_p99, 1), number(attempt.samples, 0),
             attempt.reason or NONE,
         ]
@@ -108,22 +108,24 @@ def attempt_rows(result: Result) -> list[list[str]]:
 
 def attempt_sentences(result: Result) -> list[str]:
     """How many attempts there were and which one counts, then each LoadGen's highest VALID rate."""
-    sentences = []
     counts = Counter(attempt.node for attempt in result.attempts)
-    if counts:
-        listed = ", ".join(f"{count} on {node}" for node, count in counts.items())
-        words = str(result.attempts[-1].number) if len(counts) == 1 else f"several ({listed})"
-        sentences.append(
-            "There was one attempt; the verdict is that one's."
-            if max(counts.values()) == 1
-            else f"There were {words} attempts; the verdict is that of the last one."
-        )
+    sentences = [_how_many(counts)] if counts else []
     for node in dict.fromkeys([*counts, *(peak.node for peak in result.peaks)]):
         peak = next((peak for peak in result.peaks if peak.node == node), None)
         own = [attempt for attempt in result.attempts if attempt.node == node]
         if sentence := highest_valid(own, latency_limits(result.asked) or (math.inf, math.inf), peak):
             sentences.append(f"{node}: {sentence}." if len(counts) > 1 else f"{sentence}.")
     return sentences
+
+
+def _how_many(counts: Counter[str]) -> str:
+    if len(counts) > 1:
+        listed = ", ".join(f"{node} {count}" for node, count in counts.items())
+        return f"There were {counts.total()} attempts ({listed}); the verdict is that of each node's last one."
+    (count,) = counts.values()
+    if count == 1:
+        return "There was one attempt; the verdict is that one's."
+    return f"There were {count} attempts; the verdict is that of the last one."
 
 
 _Property = tuple[str, Callable[[Node], Sequence[Any]], Callable[..., str]]

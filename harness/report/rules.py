@@ -38,8 +38,8 @@ class Rule(Enum):
     )
     NO_ATTEMPT_HELD = (
         _BROKEN,
-        "An attempt held the latency limits",
-        "{node}: none of {count} attempts held the latency limits: {tried}. What would help most: {advice}",
+        "The last attempt held the latency limits",
+        "{node}: the latency limits did not hold after {count}: {tried}. What would help most: {advice}",
     )
     EARLY_STOPPING = (
         _BROKEN,

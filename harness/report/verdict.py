@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.files import sha256_file
 from harness.report.accuracy_rules import accuracy, few, is_real
-from harness.report.attempts import Load, advice, describe, rate, why_ended_early
+from harness.report.attempts import Load, attempt_reasons
 from harness.report.input_models import ModelFacts
 from harness.report.load_inputs import Engine, Inputs, LoadGenRun
 from harness.report.logs import LoadGenLog
@@ -104,7 +104,7 @@ def _loadgen_run(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
         yield from _performance(node, loadgen.performance, spec)
         if load.distinct_samples < size:
             yield Rule.PERFORMANCE_COVERAGE.reason(node=node, count=load.distinct_samples, rule=size)
-    yield from _attempts(loadgen, load)
+    yield from attempt_reasons(loadgen, load)
     if loadgen.accuracy and not (loadgen.path / "accuracy" / "score.json").exists():
         yield Rule.ACCURACY_SCORED.reason(node=node)
     if loadgen.score and loadgen.score.punkt is False:
@@ -117,27 +117,6 @@ def _loadgen_run(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
         and sha256_file(log_file) != loadgen.score.log_sha256
     ):
         yield Rule.ACCURACY_LOG.reason(node=node)
-
-
-def _attempts(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
-    """An attempt that was ended early is no result; where none held, what was tried and what would help."""
-    last, spec = loadgen.last_attempt, loadgen.spec
-    if last and last.ended_early:
-        yield Rule.ATTEMPT_ENDED_EARLY.reason(
-            node=loadgen.host,
-            number=last.number,
-            rate=rate(last.target_qps),
-            samples=last.samples,
-            planned=last.planned_samples,
-            why=why_ended_early(last),
-        )
-    if last is None or last.held or last.forgiven < 0 or not loadgen.finished or spec is None:
-        return  # a count that can confirm no limit says nothing about the rates
-    ttft, tpot = spec.scenario.ttft_limit_ms, spec.scenario.tpot_limit_ms
-    if ttft is not None and tpot is not None:
-        tried = "; ".join(describe(attempt) for attempt in loadgen.attempts)
-        help_ = advice(loadgen.attempts, (ttft, tpot), load)
-        yield Rule.NO_ATTEMPT_HELD.reason(node=loadgen.host, count=len(loadgen.attempts), tried=tried, advice=help_)
 
 
 def _loadgen(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from harness.report import charts, tables
+from harness.report import charts, rate_chart, tables, time_charts
 from harness.report.build import build
+from harness.report.chart_style import readable_on
 from harness.report.record import Chart, Result
+from tests.unit import results_tree
 from tests.unit.results_tree import START, benchmark, edit
 
 
@@ -30,6 +32,51 @@ def test_charts_of_a_fleet(tmp_path: Path) -> None:
     for path in (folder / "charts").iterdir():
         picture = imread(path)
         assert picture.shape[1] == 1260 and picture.std() > 0.05
+
+
+def test_latency_against_rate_shows_attempts_and_probes_with_their_limits(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run")
+    over = {"verdict": "ENDED EARLY", "target_qps": 50.0, "ttft_ms_p99": 2310.0}
+    results_tree.attempts(folder, over, {"target_qps": 42.0})
+    probe = {
+        "target_qps": 45.0,
+        "seconds": 9.0,
+        "samples": 400,
+        "ttft_ms_p99": 900.0,
+        "tpot_ms_p99": None,
+        "held": True,
+    }
+    probes = [probe, probe | {"target_qps": 60.0, "tpot_ms_p99": 130.0, "held": False}]
+    edit(folder / "nodes/alpha/outcome.json", lambda outcome: outcome.update(peak={"probes": probes}))
+    result = build(folder).result
+    assert drawn(folder)[1]["latency_against_rate"].file
+    chart = rate_chart.latency_against_rate(result)
+    assert not isinstance(chart, str)
+    figure, alt = chart
+    assert alt.endswith("1 at 50.0 samples/s failed, 2 at 42.0 samples/s held, probe at 45.0 samples/s held, "
+                        "probe at 60.0 samples/s failed")  # fmt: skip
+    ttft, tpot = figure.axes
+    assert [[*axes.lines[0].get_ydata()] for axes in figure.axes] == [[2000, 2000], [100, 100]]
+    points = {c.get_label(): [tuple(point) for point in c.get_offsets()] for c in ttft.collections}
+    assert points == {
+        "attempt, VALID": [(42.0, 20.0)],
+        "attempt, failed": [(50.0, 2310.0)],
+        "probe, limits held": [(45.0, 900.0)],
+        "probe, failed": [(60.0, 900.0)],
+    }
+    assert [c.get_label() for c in tpot.collections] == ["attempt, VALID", "attempt, failed", "probe, failed"]
+    shapes = {c.get_label(): len(c.get_paths()[0].vertices) for c in ttft.collections}
+    assert len({shapes["attempt, VALID"], shapes["attempt, failed"], shapes["probe, failed"]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("scenario", "absent"), [("server", "there was one rate only"), ("offline", "the scenario has no rate")]
+)
+def test_one_rate_makes_no_chart_of_rates(tmp_path: Path, scenario: str, absent: str) -> None:
+    folder = benchmark(tmp_path / "run", scenario=scenario, performance=f"{scenario}_50")
+    if scenario == "server":
+        results_tree.attempts(folder, {})
+    assert drawn(folder)[1]["latency_against_rate"].absent == absent
 
 
 def test_a_chart_of_an_earlier_report_does_not_outlive_its_data(tmp_path: Path) -> None:
@@ -76,7 +123,7 @@ def test_readings_add_engines_up_and_average_over_time(tmp_path: Path) -> None:
     rows = [f"{START + second},{40 + 10 * second},4.0,24.0,,,,,,,,alpha-0,{second},0,10.0" for second in range(4)]
     path.write_text("\n".join([head, *rows]) + "\n")
     inputs = build(folder).inputs
-    seen = charts._readings("alpha", inputs, (START, START + 5), 2.0)
+    seen = time_charts.readings("alpha", inputs, (START, START + 5), 2.0)
     assert list(seen["t_s"]) == [0, 2]
     assert list(seen["cpu_percent"]) == [45, 65]
     assert list(seen["running"]) == [0.5, 2.5]
@@ -84,4 +131,4 @@ def test_readings_add_engines_up_and_average_over_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("colour", "text"), [("#0072B2", "white"), ("#E69F00", "black"), ("#404040", "white")])
 def test_text_on_bars_can_be_read(colour: str, text: str) -> None:
-    assert charts._readable(colour) == text
+    assert readable_on(colour) == text

@@ -198,6 +198,18 @@ def test_latency_near_its_limit_is_warned_of(tmp_path: Path) -> None:
     assert "TTFT p99 is 1900 ms of 2000" in findings["NEAR_LIMIT", None].sentence
 
 
+def test_engine_that_slows_down_at_half_is_found_with_both_figures(tmp_path: Path) -> None:
+    folder = fleet(tmp_path, samples=420)
+    assert set(found(folder)) <= {("TELEMETRY_GAPS", "alpha"), ("TELEMETRY_GAPS", "beta")}
+    path = folder / "nodes/alpha/journal.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    slower = [e | {"last_s": e["last_s"] + 0.0127} if e["qsl_idx"] >= 210 and "alpha" in e["engine"] else e
+              for e in entries]  # fmt: skip
+    path.write_text("".join(json.dumps(e) + "\n" for e in slower))
+    (sentence,) = [finding.sentence for finding in build(folder)[0].findings if finding.code == "NOT_STEADY"]
+    assert "took 1.0 ms in the first half of the performance run and 1.1 ms in the second (+10.0 %)" in sentence
+
+
 def test_half_empty_offline_batch_is_found(tmp_path: Path) -> None:
     folder = fleet(tmp_path, scenario="offline", performance="offline_50", accuracy="offline_50")
     shutil.rmtree(folder / "nodes/alpha/accuracy")

@@ -131,7 +131,7 @@ def test_attempts_are_listed_and_the_last_one_is_measured(tmp_path: Path) -> Non
     for name in ("report.md", "report.html"):
         assert sentences in (folder / name).read_text()
     assert (
-        "| alpha | 1 | 50.00 | Invalid | 2,310 | 1.0 | 50 | TTFT p99 2,310 \\| of" in (folder / "report.md").read_text()
+        "| alpha | 1 | 50.00 | INVALID | 2,310 | 1.0 | 50 | TTFT p99 2,310 \\| of" in (folder / "report.md").read_text()
     )
     assert "There were 2 attempts" in reports.summary(result)
 
@@ -145,6 +145,15 @@ def test_figures_of_an_attempt_that_was_ended_early_are_the_journals(tmp_path: P
     assert (result.together.samples, result.together.source) == (25, "journal")
     assert result.together.ttft and result.together.ttft.p99_ms == pytest.approx(20)
     assert "There was one attempt; the verdict is that one's." in (folder / "report.md").read_text()
+
+
+def test_attempts_of_several_loadgens_are_counted_for_each(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path / "run", topology="per_node", samples=100)
+    for node in ("alpha", "beta"):
+        results_tree.attempts(folder, {"verdict": "INVALID", "target_qps": 9.0}, {"target_qps": 8.0}, node=node)
+    sentences = render.attempt_sentences(record(folder))
+    assert sentences[0] == "There were 4 attempts (alpha 2, beta 2); the verdict is that of each node's last one."
+    assert sentences[2].startswith("beta: Highest VALID rate 8.00 samples/s; 9.00 failed: ")
 
 
 def test_no_attempts_no_section(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def test_highest_valid_rate_and_the_lowest_that_failed() -> None:
     tries = [failed(1, target_qps=20.0, **TTFT), failed(2, target_qps=12.3, **TPOT), failed(3, target_qps=9.0), valid]
     sentence = "Highest VALID rate 9.50 samples/s; 12.3 failed: TPOT p99 130 ms"
     assert highest_valid(tries, LIMITS, None) == sentence
-    assert highest_valid([tries[0], tries[0]], LIMITS, None) == "No rate was VALID; 20.0 failed: TTFT p99 3,000 ms"
+    none = "No rate was VALID; the lowest, 20.0 samples/s, failed: TTFT p99 3,000 ms"
+    assert highest_valid([tries[0], tries[0]], LIMITS, None) == none
     assert highest_valid([valid], LIMITS, None) is None
     assert highest_valid([valid], LIMITS, Peak(sentence="As the search says.")) == "As the search says"
     unconfirmed = failed(1, target_qps=10.0, reason="5 over the limit, 2 forgiven.")

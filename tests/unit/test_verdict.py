@@ -265,7 +265,7 @@ def loadgen_files(folder: Path, number: int, log: str) -> None:
 
 def test_only_the_last_attempt_is_judged(tmp_path: Path) -> None:
     folder = smoke(tmp_path)
-    results_tree.attempts(folder, *[OVER] * 9, {})
+    results_tree.attempts(folder, *[OVER] * 9, {"forgiven": -1})
     loadgen_files(folder, 9, "server_50_over_limit")
     assert codes(judge(folder)) == SMOKE
     loadgen_files(folder, 10, "server_50_over_limit")
@@ -274,7 +274,7 @@ def test_only_the_last_attempt_is_judged(tmp_path: Path) -> None:
 
 def test_samples_are_those_of_the_last_attempt(tmp_path: Path) -> None:
     folder = smoke(tmp_path)
-    results_tree.attempts(folder, OVER, {})
+    results_tree.attempts(folder, OVER | {"forgiven": -1}, {"forgiven": -1})
     first, last = (folder / f"nodes/alpha/attempts/{number}/journal.jsonl" for number in (1, 2))
     first.unlink()
     assert codes(judge(folder)) == SMOKE
@@ -293,8 +293,8 @@ def test_attempt_that_was_ended_early_is_invalid_with_its_numbers(tmp_path: Path
         "and 0 over the TPOT limit, of which early stopping forgives 2"
     )
     assert verdict.reasons[1].sentence.startswith(
-        "alpha: none of 2 attempts held the latency limits: 50.0 samples/s (TTFT p99 2,310 ms, TPOT p99 1 ms); 40.0 "
-        "samples/s (TTFT p99 2,310 ms, TPOT p99 1 ms). What would help most: "
+        "alpha: the latency limits did not hold after 2 attempts: 50.0 samples/s (TTFT p99 2,310 ms, TPOT p99 1 ms); "
+        "40.0 samples/s (TTFT p99 2,310 ms, TPOT p99 1 ms). What would help most: "
     )
 
 
@@ -309,6 +309,23 @@ def test_too_few_samples_to_confirm_a_limit_stay_unofficial(tmp_path: Path) -> N
     folder = smoke(tmp_path)
     results_tree.attempts(folder, {"verdict": "INVALID", "forgiven": -1})
     assert (judge(folder).level, codes(judge(folder))) == (Level.UNOFFICIAL, SMOKE)
+
+
+def test_subset_that_could_confirm_its_limits_and_did_not_is_invalid(tmp_path: Path) -> None:
+    folder = smoke(tmp_path)
+    results_tree.attempts(folder, {"verdict": "INVALID", "over_ttft": 3})
+    assert codes(judge(folder)) == SMOKE | {"NO_ATTEMPT_HELD"}
+    assert "more samples, since both limits held at the 99th percentile" in judge(folder).reasons[0].sentence
+
+
+def test_attempt_that_failed_for_another_cause_is_not_put_down_to_its_rate(tmp_path: Path) -> None:
+    folder = full(tmp_path)
+    results_tree.attempts(folder, {"verdict": "INVALID", "reason": "Min duration"})
+    for name in ("mlperf_log_detail.txt", "mlperf_log_summary.txt"):
+        path = folder / "nodes/alpha/attempts/1/performance" / name
+        text = path.read_text().replace('"result_validity", "value": "VALID"', '"result_validity", "value": "INVALID"')
+        path.write_text(text.replace("Result is : VALID", "Result is : INVALID"))
+    assert codes(judge(folder)) == {"LOADGEN_RESULT", "TINY_MODEL"}
 
 
 def test_run_that_failed_after_an_attempt_says_only_why_it_failed(tmp_path: Path) -> None:
