@@ -1,4 +1,4 @@
-"""harness cluster: what `harness` does on a host, done on a cluster; and harness pack, which serves it in a pod."""
+"""harness cluster: the commands of a host, on a cluster; and harness pack, which collecting runs in a pod."""
 
 import json
 import sys
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 CALIBRATION = ".calibration"
 _FAILED_CHECK = 3
-root_ignored = click.option("--root", hidden=True, help="Given by callers that know hosts only; pods have their own.")
+root_ignored = click.option("--root", hidden=True, help="Ignored: pods have a root folder of their own.")
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """What the group's options say."""
+class _ClusterOptions:
+    """The options of `harness cluster`."""
 
     launcher_name: str
     kubeconfig: Path | None
@@ -30,23 +30,21 @@ class _Place:
     settings: str
     run_id: str
     node: str
-    named: str
+    host_option: str
 
     @property
     def host(self) -> str:
-        """The node as the caller knows it."""
-        return self.named or self.node
+        """The node's name in specs."""
+        return self.host_option or self.node
 
-    def launcher(self, patience_s: float = 20.0) -> "Launcher":
+    def launcher(self, retry_s: float = 20.0) -> "Launcher":
         try:
             from harness.cluster.api import Api
             from harness.cluster.launch import Launcher
             from harness.cluster.settings import parse_cluster
         except ModuleNotFoundError as missing:
             advice = f"{sys.executable} -m pip install -r requirements/controller.txt"
-            raise NotReady(
-                f"{missing.name} is not installed here, without which no cluster is reached; {advice}"
-            ) from None
+            raise NotReady(f"{missing.name}, which access to a cluster needs, is not installed; {advice}") from None
 
         inline = self.settings.lstrip().startswith("{")
         try:
@@ -55,13 +53,12 @@ class _Place:
             raise BadInput(f"--settings is not JSON: {error}") from None
         cluster = parse_cluster(values)
         if self.launcher_name == "torchx":
-            from harness.cluster.volcano import TorchxApi
+            from harness.cluster.torchx_api import TorchxApi
 
-            queued = TorchxApi(
-                cluster.namespace, self.kubeconfig, self.context, patience_s=patience_s, queue=cluster.queue
-            )
-            return Launcher(queued, cluster)
-        return Launcher(Api(cluster.namespace, self.kubeconfig, self.context, patience_s=patience_s), cluster)
+            api: Api = TorchxApi(cluster.namespace, self.kubeconfig, self.context, retry_s=retry_s, queue=cluster.queue)
+        else:
+            api = Api(cluster.namespace, self.kubeconfig, self.context, retry_s=retry_s)
+        return Launcher(api, cluster)
 
 
 @click.group()
@@ -71,38 +68,38 @@ class _Place:
     type=click.Choice(["kubernetes", "torchx"]),
     default="kubernetes",
     show_default=True,
-    help="Jobs of Kubernetes, or jobs of Volcano made through TorchX.",
+    help="Jobs of Kubernetes, or jobs of Volcano created by TorchX.",
 )
-@click.option("--kubeconfig", type=PATH, envvar="KUBECONFIG", help="Credentials.  [default: the usual places]")
-@click.option("--context", help="One of its contexts.  [default: its current one]")
-@click.option("--settings", required=True, help="Image, namespace, claims and the like, as JSON or a file of it.")
+@click.option("--kubeconfig", type=PATH, envvar="KUBECONFIG", help="Credentials.  [default: as kubectl]")
+@click.option("--context", help="A context of the kubeconfig.  [default: its current one]")
+@click.option("--settings", required=True, help="Image, namespace, claims and so on: JSON, or a file with it.")
 @click.option("--run-id", default="", help="The run that engines belong to.")
-@click.option("--node", default="", help="The node, as the cluster names it.")
-@click.option("--host", "named", default="", help="The node, as specs name it.  [default: as the cluster does]")
+@click.option("--node", default="", help="The node's name in the cluster.")
+@click.option("--host", "host_option", default="", help="The node's name in specs.  [default: that in the cluster]")
 @click.pass_context
-def cluster(caller: click.Context, /, **options: Any) -> None:
+def cluster(context: click.Context, /, **values: Any) -> None:
     """The same commands on a cluster: engines and runs as Jobs, watched and collected through its API."""
-    caller.obj = _Place(**options)
+    context.obj = _ClusterOptions(**values)
 
 
 @cluster.group()
 def engine() -> None:
-    """Start and stop the Jobs of engines."""
+    """Create and delete the Jobs of engines."""
 
 
 @engine.command()
 @root_ignored
 @click.option("--config", default="-", show_default=True, help="EngineConfig as JSON.")
 @click.option("--no-wait", is_flag=True, hidden=True)
-@click.option("--check", is_flag=True, help="Make nothing; have the API server judge it, and say whether it is new.")
+@click.option("--check", is_flag=True, help="Create nothing: a dry run that says whether the Job would be new.")
 @json_option
 @click.pass_obj
-def up(place: _Place, root: str | None, config: str, no_wait: bool, check: bool, as_json: bool) -> None:
-    """Have an engine's Job on the node; nothing changes if it is there."""
+def up(options: _ClusterOptions, root: str | None, config: str, no_wait: bool, check: bool, as_json: bool) -> None:
+    """Create an engine's Job on the node, unless it exists."""
     from harness.engine import parse_config
 
-    asked = parse_config(read_values(config, "engine config"))
-    state = place.launcher().engine_up(place.run_id, place.node, asked, dry_run=check)
+    engine_config = parse_config(read_values(config, "engine config"))
+    state = options.launcher().engine_up(options.run_id, options.node, engine_config, dry_run=check)
     if check:
         show({"would_change": state.changed}, as_json, "would start" if state.changed else "is up already")
         return
@@ -115,32 +112,32 @@ def up(place: _Place, root: str | None, config: str, no_wait: bool, check: bool,
 @click.option("--check", is_flag=True, help="Delete nothing; say whether there is one.")
 @json_option
 @click.pass_obj
-def down(place: _Place, root: str | None, name: str, check: bool, as_json: bool) -> None:
-    """Delete an engine's Job, and wait for the end of its pod; nothing changes if there is none."""
-    changed = place.launcher().engine_down(place.run_id, name, dry_run=check)
+def down(options: _ClusterOptions, root: str | None, name: str, check: bool, as_json: bool) -> None:
+    """Delete an engine's Job if there is one, and wait for the end of its pod."""
+    changed = options.launcher().engine_down(options.run_id, name, dry_run=check)
     show({"name": name, "state": "stopped", "changed": changed}, as_json, f"{name}  stopped")
 
 
 @cluster.command()
 @root_ignored
 @click.option("--spec", "source", default="-", show_default=True, help="Spec as JSON.")
-@click.option("--check", is_flag=True, help="Make nothing; have the API server judge it, and say what would change.")
+@click.option("--check", is_flag=True, help="Create nothing: a dry run that says what would change.")
 @json_option
 @click.pass_obj
-def start(place: _Place, root: str | None, source: str, check: bool, as_json: bool) -> None:
-    """Have a run's Job on the node; nothing changes if it is there, or if its directory is."""
+def start(options: _ClusterOptions, root: str | None, source: str, check: bool, as_json: bool) -> None:
+    """Create a run's Job on the node, unless it or the run's directory exists."""
     spec = parse_spec(read_values(source, "spec"))
-    launcher = place.launcher()
+    launcher = options.launcher()
     if check:
-        different = launcher.compare(spec)
-        would = not different and launcher.start(spec, place.node, dry_run=True)
-        shown = {"would_change": would, "diff": different or {}, "state": launcher.state(spec.run_id, spec.node)}
-        show(shown, as_json, "would start" if would else "exists already")
+        diff = launcher.compare(spec)
+        would_change = not diff and launcher.start(spec, options.node, dry_run=True)
+        result = {"would_change": would_change, "diff": diff or {}, "state": launcher.state(spec.run_id, spec.node)}
+        show(result, as_json, "would start" if would_change else "exists already")
         return
-    changed = launcher.start(spec, place.node)
+    changed = launcher.start(spec, options.node)
     state = "running" if changed else launcher.state(spec.run_id, spec.node)
-    said = {"changed": changed, "run_id": spec.run_id, "state": state, "warnings": []}
-    show(said, as_json, f"{spec.run_id}  {'started' if changed else 'is there already'}")
+    result = {"changed": changed, "run_id": spec.run_id, "state": state, "warnings": []}
+    show(result, as_json, f"{spec.run_id}  {'started' if changed else 'exists already'}")
 
 
 @cluster.command()
@@ -149,11 +146,11 @@ def start(place: _Place, root: str | None, source: str, check: bool, as_json: bo
 @click.option("--check", is_flag=True, help="Delete nothing; say whether there is one.")
 @json_option
 @click.pass_obj
-def stop(place: _Place, root: str | None, run_id: str, check: bool, as_json: bool) -> None:
-    """End a run by deleting its Job; its files stay on its claim."""
-    launcher = place.launcher()
-    changed = launcher.stop(run_id, place.host, dry_run=check)
-    state = "stopped" if changed and not check else launcher.state(run_id, place.host)
+def stop(options: _ClusterOptions, root: str | None, run_id: str, check: bool, as_json: bool) -> None:
+    """Stop a run by deleting its Job; its files stay on its claim."""
+    launcher = options.launcher()
+    changed = launcher.stop(run_id, options.host, dry_run=check)
+    state = "stopped" if changed and not check else launcher.state(run_id, options.host)
     show({"changed": changed, "state": state}, as_json, f"run {run_id}: {state}")
 
 
@@ -161,48 +158,48 @@ def stop(place: _Place, root: str | None, run_id: str, check: bool, as_json: boo
 @root_ignored
 @json_option
 @click.pass_obj
-def status(place: _Place, root: str | None, as_json: bool) -> None:
-    """Show the runs that have a Job (on the node, if one is given), and how many GPUs the node offers."""
+def status(options: _ClusterOptions, root: str | None, as_json: bool) -> None:
+    """Show the runs with a Job (on all nodes, or the given one) and the allocatable GPUs of the node."""
     from harness.cluster.doctor import gpus
 
-    launcher = place.launcher()
-    found = launcher.runs(place.node or None)
-    offers = gpus(launcher.api, launcher.cluster, place.node) if place.node else None
-    lines = "\n".join(f"{one['run_id']}  {one['state']}" for one in found)
-    show({"runs": found, "gpus": offers}, as_json, lines or f"no runs in namespace {launcher.api.namespace}")
+    launcher = options.launcher()
+    runs = launcher.runs(options.node or None)
+    gpu_count = gpus(launcher.api, launcher.cluster, options.node) if options.node else None
+    lines = "\n".join(f"{run['run_id']}  {run['state']}" for run in runs)
+    show({"runs": runs, "gpus": gpu_count}, as_json, lines or f"no runs in namespace {launcher.api.namespace}")
 
 
 @cluster.command()
 @click.argument("kind", type=click.Choice(["engine", "run"]))
 @click.argument("names", nargs=-1, required=True)
-@click.option("--interval", type=float, default=10.0, show_default=True, help="Seconds between two looks.")
+@click.option("--interval", type=float, default=10.0, show_default=True, help="Seconds between two lines.")
 @click.pass_obj
-def watch(place: _Place, kind: Any, names: tuple[str, ...], interval: float) -> None:
-    """Print a look as a line of JSON every few seconds, and at once when a pod changes, until all have ended.
+def watch(options: _ClusterOptions, kind: Any, names: tuple[str, ...], interval: float) -> None:
+    """Print the status as a line of JSON every few seconds, and at once when a pod changes, until all have ended.
 
     NAMES are engines of the run, or hosts of its LoadGens.
     """
-    from harness.cluster.watch import looks
+    from harness.cluster.watch import snapshots
 
-    launcher = place.launcher(patience_s=2.0)
-    for look in looks(launcher.api, kind, place.run_id, names, place.node, interval):
-        click.echo(json.dumps(look))
+    launcher = options.launcher(retry_s=2.0)
+    for snapshot in snapshots(launcher.api, kind, options.run_id, names, options.node, interval):
+        click.echo(json.dumps(snapshot))
         sys.stdout.flush()
 
 
 @cluster.command()
 @click.argument("sources", nargs=-1, required=True, metavar="FOLDER=TARGET...")
-@click.option("--into", type=PATH, required=True, help="Where it goes on this machine.")
+@click.option("--into", type=PATH, required=True, help="Folder on this machine.")
 @json_option
 @click.pass_obj
-def collect(place: _Place, sources: tuple[str, ...], into: Path, as_json: bool) -> None:
-    """Bring the files below folders of the node's claim, as pods see them, through the API, checked by sha256."""
-    from harness.cluster.collect import collect as collected
+def collect(options: _ClusterOptions, sources: tuple[str, ...], into: Path, as_json: bool) -> None:
+    """Copy the files below folders inside the node's pods through the API, verified by SHA-256."""
+    from harness.cluster.collect import collect as collect_files
 
-    launcher = place.launcher()
-    owner = launcher.owner(place.run_id)
-    pairs = {str(source): target for source, target in _pairs(sources).items()}
-    names, fetched = collected(launcher.api, launcher.cluster, owner, place.run_id, place.node, pairs, into)
+    launcher = options.launcher()
+    owner = launcher.owner(options.run_id)
+    targets = {str(source): target for source, target in _parse_sources(sources).items()}
+    names, fetched = collect_files(launcher.api, launcher.cluster, owner, options.run_id, options.node, targets, into)
     show({"files": names, "fetched": fetched}, as_json, f"{len(names)} files, {len(fetched)} of them new")
 
 
@@ -211,41 +208,47 @@ def collect(place: _Place, sources: tuple[str, ...], into: Path, as_json: bool) 
 @click.option("--check", is_flag=True, help="Change nothing; say whether there is anything to release.")
 @json_option
 @click.pass_obj
-def release(place: _Place, root: str | None, check: bool, as_json: bool) -> None:
-    """Let the cluster remove a collected run's Jobs after a while; what is left of long collected ones goes now."""
-    changed = place.launcher().release([place.run_id, f"{place.run_id}{CALIBRATION}"], dry_run=check)
+def release(options: _ClusterOptions, root: str | None, check: bool, as_json: bool) -> None:
+    """Set a TTL on a collected run's finished Jobs, and delete objects of runs collected longer ago."""
+    run_ids = [options.run_id, f"{options.run_id}{CALIBRATION}"]
+    changed = options.launcher().release(run_ids, dry_run=check)
     show({"changed": changed}, as_json, "released" if changed else "was released already")
 
 
 @cluster.command()
 @root_ignored
-@click.option("--for", "source", default="-", show_default=True, help="What is to be started, as for `harness doctor`.")
+@click.option(
+    "--for", "source", default="-", show_default=True, help="The planned engines and run, as for `harness doctor`."
+)
 @json_option
 @click.pass_obj
-def doctor(place: _Place, root: str | None, source: str, as_json: bool) -> int:
-    """Check API, rights, node, claims and the objects that are to be made; changes nothing."""
-    from harness.cluster import doctor as doctors
+def doctor(options: _ClusterOptions, root: str | None, source: str, as_json: bool) -> int:
+    """Check API, rights, node, claims and the objects to be created; changes nothing."""
+    from harness.cluster import doctor as cluster_doctor
     from harness.engine import parse_config
 
-    planned = read_values(source, "what is to be started")
+    planned = read_values(source, "the planned engines and run")
     configs = [parse_config(config) for config in planned.get("engines") or ()]
     spec = parse_spec(planned["spec"]) if planned.get("spec") else None
-    found = doctors.check(place.launcher(), place.run_id, place.node, configs, spec)
-    show({"findings": found}, as_json, doctors.table(found))
-    return _FAILED_CHECK if any(one["level"] == "fail" for one in found) else 0
+    findings = cluster_doctor.check(options.launcher(), options.run_id, options.node, configs, spec)
+    show({"findings": findings}, as_json, cluster_doctor.table(findings))
+    return _FAILED_CHECK if any(finding["level"] == "fail" for finding in findings) else 0
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="FOLDER=TARGET...")
 def pack(sources: tuple[str, ...]) -> None:
     """Print the files below folders as one gzipped tar with their hashes, for collecting them from a container."""
-    from harness.cluster.pack import pack as packed
+    from harness.cluster.archive import pack as pack_files
 
-    packed(_pairs(sources), sys.stdout.buffer)
+    pack_files(_parse_sources(sources), sys.stdout.buffer)
 
 
-def _pairs(sources: tuple[str, ...]) -> dict[Path, str]:
-    wrong = [source for source in sources if not source.partition("=")[0]]
-    if wrong:
-        raise BadInput(f"{wrong[0]!r}: give FOLDER=TARGET, where TARGET may be empty")
-    return {Path(folder): target for folder, _, target in (source.partition("=") for source in sources)}
+def _parse_sources(sources: tuple[str, ...]) -> dict[Path, str]:
+    targets = {}
+    for source in sources:
+        folder, _, target = source.partition("=")
+        if not folder:
+            raise BadInput(f"{source!r}: give FOLDER=TARGET, where TARGET may be empty")
+        targets[Path(folder)] = target
+    return targets

@@ -1,4 +1,4 @@
-"""Brings a run's files from a node's claim through the API: a pod that mounts it, and one command in that pod."""
+"""Collects a run's files from a node's claim through the API: a pod mounts the claim, a command in it packs them."""
 
 import json
 import secrets
@@ -16,58 +16,59 @@ from kubernetes.client.exceptions import ApiException
 
 from harness.cluster import objects
 from harness.cluster.api import Api, Object
-from harness.cluster.case import when
-from harness.cluster.pack import unpack
+from harness.cluster.archive import unpack
+from harness.cluster.diagnosis.evidence import event_time
 from harness.cluster.settings import Cluster, slug
 from harness.errors import NotReady, RunFailed
 
 ATTEMPTS = 3
-ALIVE_S = 1800
+LIFETIME_S = 1800
 _PAUSE_S = 2.0
 _START_S = 180.0
 _SILENCE_S = 120.0
 _POLL_S = 0.5
-_OUT, _ERRORS, _END = 1, 2, 3
-"""Channels of a command in a pod; on the last one the API server says how it ended."""
+_STDOUT, _STDERR, _STATUS = 1, 2, 3
+"""Channels of a command in a pod; on the last one the API server sends the command's exit status."""
 
 
 def collect(
-    api: Api, cluster: Cluster, owner: Object, run_id: str, node: str, sources: dict[str, str], into: Path
+    api: Api, cluster: Cluster, owner: Object, run_id: str, node: str, sources: dict[str, str], folder: Path
 ) -> tuple[list[str], list[str]]:
-    """Bring the files below each source, a folder as pods see it, to the target below `into` that goes with it.
+    """Copy the files below each source, a folder inside pods, to the source's target below `folder`.
 
-    Returns all names, and those that were not there or were different.
+    Returns all names, and those that are new or have changed.
 
     Raises:
         NotReady: the collector's pod does not start, or the rights are missing.
-        RunFailed: the files did not arrive whole, three times.
+        RunFailed: the files did not arrive complete, three times.
     """
     command = ["harness", "pack", *(f"{source}={target}" for source, target in sources.items())]
     with _collector(api, cluster, owner, run_id, node) as pod:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with tempfile.TemporaryFile() as packed:
-                    _execute(api, pod, command, packed)
-                    packed.seek(0)
-                    return unpack(packed, into)
+                with tempfile.TemporaryFile() as archive:
+                    _execute(api, pod, command, archive)
+                    archive.seek(0)
+                    return unpack(archive, folder)
             except RunFailed:
                 if attempt == ATTEMPTS:
                     raise
                 time.sleep(_PAUSE_S)
-    raise AssertionError("an attempt neither ended well nor failed")
+    raise AssertionError("the last attempt neither returned nor raised")
 
 
 @contextmanager
 def _collector(api: Api, cluster: Cluster, owner: Object, run_id: str, node: str) -> Iterator[str]:
-    wanted = objects.collector(cluster, run_id, node, owner, alive_s=ALIVE_S)
-    # Each has a name of its own: an earlier one may be on its way out, and someone else may collect as well.
-    name = f"{wanted['metadata']['name'][:54].rstrip('-')}-{secrets.token_hex(4)}"
-    wanted["metadata"]["name"] = name
-    for pod in api.all("Pod", f"{objects.RUN}={slug(run_id)},{objects.COMPONENT}=collector"):
+    """The name of a running collector pod, which is deleted in the end."""
+    body = objects.collector(cluster, run_id, node, owner, lifetime_s=LIFETIME_S)
+    # A unique name: an earlier collector may still be terminating, and someone else may collect at the same time.
+    name = f"{body['metadata']['name'][:54].rstrip('-')}-{secrets.token_hex(4)}"
+    body["metadata"]["name"] = name
+    for pod in api.list_objects("Pod", f"{objects.RUN}={slug(run_id)},{objects.COMPONENT}=collector"):
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
             api.delete("Pod", pod["metadata"]["name"])
     try:
-        api.create(wanted)
+        api.create(body)
         _await_start(api, name)
         yield name
     finally:
@@ -78,86 +79,87 @@ def _await_start(api: Api, name: str) -> None:
     end = time.monotonic() + _START_S
     while True:
         pod = api.read("Pod", name)
-        phase = pod["status"].get("phase") if pod else "gone"
+        phase = pod["status"].get("phase") if pod else "deleted"
         if phase == "Running":
             return
-        if phase in ("gone", "Failed", "Succeeded") or time.monotonic() > end:
+        if phase in ("deleted", "Failed", "Succeeded") or time.monotonic() > end:
             raise NotReady(
-                f"the pod {name}, which reads the results on its node, is {phase}: {_why(api, name, pod)}; "
+                f"the pod {name}, which reads the results on its node, is {phase}: {_why_not_running(api, name, pod)}; "
                 f"kubectl -n {api.namespace} describe pod {name}"
             )
         time.sleep(_POLL_S)
 
 
-def _why(api: Api, name: str, pod: Object | None) -> str:
-    """What keeps a pod from running, by the pod itself or else by the newest warning about it."""
+def _why_not_running(api: Api, name: str, pod: Object | None) -> str:
+    """The first message about it in the pod's status, or else that of the newest event, warnings first."""
     status = (pod or {}).get("status") or {}
-    said = [status.get("message")]
-    for one in status.get("containerStatuses") or ():
-        said += [state.get("message") for state in (one.get("state") or {}).values()]
-    said += [one.get("message") for one in status.get("conditions") or () if one["type"] == "PodScheduled"]
-    about = [one for one in api.all("Event") if one["involvedObject"].get("name") == name]
-    events = sorted(about, key=lambda one: (one.get("type") == "Warning", when(one)))
-    said += [events[-1].get("message")] if events else []
-    return next((str(text) for text in said if text), "no event tells why")
+    messages = [status.get("message")]
+    for container in status.get("containerStatuses") or ():
+        messages += [state.get("message") for state in (container.get("state") or {}).values()]
+    conditions = status.get("conditions") or ()
+    messages += [condition.get("message") for condition in conditions if condition["type"] == "PodScheduled"]
+    events = [event for event in api.list_objects("Event") if event["involvedObject"].get("name") == name]
+    events.sort(key=lambda event: (event.get("type") == "Warning", event_time(event)))
+    messages += [events[-1].get("message")] if events else []
+    return next((str(message) for message in messages if message), "there is no event about it")
 
 
 def _execute(api: Api, pod: str, command: list[str], out: IO[bytes]) -> None:
-    """Run a command in a pod; what it prints goes to `out` as it is.
+    """Run a command in a pod and write its standard output to `out`.
 
     Raises:
-        RunFailed: it did not end well, or the connection broke.
-        NotReady: it is refused.
+        RunFailed: it failed, or the connection broke.
+        NotReady: the right to run it is missing.
     """
-    link = _connected(api, pod, command)
-    said = told = b""
+    connection = _connect(api, pod, command)
+    stderr = status = b""
     try:
-        heard = time.monotonic()
-        more_to_come = True
-        while more_to_come:
-            # What came before the end may have been read, and not been taken yet.
-            more_to_come = link.is_open()
-            link.update(timeout=1)
-            data, more = link.read_channel(_OUT), link.read_channel(_ERRORS)
+        last_data = time.monotonic()
+        is_open = True
+        while is_open:
+            # Data that arrived before the connection was closed is read in one more round.
+            is_open = connection.is_open()
+            connection.update(timeout=1)
+            data, errors = connection.read_channel(_STDOUT), connection.read_channel(_STDERR)
             out.write(data)
-            said, told = (said + more)[-2000:], told + link.read_channel(_END)
-            heard = time.monotonic() if data or more else heard
-            if time.monotonic() - heard > _SILENCE_S:
+            stderr, status = (stderr + errors)[-2000:], status + connection.read_channel(_STATUS)
+            last_data = time.monotonic() if data or errors else last_data
+            if time.monotonic() - last_data > _SILENCE_S:
                 raise RunFailed(f"pod {pod} has sent nothing for {_SILENCE_S:.0f} s")
     except (websocket.WebSocketException, OSError) as error:
         raise RunFailed(f"the connection to pod {pod} broke: {error}") from None
     finally:
-        link.close()
-    _judge_end(f"`{' '.join(command[:2])}` in pod {pod}", told, said.decode(errors="replace").strip())
+        connection.close()
+    _check_status(f"`{' '.join(command[:2])}` in pod {pod}", status, stderr.decode(errors="replace").strip())
 
 
-def _connected(api: Api, pod: str, command: list[str]) -> Any:
+def _connect(api: Api, pod: str, command: list[str]) -> Any:
     websocket.setdefaulttimeout(_SILENCE_S)
-    channels = {"stdin": False, "stdout": True, "stderr": True, "tty": False}
-    ask = api.core.connect_get_namespaced_pod_exec
+    options = {"stdin": False, "stdout": True, "stderr": True, "tty": False, "binary": True, "_preload_content": False}
+    method = api.core.connect_get_namespaced_pod_exec
     try:
-        return stream.stream(ask, pod, api.namespace, command=command, **channels, binary=True, _preload_content=False)
+        return stream.stream(method, pod, api.namespace, command=command, **options)
     except (ApiException, AttributeError, urllib3.exceptions.HTTPError, OSError) as error:
-        # The client hides what the API server answered behind failures of its own.
-        refusal = next((one for one in _behind(error) if isinstance(one, websocket.WebSocketBadStatusException)), None)
-        if refusal is None:
-            first = list(_behind(error))[-1]
-            raise RunFailed(f"no connection to pod {pod} through {api.address}: {first}") from None
-        answer = ApiException(status=refusal.status_code, reason=str(refusal))
-        answer.body = refusal.resp_body
-        raise api.explained(answer, f"execute a command in pod {pod}") from None
+        # The client raises errors of its own while it handles the API server's response.
+        errors = list(_contexts(error))
+        response = next((one for one in errors if isinstance(one, websocket.WebSocketBadStatusException)), None)
+        if response is None:
+            raise RunFailed(f"no connection to pod {pod} through {api.address}: {errors[-1]}") from None
+        failure = ApiException(status=response.status_code, reason=str(response))
+        failure.body = response.resp_body
+        raise api.explain(failure, f"execute a command in pod {pod}") from None
 
 
-def _behind(error: BaseException | None) -> Iterator[BaseException]:
+def _contexts(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__context__
 
 
-def _judge_end(what: str, told: bytes, said: str) -> None:
+def _check_status(command: str, status: bytes, stderr: str) -> None:
     try:
-        status = json.loads(told)
+        result = json.loads(status)
     except ValueError:
-        raise RunFailed(f"the connection broke before the end of {what}") from None
-    if status.get("status") != "Success":
-        raise RunFailed(f"{what} failed: {said or status.get('message')}")
+        raise RunFailed(f"the connection broke before the end of {command}") from None
+    if result.get("status") != "Success":
+        raise RunFailed(f"{command} failed: {stderr or result.get('message')}")

@@ -1,58 +1,58 @@
-"""Is this cluster fit for a run on a node? Looks, changes nothing, and says what to do about whatever is wrong."""
+"""Checks whether a cluster is ready for a run on a node; changes nothing, and says what to do about each problem."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 from kubernetes.utils.quantity import parse_quantity
 
 from harness.cluster.api import Api, Object
+from harness.cluster.api_errors import Forbidden
 from harness.cluster.launch import Launcher
-from harness.cluster.refusals import Forbidden
 from harness.cluster.settings import Cluster
 from harness.engine import EngineConfig
 from harness.errors import HarnessError
 from harness.spec import Spec
 
 Finding = dict[str, str]
-Look = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[Finding]]
 
 
 def check(
     launcher: Launcher, run_id: str, node: str, configs: Sequence[EngineConfig], spec: Spec | None
 ) -> list[Finding]:
-    """What was seen of the API, the rights, the node, its claims, and of the objects that are to be made.
+    """Findings about the API server, the rights, the node, its claims, and the objects to be created.
 
-    Each finding is {check, level: ok, warn or fail, seen, advice}, in the order of looking. The objects are judged by
-    the API server itself, which stores none of them.
+    Each is {check, level: ok, warn or fail, seen, advice}, in the order of the checks, which end at the first failure.
+    The objects are validated by the API server in a dry run.
     """
     api, cluster = launcher.api, launcher.cluster
-    found: list[Finding] = []
-    looks: tuple[Look, ...] = (
+    findings: list[Finding] = []
+    checks: tuple[Check, ...] = (
         lambda: _rights(api, cluster),
-        lambda: _node(api, cluster, node, configs, drives=spec is not None),
+        lambda: _node(api, cluster, node, configs, with_run=spec is not None),
         lambda: _claims(api, cluster, node),
         lambda: _objects(launcher, run_id, node, configs, spec),
     )
-    for look in looks:
+    for one in checks:
         try:
-            found += look()
+            findings += one()
         except HarnessError as error:
             seen, _, advice = str(error).rpartition("; ")
-            found.append(_finding("api", "fail", seen or str(error), advice if seen else ""))
-        # What cannot be asked now would only be refused again.
-        if any(finding["level"] == "fail" for finding in found):
+            findings.append(_finding("api", "fail", seen or str(error), advice if seen else ""))
+        # Later checks would only fail for the same reason.
+        if any(finding["level"] == "fail" for finding in findings):
             break
-    return found
+    return findings
 
 
 def gpus(api: Api, cluster: Cluster, node: str) -> int | None:
-    """How many GPUs a node offers to pods; None when nodes may not be read or engines get none."""
+    """The allocatable GPUs of a node; None when reading nodes is forbidden or engines use no GPU."""
     if not cluster.gpu_resource:
         return None
     try:
-        there = api.node(node)
+        body = api.node(node)
     except Forbidden:
         return None
-    return int(there["status"].get("allocatable", {}).get(cluster.gpu_resource, 0)) if there else 0
+    return int(body["status"].get("allocatable", {}).get(cluster.gpu_resource, 0)) if body else 0
 
 
 def _finding(name: str, level: str, seen: str, advice: str = "") -> Finding:
@@ -60,92 +60,89 @@ def _finding(name: str, level: str, seen: str, advice: str = "") -> Finding:
 
 
 def _rights(api: Api, cluster: Cluster) -> Iterator[Finding]:
-    refused = [
-        (
-            right,
-            [
-                verb
-                for verb in right.verbs
-                if not api.may(verb, right.group, right.resource, everywhere=right.everywhere)
-            ],
-        )
-        for right in api.rights
-        if right.needed != "collecting" or cluster.collect_over_api
-    ]
-    for right, verbs in refused:
-        if verbs:
-            where = "" if right.everywhere else f" in namespace {api.namespace}"
-            yield _finding(
-                "rights",
-                "warn" if right.needed == "never" else "fail",
-                f"these credentials may not {', '.join(verbs)} {right.resource}{where} ({right.why})",
-                "it goes on without" if right.needed == "never" else "grant it (docs/operations.md, RBAC denied)",
-            )
-    if not any(verbs for _, verbs in refused):
-        yield _finding("rights", "ok", f"all that is needed, at {api.address}")
+    all_granted = True
+    for right in api.rights:
+        if right.needed == "collecting" and not cluster.collect_over_api:
+            continue
+        resource = right.group, right.resource
+        missing = [verb for verb in right.verbs if not api.is_allowed(verb, *resource, cluster_wide=right.cluster_wide)]
+        if missing:
+            all_granted = False
+            scope = "" if right.cluster_wide else f" in namespace {api.namespace}"
+            seen = f"no permission to {', '.join(missing)} {right.resource}{scope} ({right.why})"
+            if right.needed == "optional":
+                yield _finding("rights", "warn", seen, "the benchmark runs without it")
+            else:
+                yield _finding("rights", "fail", seen, "grant it (docs/operations.md, RBAC denied)")
+    if all_granted:
+        yield _finding("rights", "ok", f"all required rights are granted, at {api.address}")
 
 
-def _node(api: Api, cluster: Cluster, node: str, configs: Sequence[EngineConfig], *, drives: bool) -> Iterator[Finding]:
+def _node(
+    api: Api, cluster: Cluster, node: str, configs: Sequence[EngineConfig], *, with_run: bool
+) -> Iterator[Finding]:
     try:
-        there = api.node(node)
+        body = api.node(node)
     except Forbidden:
-        seen = "nodes may not be read, so GPUs are not counted and a lost node is noticed late"
+        seen = "no permission to read nodes, so GPUs are not counted and a lost node is noticed late"
         yield _finding("node", "warn", seen, "grant get on nodes")
         return
-    if there is None:
+    if body is None:
         advice = "set harness_node to its name in `kubectl get nodes`"
         yield _finding("node", "fail", f"the cluster has no node {node}", advice)
         return
-    ready = next((one for one in there["status"].get("conditions", ()) if one["type"] == "Ready"), None)
+    ready = next((one for one in body["status"].get("conditions", ()) if one["type"] == "Ready"), None)
     if ready is None or ready["status"] != "True":
-        said = ready.get("message", "") if ready else "its kubelet has not reported yet"
-        yield _finding("node", "fail", f"node {node} is not Ready: {said}", f"kubectl describe node {node}")
+        message = ready.get("message", "") if ready else "its kubelet has not reported yet"
+        yield _finding("node", "fail", f"node {node} is not Ready: {message}", f"kubectl describe node {node}")
         return
-    if there["spec"].get("unschedulable"):
-        yield _finding("node", "fail", f"node {node} is closed for new pods", f"kubectl uncordon {node}")
+    if body["spec"].get("unschedulable"):
+        yield _finding("node", "fail", f"node {node} is cordoned", f"kubectl uncordon {node}")
         return
-    short = list(_too_little(cluster, node, there["status"].get("allocatable", {}), len(configs), drives=drives))
-    yield from short
-    if short:
+    allocatable = body["status"].get("allocatable", {})
+    shortages = list(_shortages(cluster, node, allocatable, len(configs), with_run=with_run))
+    yield from shortages
+    if shortages:
         return
-    wanted = sum(config.tensor_parallel for config in configs) if cluster.gpu_resource else 0
-    has = int(there["status"].get("allocatable", {}).get(cluster.gpu_resource, 0)) if cluster.gpu_resource else 0
-    if wanted > has:
+    requested = sum(config.tensor_parallel for config in configs) if cluster.gpu_resource else 0
+    available = int(allocatable.get(cluster.gpu_resource, 0)) if cluster.gpu_resource else 0
+    if requested > available:
         yield _finding(
             "gpus",
             "fail",
-            f"{len(configs)} engines ask for {wanted} {cluster.gpu_resource} on node {node}, which offers {has}",
-            f"kubectl describe node {node} | grep -A9 Allocatable; without GPUs set gpu_resource to nothing",
+            f"{len(configs)} engines request {requested} {cluster.gpu_resource} of node {node}, it offers {available}",
+            f"kubectl describe node {node} | grep -A9 Allocatable; without GPUs set gpu_resource to an empty value",
         )
     else:
-        yield _finding("node", "ok", f"node {node} is Ready" + (f", {has} {cluster.gpu_resource}" if wanted else ""))
+        gpu_count = f", {available} {cluster.gpu_resource}" if requested else ""
+        yield _finding("node", "ok", f"node {node} is Ready{gpu_count}")
 
 
-def _too_little(
-    cluster: Cluster, node: str, offers: dict[str, str], engines: int, *, drives: bool
+def _shortages(
+    cluster: Cluster, node: str, allocatable: dict[str, str], engines: int, *, with_run: bool
 ) -> Iterator[Finding]:
-    """What the node could not give even if nothing else ran there."""
-    asked = {"cpu": (cluster.cpu, cluster.run_cpu), "memory": (cluster.memory, cluster.run_memory)}
-    for resource, (of_engine, of_run) in asked.items():
-        wanted = engines * parse_quantity(of_engine) + (parse_quantity(of_run) if drives else 0)
-        if resource in offers and wanted > parse_quantity(offers[resource]):
-            parts = [f"{engines} engines of {of_engine}"] * bool(engines) + [f"a LoadGen of {of_run}"] * drives
-            keys = [resource] * bool(engines) + [f"run_{resource}"] * drives
-            seen = f"{' and '.join(parts)} ask for more {resource} than the {offers[resource]} of node {node}"
+    """CPU or memory that the node lacks even if nothing else runs on it."""
+    requests = {"cpu": (cluster.cpu, cluster.run_cpu), "memory": (cluster.memory, cluster.run_memory)}
+    for resource, (per_engine, per_run) in requests.items():
+        requested = engines * parse_quantity(per_engine) + (parse_quantity(per_run) if with_run else 0)
+        if resource in allocatable and requested > parse_quantity(allocatable[resource]):
+            parts = [f"{engines} engines of {per_engine}"] * bool(engines) + [f"a LoadGen of {per_run}"] * with_run
+            keys = [resource] * bool(engines) + [f"run_{resource}"] * with_run
+            seen = f"{' and '.join(parts)} request more {resource} than the {allocatable[resource]} of node {node}"
             yield _finding("resources", "fail", seen, f"lower {' or '.join(keys)} in harness_cluster")
 
 
 def _claims(api: Api, cluster: Cluster, node: str) -> Iterator[Finding]:
-    for purpose, name in cluster.claims(node).items():
+    for content, name in cluster.claims(node).items():
         claim = api.read("PersistentVolumeClaim", name)
         if claim is None:
-            seen = f"namespace {api.namespace} has no claim {name} for {purpose}"
-            yield _finding("claims", "fail", seen, f"make it, or name another one ({purpose}_claim)")
+            seen = f"namespace {api.namespace} has no PersistentVolumeClaim {name} (for {content})"
+            yield _finding("claims", "fail", seen, f"create it, or name another one ({content}_claim)")
         elif claim["status"].get("phase") == "Lost":
-            seen = f"claim {name} has lost its volume {claim['spec'].get('volumeName')}"
+            seen = f"PersistentVolumeClaim {name} has lost its volume {claim['spec'].get('volumeName')}"
             yield _finding("claims", "fail", seen, f"kubectl -n {api.namespace} describe pvc {name}")
         else:
-            yield _finding("claims", "ok", f"{name} is {claim['status'].get('phase', 'there')}")
+            yield _finding("claims", "ok", f"{name} is {claim['status'].get('phase', 'present')}")
 
 
 def _objects(
@@ -155,12 +152,13 @@ def _objects(
         launcher.engine_up(run_id, node, config, dry_run=True)
     if spec is not None:
         launcher.start(spec, node, dry_run=True)
-    yield _finding("objects", "ok", "the API server would take them")
+    yield _finding("objects", "ok", "accepted by the API server in a dry run")
 
 
 def table(findings: Sequence[Object]) -> str:
     """The findings as lines for a person."""
-    rows = [f"{one['level']:<4}  {one['check']:<7}  {one['seen']}" for one in findings]
     return "\n".join(
-        row + (f"\n      → {one['advice']}" if one["advice"] else "") for row, one in zip(rows, findings, strict=True)
+        f"{finding['level']:<4}  {finding['check']:<7}  {finding['seen']}"
+        + (f"\n      → {finding['advice']}" if finding["advice"] else "")
+        for finding in findings
     )

@@ -1,8 +1,8 @@
-"""What a benchmark is on a cluster: batch/v1 Jobs, one per engine and one per LoadGen, as plain objects.
+"""The Kubernetes objects of a benchmark: batch/v1 Jobs, one per engine and one per LoadGen, as plain data.
 
-Engine and run are commands that a host knows too (`harness engine serve`, `harness start --foreground`), started from
-the node image. All pods keep to Pod Security's level `restricted`. Each Job reads what was asked from a ConfigMap of
-its own name; a small ConfigMap per run owns everything, so that deleting it cleans all but the claims.
+Engines and runs are the same commands as on a host (`harness engine serve`, `harness start --foreground`), run from
+the node image. All pods comply with Pod Security level `restricted`. Each Job reads its settings from a ConfigMap of
+its own name. A small ConfigMap per run owns all objects, so that deleting it deletes everything except the claims.
 """
 
 import json
@@ -18,26 +18,28 @@ Object = dict[str, Any]
 PART_OF = {"app.kubernetes.io/part-of": "mlperf"}
 COMPONENT = "app.kubernetes.io/component"
 RUN, NODE, NAME, RUN_ID = "mlperf/run", "mlperf/node", "mlperf/name", "mlperf/run-id"
-_ASKED = PurePosixPath("/etc/mlperf")
+OWNER = "owner"
+"""Value of the label COMPONENT of the ConfigMap that owns a run's objects."""
+_SETTINGS = PurePosixPath("/etc/mlperf")
 _CACHE = "/var/cache/mlperf"
-_PLACES = {
+_MOUNT_PATHS = {
     **{path.name: str(path) for path in (RUNS, MODEL, DATASET)},
-    "asked": str(_ASKED),
+    "settings": str(_SETTINGS),
     "tmp": "/tmp",  # noqa: S108 (each pod has its own)
     "cache": _CACHE,
     "shm": "/dev/shm",  # noqa: S108
 }
-_READ_ONLY = ("model", "dataset", "asked")
+_READ_ONLY = ("model", "dataset", "settings")
 
 
 def owner(cluster: Cluster, run_id: str) -> Object:
     """The ConfigMap that owns all objects of a run."""
-    meta = _meta(cluster, slug("mlperf", run_id), run_id, "asked")
+    meta = _meta(cluster, slug("mlperf", run_id), run_id, OWNER)
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
 
 
 def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfig, owner: Object) -> list[Object]:
-    """ConfigMap, Service and Job of an engine on a node; `owner` is what `owner` gave, with its uid once it has one."""
+    """ConfigMap, Service and Job of an engine on a node; `owner` has a uid only once it is stored."""
     name = engine_name(run_id, config.name)
     meta = _meta(cluster, name, run_id, "engine", node, owner)
     service: Object = {
@@ -46,7 +48,7 @@ def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfi
         "metadata": meta,
         "spec": {
             "clusterIP": "None",
-            # Asked for before it is ready: the run waits for the engine itself.
+            # The run polls the engine before it is ready.
             "publishNotReadyAddresses": True,
             "selector": {NAME: name},
             "ports": [{"name": "http", "port": config.port, "targetPort": "http"}],
@@ -54,7 +56,10 @@ def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfi
     }
     container = {
         "name": "engine",
-        "args": ["engine", "serve", "--json", "--root", str(engines_root(run_id)), *_asked("--config", "engine.json")],
+        "args": [
+            *("engine", "serve", "--json", "--root", str(engines_root(run_id))),
+            *("--config", str(_SETTINGS / "engine.json")),
+        ],
         "ports": [{"name": "http", "containerPort": config.port}],
         "resources": _resources(cluster.cpu, cluster.memory, _gpus(cluster, config)),
         "startupProbe": {
@@ -64,8 +69,7 @@ def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfi
         },
         "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 5},
     }
-    asked = _config_map(meta, "engine.json", config.model_dump(mode="json", exclude_defaults=True))
-    return [asked, service, _job(cluster, meta, node, container)]
+    return [_engine_settings(meta, config), service, _job(cluster, meta, node, container)]
 
 
 def run_objects(cluster: Cluster, spec: Spec, node: str, owner: Object) -> list[Object]:
@@ -74,7 +78,7 @@ def run_objects(cluster: Cluster, spec: Spec, node: str, owner: Object) -> list[
         "name": "run",
         "args": [
             *("start", "--foreground", "--json", "--root", str(ROOT)),
-            *("--await-engines", f"{cluster.await_engines_s:g}", *_asked("--spec", "spec.json")),
+            *("--await-engines", f"{cluster.await_engines_s:g}", "--spec", str(_SETTINGS / "spec.json")),
         ],
         "resources": _resources(cluster.run_cpu, cluster.run_memory, {}),
     }
@@ -91,22 +95,22 @@ def single_objects(cluster: Cluster, spec: Spec, config: EngineConfig, node: str
     container = {
         "name": "run",
         "args": [
-            *("run", "--json", "--root", str(RUNS / f"{spec.run_id}.root"), *_asked("--engine-config", "engine.json")),
-            *(word for key, value in values.items() for word in (f"--{key}", str(value))),
+            *("run", "--json", "--root", str(RUNS / f"{spec.run_id}.root")),
+            *("--engine-config", str(_SETTINGS / "engine.json")),
+            *(argument for key, value in values.items() for argument in (f"--{key}", str(value))),
         ],
         "ports": [{"name": "http", "containerPort": config.port}],
         "resources": _resources(cluster.cpu, cluster.memory, _gpus(cluster, config)),
     }
     meta = _meta(cluster, run_name(spec.run_id, spec.node), spec.run_id, "run", node, owner)
-    asked = _config_map(meta, "engine.json", config.model_dump(mode="json", exclude_defaults=True))
-    return [asked, _job(cluster, meta, node, container)]
+    return [_engine_settings(meta, config), _job(cluster, meta, node, container)]
 
 
-def collector(cluster: Cluster, run_id: str, node: str, owner: Object, *, alive_s: int) -> Object:
-    """A pod that mounts the claim of a node's runs and does nothing, so that files can be read in it."""
+def collector(cluster: Cluster, run_id: str, node: str, owner: Object, *, lifetime_s: int) -> Object:
+    """An idle pod that mounts the claim of a node's runs, so that files can be read in it."""
     container = {
         "name": "collector",
-        "command": ["sleep", str(alive_s)],
+        "command": ["sleep", str(lifetime_s)],
         "resources": _resources("100m", "256Mi", {}),
     }
     meta = _meta(cluster, slug("collect", run_id, node), run_id, "collector", node, owner)
@@ -114,27 +118,27 @@ def collector(cluster: Cluster, run_id: str, node: str, owner: Object, *, alive_
 
 
 def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Object:
-    """The spec of a pod on a node with one container, within level `restricted`.
+    """The spec of a pod on a node with one container, complying with level `restricted`.
 
-    `container` holds its name, resources, and command or arguments of `harness`; all else is added here.
+    `container` has its name, resources, and command or arguments of `harness`; everything else is added here.
     """
     claims = cluster.claims(node)
     volumes: dict[str, Object] = {"tmp": {"emptyDir": {}}}
     if meta["labels"][COMPONENT] == "collector":
         claims = {"runs": claims["runs"]}
     else:
-        volumes |= {"cache": {"emptyDir": {}}, "asked": {"configMap": {"name": meta["name"]}}}
+        volumes |= {"cache": {"emptyDir": {}}, "settings": {"configMap": {"name": meta["name"]}}}
         volumes["shm"] = {"emptyDir": {"medium": "Memory", "sizeLimit": cluster.shared_memory}}
-    # One volume for each claim: kubelets before 1.35 wait for ever for two of the same.
-    first = {claim: purpose for purpose, claim in reversed(claims.items())}
-    volumes |= {first[claim]: {"persistentVolumeClaim": {"claimName": claim}} for claim in claims.values()}
-    places = {name: name for name in volumes} | {purpose: first[claim] for purpose, claim in claims.items()}
+    # One volume for each claim: kubelets before 1.35 hang when two volumes use the same one.
+    volume_of = {claim: content for content, claim in reversed(claims.items())}
+    volumes |= {volume_of[claim]: {"persistentVolumeClaim": {"claimName": claim}} for claim in claims.values()}
+    mounts = {name: name for name in volumes} | {content: volume_of[claim] for content, claim in claims.items()}
     pod: Object = {
         "restartPolicy": "Never",
         "serviceAccountName": cluster.service_account,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "affinity": _only_on(node),
+        "affinity": _node_affinity(node),
         "tolerations": [{"key": key, "operator": "Exists"} for key in cluster.tolerated_taints],
         "securityContext": {
             "runAsNonRoot": True,
@@ -144,9 +148,9 @@ def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Ob
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(cluster, container, places)],
-        "volumes": [{"name": name, **what} for name, what in volumes.items()],
-        # Engines and runs end in good order; what only sleeps has nothing to end.
+        "containers": [_container(cluster, container, mounts)],
+        "volumes": [{"name": name, **source} for name, source in volumes.items()],
+        # Engines and runs write their last files; the collector only sleeps.
         "terminationGracePeriodSeconds": 1 if meta["labels"][COMPONENT] == "collector" else 60,
     }
     if cluster.pull_secrets:
@@ -156,10 +160,10 @@ def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Ob
     return pod
 
 
-def _container(cluster: Cluster, container: Object, places: dict[str, str]) -> Object:
-    """The container with the volume of each place, by the place's name."""
-    variables = {"HOME": _CACHE if "cache" in places else _PLACES["tmp"], IMAGE_VARIABLE: cluster.image}
-    # An image that is not ours may not know the user, whose name some libraries ask for.
+def _container(cluster: Cluster, container: Object, mounts: dict[str, str]) -> Object:
+    """The complete container; `mounts` has the name of a volume for each key of _MOUNT_PATHS."""
+    variables = {"HOME": _CACHE if "cache" in mounts else _MOUNT_PATHS["tmp"], IMAGE_VARIABLE: cluster.image}
+    # Other images may lack an entry for this user in /etc/passwd, and some libraries look up its name.
     variables |= {"USER": "mlperf", "LOGNAME": "mlperf"}
     return {
         "command": ["harness"],
@@ -174,19 +178,19 @@ def _container(cluster: Cluster, container: Object, places: dict[str, str]) -> O
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": volume, "mountPath": _PLACES[name], **({"readOnly": True} if name in _READ_ONLY else {})}
-            for name, volume in places.items()
+            {"name": volume, "mountPath": _MOUNT_PATHS[name], **({"readOnly": True} if name in _READ_ONLY else {})}
+            for name, volume in mounts.items()
         ],
     }
 
 
-def _only_on(node: str) -> Object:
+def _node_affinity(node: str) -> Object:
     terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
-def _asked(option: str, file: str) -> tuple[str, str]:
-    return option, str(_ASKED / file)
+def _engine_settings(meta: Object, config: EngineConfig) -> Object:
+    return _config_map(meta, "engine.json", config.model_dump(mode="json", exclude_defaults=True))
 
 
 def _config_map(meta: Object, file: str, values: Object) -> Object:
@@ -197,14 +201,14 @@ def _config_map(meta: Object, file: str, values: Object) -> Object:
 def _meta(
     cluster: Cluster, name: str, run_id: str, component: str, node: str | None = None, owner: Object | None = None
 ) -> Object:
-    found: Object = {"name": name, "namespace": cluster.namespace, "annotations": {RUN_ID: run_id}}
-    found["labels"] = {**PART_OF, COMPONENT: component, RUN: slug(run_id), NAME: name}
+    meta: Object = {"name": name, "namespace": cluster.namespace, "annotations": {RUN_ID: run_id}}
+    meta["labels"] = {**PART_OF, COMPONENT: component, RUN: slug(run_id), NAME: name}
     if node:
-        found["labels"][NODE] = slug(node)
+        meta["labels"][NODE] = slug(node)
     if owner and "uid" in owner["metadata"]:
         reference = {"name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
-        found["ownerReferences"] = [{"apiVersion": owner["apiVersion"], "kind": owner["kind"], **reference}]
-    return found
+        meta["ownerReferences"] = [{"apiVersion": owner["apiVersion"], "kind": owner["kind"], **reference}]
+    return meta
 
 
 def _gpus(cluster: Cluster, config: EngineConfig) -> dict[str, int]:
@@ -223,7 +227,7 @@ def _job(cluster: Cluster, meta: Object, node: str, container: Object) -> Object
         "backoffLimit": 0,
         "completions": 1,
         "parallelism": 1,
-        # A run that was restarted is no result, whatever ended it.
+        # A restarted run has no result, so a Job never retries.
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

@@ -1,4 +1,4 @@
-"""What a cluster is to a benchmark: where Jobs go, what their pods are given, and how everything is named."""
+"""Cluster settings and object names."""
 
 import hashlib
 import re
@@ -22,14 +22,19 @@ Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
 
 class Cluster(BaseModel):
-    """Where Jobs go and what their pods are given.
+    """The namespace of a benchmark's Jobs, and the settings of their pods.
 
-    `image` is any reference; a digest makes figures comparable. `runs_claim`, `model_claim` and `dataset_claim` name
-    PersistentVolumeClaims; {node} stands for the node's name. `model_path` and `dataset_path` are places in the last
-    two. `gpu_resource` is what an engine asks for, one for each of its tensor-parallel ranks; empty makes pods without
-    GPU and `runtime_class`. `pod_annotations` go to the pods of engines and runs; {port} stands for the port at which
-    the pod serves its metrics. `queue` is Volcano's, for launcher torchx. `collect_over_api` says that results shall
-    come through the API. `keep_s` is how long a finished run's Job stays after its files were collected.
+    Attributes:
+        image: any reference; only with a digest are figures comparable.
+        gpu_resource: extended resource of an engine, one for each of its tensor-parallel ranks; empty creates pods
+            without GPU and `runtime_class`.
+        runs_claim, model_claim, dataset_claim: names of PersistentVolumeClaims; {node} stands for the node's name.
+        model_path, dataset_path: paths inside the last two.
+        pod_annotations: for the pods of engines and runs; {port} stands for the port of the pod's metrics.
+        queue: queue of Volcano, for launcher torchx.
+        await_engines_s: for how many seconds a run waits for its engines to be ready.
+        collect_over_api: whether results are collected through the API.
+        keep_s: for how many seconds a finished run's Job stays after its files were collected.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,18 +67,18 @@ class Cluster(BaseModel):
 
     @property
     def model(self) -> PurePosixPath:
-        """The weights, as a pod sees them."""
+        """Path of the weights inside a pod."""
         return MODEL / self.model_path
 
     @property
     def dataset(self) -> PurePosixPath:
-        """The data set, as a pod sees it."""
+        """Path of the data set inside a pod."""
         return DATASET / self.dataset_path
 
     def claims(self, node: str) -> dict[str, str]:
-        """Names of a node's claims by what they hold."""
+        """Names of a node's claims by their content: runs, model and dataset."""
         claims = {"runs": self.runs_claim, "model": self.model_claim, "dataset": self.dataset_claim}
-        return {name: claim.replace("{node}", node) for name, claim in claims.items()}
+        return {content: claim.replace("{node}", node) for content, claim in claims.items()}
 
 
 def parse_cluster(values: Any) -> Cluster:
@@ -89,12 +94,12 @@ def parse_cluster(values: Any) -> Cluster:
 
 
 def slug(*parts: str) -> str:
-    """A name that Kubernetes takes (63 characters, a DNS label), different for different parts."""
-    whole = "-".join(parts)
-    plain = re.sub(r"[^a-z0-9]+", "-", whole.lower()).strip("-")
-    if plain == whole and len(plain) <= 63:
-        return plain
-    return f"{plain[:54].rstrip('-')}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    """A DNS label of at most 63 characters, as Kubernetes requires; different parts give different names."""
+    name = "-".join(parts)
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if label == name and len(label) <= 63:
+        return label
+    return f"{label[:54].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def engine_name(run_id: str, engine: str) -> str:
@@ -108,10 +113,10 @@ def run_name(run_id: str, host: str) -> str:
 
 
 def engines_root(run_id: str) -> PurePosixPath:
-    """What a pod's engines are given as their root: a folder of the claim that runs are in."""
+    """The engines' root folder inside a pod: a folder in the claim of the runs."""
     return RUNS / f"{run_id}.engines"
 
 
 def engine_url(cluster: Cluster, run_id: str, config: EngineConfig) -> str:
-    """Address of an engine inside the cluster: that of its Service."""
+    """URL of an engine inside the cluster, through its Service."""
     return f"http://{engine_name(run_id, config.name)}.{cluster.namespace}.svc:{config.port}"

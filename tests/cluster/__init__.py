@@ -40,8 +40,8 @@ What it does not do:
 
 from tests.cluster import kinds, scripts
 from tests.cluster.cluster import Cluster
-from tests.cluster.live import ADMIN
 from tests.cluster.rbac import Request
-from tests.cluster.world import Image
+from tests.cluster.running import ADMIN
+from tests.cluster.state import Image
 
 __all__ = ["ADMIN", "Cluster", "Image", "Request", "kinds", "scripts"]

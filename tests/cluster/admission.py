@@ -2,7 +2,8 @@
 
 from decimal import Decimal
 
-from tests.cluster import defaults, schema, security, validation, vcjob
+from tests.cluster import defaults, schema, security, validation, volcano_job
+from tests.cluster.api_errors import Causes, bad_request, forbidden, not_found
 from tests.cluster.kinds import (
     CUSTOM,
     JOB,
@@ -16,25 +17,24 @@ from tests.cluster.kinds import (
     Object,
 )
 from tests.cluster.quantities import amount, requests, written
-from tests.cluster.status import Causes, bad_request, forbidden, not_found
 from tests.cluster.store import Store, suffix
 
 _LEVEL = "pod-security.kubernetes.io"
 
 
-def identify(kind: Kind, thing: Object, namespace: str) -> None:
+def identify(kind: Kind, obj: Object, namespace: str) -> None:
     """Give a new object its kind, namespace and name.
 
     Raises:
-        Refusal: it says otherwise, or has no name.
+        ApiError: it says otherwise, or has no name.
     """
     for field, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
-        if thing.setdefault(field, wanted) != wanted:
+        if obj.setdefault(field, wanted) != wanted:
             raise bad_request(
-                f'{thing.get("kind")} in version "{thing.get("apiVersion")}" cannot be handled as a '
-                f'{kind.kind}: no kind "{thing.get("kind")}" is registered for version "{thing.get("apiVersion")}"'
+                f'{obj.get("kind")} in version "{obj.get("apiVersion")}" cannot be handled as a '
+                f'{kind.kind}: no kind "{obj.get("kind")}" is registered for version "{obj.get("apiVersion")}"'
             )
-    meta = thing.setdefault("metadata", {})
+    meta = obj.setdefault("metadata", {})
     if kind.namespaced and meta.setdefault("namespace", namespace) != namespace:
         raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
     for field in ("uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "selfLink", "managedFields"):
@@ -49,34 +49,34 @@ def identify(kind: Kind, thing: Object, namespace: str) -> None:
         meta["name"] = meta["generateName"][:58] + suffix()
 
 
-def admit(store: Store, kind: Kind, thing: Object) -> list[str]:
+def admit(store: Store, kind: Kind, obj: Object) -> list[str]:
     """Complete a new object in place; the warnings that go with the answer.
 
     Raises:
-        Refusal: it is not let in.
+        ApiError: it is not let in.
     """
-    meta = thing["metadata"]
-    schema.check(kind, thing)
+    meta = obj["metadata"]
+    schema.check(kind, obj)
     namespace: Object = {}
     if kind.namespaced:
-        found = store.find(NAMESPACE, "", meta["namespace"])
-        if found is None:
+        result = store.find(NAMESPACE, "", meta["namespace"])
+        if result is None:
             raise not_found(NAMESPACE, meta["namespace"])
-        namespace = found
+        namespace = result
         if "deletionTimestamp" in namespace["metadata"]:
             why = f"unable to create new content in namespace {meta['namespace']} because it is being terminated"
             raise forbidden(kind, meta["name"], why)
     if kind is VOLCANO_JOB:
-        vcjob.complete(thing)
-        vcjob.judge(store, thing)
+        volcano_job.complete(obj)
+        volcano_job.judge(store, obj)
     if kind in CUSTOM:
         return []
-    defaults.fill(kind, thing)
+    defaults.fill(kind, obj)
     if kind is POD:
-        _pod(store, thing)
-    validation.check(kind, thing, None)
-    warnings = _secure(kind, thing, namespace["metadata"].get("labels") or {}) if kind in (POD, JOB) else []
-    _quotas(store, kind, thing)
+        _pod(store, obj)
+    validation.check(kind, obj, None)
+    warnings = _secure(kind, obj, namespace["metadata"].get("labels") or {}) if kind in (POD, JOB) else []
+    _quotas(store, kind, obj)
     return warnings
 
 
@@ -84,10 +84,10 @@ def change(kind: Kind, new: Object, old: Object) -> None:
     """Refuse a change of an object that may not be.
 
     Raises:
-        Refusal: what may not be.
+        ApiError: what may not be.
     """
     if kind is VOLCANO_JOB:
-        vcjob.judge_change(new, old)
+        volcano_job.judge_change(new, old)
     if kind not in CUSTOM:
         schema.check(kind, new)
         validation.check(kind, new, old)
@@ -106,59 +106,59 @@ def _pod(store: Store, pod: Object) -> None:
         raise forbidden(POD, meta["name"], f'pod rejected: RuntimeClass "{runtime}" not found')
 
 
-def _secure(kind: Kind, thing: Object, labels: dict[str, str]) -> list[str]:
-    spec = thing["spec"] if kind is POD else thing["spec"]["template"]["spec"]
+def _secure(kind: Kind, obj: Object, labels: dict[str, str]) -> list[str]:
+    spec = obj["spec"] if kind is POD else obj["spec"]["template"]["spec"]
     enforced = labels.get(f"{_LEVEL}/enforce", "privileged")
     version = labels.get(f"{_LEVEL}/enforce-version", "latest")
-    found = security.breaches(spec, enforced)
-    if found and kind is POD:
-        raise forbidden(POD, thing["metadata"]["name"], f'violates PodSecurity "{enforced}:{version}": {found}')
+    result = security.breaches(spec, enforced)
+    if result and kind is POD:
+        raise forbidden(POD, obj["metadata"]["name"], f'violates PodSecurity "{enforced}:{version}": {result}')
     warned = labels.get(f"{_LEVEL}/warn", "privileged")
-    found = security.breaches(spec, warned)
+    result = security.breaches(spec, warned)
     return (
-        [f'would violate PodSecurity "{warned}:{labels.get(f"{_LEVEL}/warn-version", "latest")}": {found}']
-        if found
+        [f'would violate PodSecurity "{warned}:{labels.get(f"{_LEVEL}/warn-version", "latest")}": {result}']
+        if result
         else []
     )
 
 
-def usage(kind: Kind, thing: Object) -> dict[str, Decimal]:
+def usage(kind: Kind, obj: Object) -> dict[str, Decimal]:
     """What an object counts for, by the names that quotas use."""
-    found = {f"count/{kind.resource}": Decimal(1)}
+    result = {f"count/{kind.resource}": Decimal(1)}
     if not kind.group:
-        found[kind.plural] = Decimal(1)
+        result[kind.plural] = Decimal(1)
     if kind is POD:
         for what in ("requests", "limits"):
-            for name, value in requests(thing["spec"], what).items():
-                found[f"{what}.{name}"] = value
+            for name, value in requests(obj["spec"], what).items():
+                result[f"{what}.{name}"] = value
                 if what == "requests" and name in ("cpu", "memory"):
-                    found[name] = value
-    return found
+                    result[name] = value
+    return result
 
 
 def quota_used(store: Store, namespace: str, hard: dict[str, str]) -> dict[str, Decimal]:
     """How much of a quota the objects of a namespace use."""
     used = dict.fromkeys(hard, Decimal(0))
-    for kind, thing in store.everything():
-        if thing["metadata"].get("namespace") != namespace or thing.get("status", {}).get("phase") in (
+    for kind, obj in store.everything():
+        if obj["metadata"].get("namespace") != namespace or obj.get("status", {}).get("phase") in (
             "Succeeded",
             "Failed",
         ):
             continue
-        for name, value in usage(kind, thing).items():
+        for name, value in usage(kind, obj).items():
             if name in used:
                 used[name] += value
     return used
 
 
-def _quotas(store: Store, kind: Kind, thing: Object) -> None:
-    meta = thing["metadata"]
+def _quotas(store: Store, kind: Kind, obj: Object) -> None:
+    meta = obj["metadata"]
     for quota in store.all(QUOTA, meta.get("namespace", "")) if kind.namespaced else ():
         hard = quota["spec"].get("hard", {})
-        wanted = {name: value for name, value in usage(kind, thing).items() if name in hard}
+        wanted = {name: value for name, value in usage(kind, obj).items() if name in hard}
         if kind is POD:
             missing = sorted(
-                f"{name} for: {','.join(one['name'] for one in thing['spec']['containers'])}"
+                f"{name} for: {','.join(one['name'] for one in obj['spec']['containers'])}"
                 for name in hard
                 if name not in wanted and name.removeprefix("requests.").removeprefix("limits.") in ("cpu", "memory")
             )
@@ -169,8 +169,8 @@ def _quotas(store: Store, kind: Kind, thing: Object) -> None:
         used = quota_used(store, meta["namespace"], hard)
         over = sorted(name for name, value in wanted.items() if used[name] + value > amount(hard[name]))
         if over:
-            told = [("requested", wanted), ("used", used), ("limited", {name: amount(hard[name]) for name in over})]
+            details = [("requested", wanted), ("used", used), ("limited", {name: amount(hard[name]) for name in over})]
             texts = [
-                f"{word}: " + ",".join(f"{name}={written(values[name])}" for name in over) for word, values in told
+                f"{word}: " + ",".join(f"{name}={written(values[name])}" for name in over) for word, values in details
             ]
             raise forbidden(kind, meta["name"], f"exceeded quota: {quota['metadata']['name']}, {', '.join(texts)}")

@@ -1,23 +1,23 @@
 """Claims and the volumes that they are bound to."""
 
 from tests.cluster.kinds import CLAIM, VOLUME, Object
-from tests.cluster.world import World
+from tests.cluster.state import State
 
 _SIZE = {"storage": "100Gi"}
 
 
-def make(world: World, namespace: str, name: str, node: str, bound: bool) -> None:
+def make(state: State, namespace: str, name: str, node: str, bound: bool) -> None:
     """A claim, and its volume when it is bound."""
     spec: Object = {"accessModes": ["ReadWriteMany"], "resources": {"requests": _SIZE}, "storageClassName": ""}
-    world.create(CLAIM, {"metadata": {"name": name}, "spec": spec}, namespace)
+    state.create(CLAIM, {"metadata": {"name": name}, "spec": spec}, namespace)
     if bound:
-        bind(world, namespace, name, node)
+        bind(state, namespace, name, node)
 
 
-def bind(world: World, namespace: str, name: str, node: str) -> None:
+def bind(state: State, namespace: str, name: str, node: str) -> None:
     """Bind a claim to a volume made for it, of one node where one is given."""
     volume = f"{namespace}-{name}"
-    claim = world.store.get(CLAIM, namespace, name)
+    claim = state.store.get(CLAIM, namespace, name)
     spec: Object = {
         "capacity": _SIZE,
         "accessModes": ["ReadWriteMany"],
@@ -38,10 +38,10 @@ def bind(world: World, namespace: str, name: str, node: str) -> None:
         spec |= {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [only]}]}}}
     else:
         spec |= {"nfs": {"server": "127.0.0.1", "path": f"/claims/{name}"}}
-    world.create(VOLUME, {"metadata": {"name": volume}, "spec": spec, "status": {"phase": "Bound"}}, "")
+    state.create(VOLUME, {"metadata": {"name": volume}, "spec": spec, "status": {"phase": "Bound"}}, "")
 
     def change(new: Object) -> None:
         new["spec"]["volumeName"] = volume
         new["status"] = {"phase": "Bound", "accessModes": ["ReadWriteMany"], "capacity": _SIZE}
 
-    world.store.edit(CLAIM, namespace, name, change)
+    state.store.edit(CLAIM, namespace, name, change)

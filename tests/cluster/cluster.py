@@ -21,13 +21,13 @@ from tests.cluster.kinds import (
     Kind,
     Object,
 )
-from tests.cluster.live import Live
-from tests.cluster.nodes import node
+from tests.cluster.node_controller import node
+from tests.cluster.running import RunningCluster
 from tests.cluster.scripts import Script, Step
-from tests.cluster.world import Image
+from tests.cluster.state import Image
 
 
-class Cluster(Live):
+class Cluster(RunningCluster):
     """An API server on 127.0.0.1 with nodes, from `with` until its end.
 
     Args:
@@ -55,7 +55,7 @@ class Cluster(Live):
     ) -> None:
         """A node that is ready."""
         made = node(name, gpus, list(taints), labels or {})
-        self._do(lambda: self._world.store.create(NODE, made))
+        self._do(lambda: self._state.store.create(NODE, made))
 
     def gpus(self, node: str, count: int) -> None:
         """Change how many healthy GPUs a node has."""
@@ -63,7 +63,7 @@ class Cluster(Live):
         def change(new: Object) -> None:
             new["status"]["allocatable"]["nvidia.com/gpu"] = str(count)
 
-        self._do(lambda: self._world.store.edit(NODE, "", node, change))
+        self._do(lambda: self._state.store.edit(NODE, "", node, change))
 
     def lose_node(self, name: str, evict_after_s: float | None = None, *, silent_s: float = 2.0) -> None:
         """As 50 s after a node's kubelet was last heard of; eviction as the pods tolerate, or so many seconds later.
@@ -85,14 +85,14 @@ class Cluster(Live):
 
         def do() -> None:
             if directory is not None:
-                self._world.claims[namespace, name] = Path(directory)
-            claims.make(self._world, namespace, name, node, bound)
+                self._state.claims[namespace, name] = Path(directory)
+            claims.make(self._state, namespace, name, node, bound)
 
         self._do(do)
 
     def bind(self, name: str, *, namespace: str = "") -> None:
         """Bind a claim that waited."""
-        self._do(lambda: claims.bind(self._world, namespace or self.namespace, name, ""))
+        self._do(lambda: claims.bind(self._state, namespace or self.namespace, name, ""))
 
     def runtime_class(self, name: str = "nvidia") -> None:
         """A RuntimeClass."""
@@ -113,33 +113,33 @@ class Cluster(Live):
 
     def image(self, reference: str, path: Sequence[Path] = (), env: dict[str, str] | None = None) -> None:
         """Let an image be there."""
-        self._do(lambda: self._world.images.update({reference: Image(tuple(path), env or {})}))
+        self._do(lambda: self._state.images.update({reference: Image(tuple(path), env or {})}))
 
     def script(
         self, pattern: str, steps: Sequence[Step] = (), *, unschedulable: str = "", times: int | None = None
     ) -> None:
         """What pods go through whose own or Job's name matches a pattern, instead of running their command."""
-        self._do(lambda: self._world.scripts.insert(0, Script(pattern, list(steps), unschedulable, times)))
+        self._do(lambda: self._state.scripts.insert(0, Script(pattern, list(steps), unschedulable, times)))
 
     # What others do
 
-    def create(self, kind: Kind, thing: Object, namespace: str = "") -> Object:
+    def create(self, kind: Kind, obj: Object, namespace: str = "") -> Object:
         """Create an object past authorisation; admission holds."""
-        return self._do(lambda: self._world.create(kind, thing, namespace or self.namespace)[0])
+        return self._do(lambda: self._state.create(kind, obj, namespace or self.namespace)[0])
 
     def all(self, kind: Kind, namespace: str = "") -> list[Object]:
         """All objects of a kind; do not change them."""
-        return self._do(lambda: self._world.store.all(kind, namespace))
+        return self._do(lambda: self._state.store.all(kind, namespace))
 
     def find(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         """An object or None; do not change it."""
-        return self._do(lambda: self._world.store.find(kind, namespace or self.namespace, name))
+        return self._do(lambda: self._state.store.find(kind, namespace or self.namespace, name))
 
     def delete(self, kind: Kind, name: str, namespace: str = "", **options: Any) -> None:
         """Delete an object as someone else does."""
         namespace = namespace or self.namespace
         given = Options(**{"propagation": "Background", **options})
-        self._do(lambda: delete(self._world.store, kind, self._world.store.get(kind, namespace, name), given))
+        self._do(lambda: delete(self._state.store, kind, self._state.store.get(kind, namespace, name), given))
 
     def delete_job(self, name: str, namespace: str = "") -> None:
         """Someone deletes a Job, and its pods with it."""
@@ -151,7 +151,7 @@ class Cluster(Live):
 
     def edit(self, kind: Kind, name: str, change: Callable[[Object], None], namespace: str = "") -> None:
         """Change an object past every check."""
-        self._do(lambda: self._world.store.edit(kind, namespace or self.namespace, name, change))
+        self._do(lambda: self._state.store.edit(kind, namespace or self.namespace, name, change))
 
     def evict(
         self, pod: str, reason: str = "EvictionByEvictionAPI", said: str = "Eviction API: evicting", namespace: str = ""
@@ -160,8 +160,8 @@ class Cluster(Live):
         key = (namespace or self.namespace, pod)
 
         def do() -> None:
-            disrupt(self._world, self._world.store.get(POD, *key), reason, said)
-            delete(self._world.store, POD, self._world.store.get(POD, *key), Options("Background"))
+            disrupt(self._state, self._state.store.get(POD, *key), reason, said)
+            delete(self._state.store, POD, self._state.store.get(POD, *key), Options("Background"))
 
         self._do(do)
 
@@ -169,7 +169,7 @@ class Cluster(Live):
         """Kill what runs in a pod, as the kernel does when its memory is used up."""
 
         def do() -> None:
-            run = self._kubelets.run_of(self._world.store.get(POD, namespace or self.namespace, pod))
+            run = self._kubelets.run_of(self._state.store.get(POD, namespace or self.namespace, pod))
             assert run is not None and run.processes, f"nothing runs in pod {pod}"
             run.end_reason = reason
             run.kill()

@@ -5,14 +5,14 @@ import traceback
 from collections.abc import Callable
 
 from tests.cluster.kinds import Key
-from tests.cluster.world import World
+from tests.cluster.state import State
 
 
 class Controller:
     """Keys waiting for a look. `look` returns after how many seconds it wants to look again, or None."""
 
-    def __init__(self, world: World, name: str, look: Callable[[Key], float | None]) -> None:
-        self._world, self._name, self._look = world, name, look
+    def __init__(self, state: State, name: str, reconcile: Callable[[Key], float | None]) -> None:
+        self._state, self._name, self._reconcile = state, name, reconcile
         self._waiting: dict[Key, None] = {}
         self._later: dict[Key, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
@@ -33,9 +33,9 @@ class Controller:
                 if handle := self._later.pop(key, None):
                     handle.cancel()
                 try:
-                    again = self._look(key)
+                    again = self._reconcile(key)
                 except Exception:
-                    self._world.problems.append(f"{self._name} {key}: {traceback.format_exc()}")
+                    self._state.problems.append(f"{self._name} {key}: {traceback.format_exc()}")
                     again = 1.0
                 if again is not None:
                     self._later[key] = asyncio.get_running_loop().call_later(again, self.add, key)

@@ -5,26 +5,26 @@ from tests.cluster.kinds import CLAIM, CONFIG_MAP, JOB, NAMESPACE, POD, SERVICE,
 _TOLERATED = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
-def fill(kind: Kind, thing: Object) -> None:
+def fill(kind: Kind, obj: Object) -> None:
     """Set the defaults of an object in place; its metadata has a uid already."""
     if kind is POD:
-        pod_spec(thing["spec"])
-        _admitted(thing["spec"])
-        thing["status"] = {"phase": "Pending", "qosClass": _quality(thing["spec"])}
+        pod_spec(obj["spec"])
+        _admitted(obj["spec"])
+        obj["status"] = {"phase": "Pending", "qosClass": _quality(obj["spec"])}
     elif kind is JOB:
-        _job(thing)
+        _job(obj)
     elif kind is SERVICE:
-        _service(thing)
+        _service(obj)
     elif kind is CLAIM:
-        thing["metadata"].setdefault("finalizers", ["kubernetes.io/pvc-protection"])
-        thing["spec"].setdefault("volumeMode", "Filesystem")
-        thing["status"] = {"phase": "Pending"}
+        obj["metadata"].setdefault("finalizers", ["kubernetes.io/pvc-protection"])
+        obj["spec"].setdefault("volumeMode", "Filesystem")
+        obj["status"] = {"phase": "Pending"}
     elif kind is NAMESPACE:
-        thing["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = thing["metadata"]["name"]
-        thing["spec"] = {"finalizers": ["kubernetes"]}
-        thing["status"] = {"phase": "Active"}
-    elif kind is CONFIG_MAP and "data" in thing and thing["data"] is None:
-        del thing["data"]
+        obj["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = obj["metadata"]["name"]
+        obj["spec"] = {"finalizers": ["kubernetes"]}
+        obj["status"] = {"phase": "Active"}
+    elif kind is CONFIG_MAP and "data" in obj and obj["data"] is None:
+        del obj["data"]
 
 
 def pod_spec(spec: Object) -> None:
@@ -76,11 +76,12 @@ def _admitted(spec: Object) -> None:
 
 
 def _quality(spec: Object) -> str:
-    asked = [container["resources"] for container in spec["containers"]]
-    if not any(one.get("requests") or one.get("limits") for one in asked):
+    resources = [container["resources"] for container in spec["containers"]]
+    if not any(one.get("requests") or one.get("limits") for one in resources):
         return "BestEffort"
     sure = all(
-        set(one.get("limits", {})) >= {"cpu", "memory"} and one.get("requests") == one.get("limits") for one in asked
+        set(one.get("limits", {})) >= {"cpu", "memory"} and one.get("requests") == one.get("limits")
+        for one in resources
     )
     return "Guaranteed" if sure else "Burstable"
 

@@ -4,8 +4,8 @@ import asyncio
 import copy
 from dataclasses import dataclass, field
 
+from tests.cluster.api_errors import bad_request, conflict
 from tests.cluster.kinds import CLAIM, JOB, NAMESPACE, POD, Kind, Object
-from tests.cluster.status import bad_request, conflict
 from tests.cluster.store import Change, Store, key_of, stamp
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
@@ -27,7 +27,7 @@ def options_of(body: Object, query: dict[str, str]) -> Options:
     """The options of a request: in its body, or in its query.
 
     Raises:
-        Refusal: there is no such policy.
+        ApiError: there is no such policy.
     """
     given = {**query, **{key: value for key, value in body.items() if value is not None}}
     policy = given.get("propagationPolicy") or ""
@@ -40,24 +40,24 @@ def options_of(body: Object, query: dict[str, str]) -> Options:
     return Options(policy, None if grace is None else int(grace), given.get("preconditions") or {}, dry)
 
 
-def delete(store: Store, kind: Kind, thing: Object, options: Options) -> tuple[Object, bool]:
+def delete(store: Store, kind: Kind, obj: Object, options: Options) -> tuple[Object, bool]:
     """Delete an object; its last state, and whether it is gone already.
 
     Raises:
-        Refusal: a precondition does not hold.
+        ApiError: a precondition does not hold.
     """
-    namespace, name = key_of(thing)
+    namespace, name = key_of(obj)
     for what, word in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
         wanted = options.preconditions.get(what)
-        if wanted and wanted != thing["metadata"][what]:
-            there = thing["metadata"][what]
+        if wanted and wanted != obj["metadata"][what]:
+            there = obj["metadata"][what]
             why = f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {there}"
             raise conflict(kind, name, why)
     if options.dry_run:
-        return thing, True
-    new = copy.deepcopy(thing)
+        return obj, True
+    new = copy.deepcopy(obj)
     meta = new["metadata"]
-    grace = _grace(kind, thing, options)
+    grace = _grace(kind, obj, options)
     held = list(meta.get("finalizers", []))
     policy = options.propagation or ("Orphan" if kind is JOB else "Background")
     if policy == "Orphan" and _dependents(store, meta["uid"]) and ORPHAN not in held:
@@ -74,19 +74,19 @@ def delete(store: Store, kind: Kind, thing: Object, options: Options) -> tuple[O
     if "deletionTimestamp" not in meta or grace < meta.get("deletionGracePeriodSeconds", 0):
         meta["deletionTimestamp"] = stamp(grace)
         meta["deletionGracePeriodSeconds"] = grace
-    stored = store.update(kind, {**new, "metadata": {**meta, "resourceVersion": thing["metadata"]["resourceVersion"]}})
+    stored = store.update(kind, {**new, "metadata": {**meta, "resourceVersion": obj["metadata"]["resourceVersion"]}})
     return stored, store.find(kind, namespace, name) is None
 
 
-def _grace(kind: Kind, thing: Object, options: Options) -> int:
+def _grace(kind: Kind, obj: Object, options: Options) -> int:
     """Seconds until the kubelet ends a pod; nothing else has any, nor has a pod that runs nowhere."""
     if kind is not POD:
         return 0
-    if not thing["spec"].get("nodeName") or thing["status"].get("phase") in ("Succeeded", "Failed"):
+    if not obj["spec"].get("nodeName") or obj["status"].get("phase") in ("Succeeded", "Failed"):
         return 0
     if options.grace_s is not None:
         return options.grace_s
-    return int(thing["spec"]["terminationGracePeriodSeconds"])
+    return int(obj["spec"]["terminationGracePeriodSeconds"])
 
 
 def _dependents(store: Store, uid: str) -> list[tuple[Kind, Object]]:
@@ -103,9 +103,9 @@ class Collector:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._wake = asyncio.Event()
-        store.listeners.append(self._saw)
+        store.listeners.append(self._on_change)
 
-    def _saw(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         if change.type == "DELETED" or {"deletionTimestamp", "ownerReferences"} & change.new["metadata"].keys():
             self._wake.set()
 
@@ -116,36 +116,36 @@ class Collector:
             await asyncio.sleep(0.02)
             self._wake.clear()
             uids = {one["metadata"]["uid"] for _, one in self._store.everything()}
-            for kind, thing in list(self._store.everything()):
-                current = self._store.find(kind, *key_of(thing))
+            for kind, obj in list(self._store.everything()):
+                current = self._store.find(kind, *key_of(obj))
                 if current is not None:
-                    self._look(kind, current, uids)
+                    self._reconcile(kind, current, uids)
 
-    def _look(self, kind: Kind, thing: Object, uids: set[str]) -> None:
-        meta = thing["metadata"]
+    def _reconcile(self, kind: Kind, obj: Object, uids: set[str]) -> None:
+        meta = obj["metadata"]
         owners = meta.get("ownerReferences", ())
         if owners and "deletionTimestamp" not in meta and not any(owner["uid"] in uids for owner in owners):
-            delete(self._store, kind, thing, Options("Background"))
+            delete(self._store, kind, obj, Options("Background"))
         elif "deletionTimestamp" in meta:
-            self._finish(kind, thing)
+            self._finish(kind, obj)
 
-    def _finish(self, kind: Kind, thing: Object) -> None:
+    def _finish(self, kind: Kind, obj: Object) -> None:
         """Let go of an object that is being deleted, when nothing holds it any more."""
-        meta = thing["metadata"]
+        meta = obj["metadata"]
         held = meta.get("finalizers", [])
         dependents = _dependents(self._store, meta["uid"])
         if ORPHAN in held:
             for other, one in dependents:
                 self._store.edit(other, *key_of(one), lambda new: _disown(new, meta["uid"]))
-            self._release(kind, thing, ORPHAN)
+            self._release(kind, obj, ORPHAN)
         elif FOREGROUND in held:
             for other, one in dependents:
                 if "deletionTimestamp" not in one["metadata"]:
                     delete(self._store, other, one, Options("Foreground"))
             if not _dependents(self._store, meta["uid"]):
-                self._release(kind, thing, FOREGROUND)
-        elif kind is CLAIM and _HELD_CLAIM in held and not self._used(thing):
-            self._release(kind, thing, _HELD_CLAIM)
+                self._release(kind, obj, FOREGROUND)
+        elif kind is CLAIM and _HELD_CLAIM in held and not self._used(obj):
+            self._release(kind, obj, _HELD_CLAIM)
         elif kind is NAMESPACE:
             inside = [
                 (k, one) for k, one in self._store.everything() if one["metadata"].get("namespace") == meta["name"]
@@ -154,7 +154,7 @@ class Collector:
                 if "deletionTimestamp" not in one["metadata"]:
                     delete(self._store, other, one, Options("Background"))
             if not inside:
-                self._store.remove(kind, thing)
+                self._store.remove(kind, obj)
 
     def _used(self, claim: Object) -> bool:
         namespace, name = key_of(claim)
@@ -165,12 +165,12 @@ class Collector:
             for volume in pod["spec"].get("volumes", ())
         )
 
-    def _release(self, kind: Kind, thing: Object, finalizer: str) -> None:
-        self._store.edit(kind, *key_of(thing), lambda new: new["metadata"]["finalizers"].remove(finalizer))
+    def _release(self, kind: Kind, obj: Object, finalizer: str) -> None:
+        self._store.edit(kind, *key_of(obj), lambda new: new["metadata"]["finalizers"].remove(finalizer))
 
 
-def _disown(thing: Object, uid: str) -> None:
-    meta = thing["metadata"]
+def _disown(obj: Object, uid: str) -> None:
+    meta = obj["metadata"]
     meta["ownerReferences"] = [owner for owner in meta["ownerReferences"] if owner["uid"] != uid]
     if not meta["ownerReferences"]:
         del meta["ownerReferences"]

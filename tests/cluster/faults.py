@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from tests.cluster.rbac import Asked
-from tests.cluster.status import Refusal, away
+from tests.cluster.api_errors import ApiError, away
+from tests.cluster.rbac import Attributes
 
 
 @dataclass
@@ -16,9 +16,9 @@ class Fault:
     code: int = 0
     delay_s: float = 0.0
 
-    def meets(self, asked: Asked) -> bool:
+    def meets(self, attributes: Attributes) -> bool:
         """Whether it happens to this request; it is counted."""
-        if self.times == 0 or self.verb not in ("", asked.verb) or self.resource not in ("", asked.full):
+        if self.times == 0 or self.verb not in ("", attributes.verb) or self.resource not in ("", attributes.full):
             return False
         if self.times is not None:
             self.times -= 1
@@ -34,11 +34,11 @@ class Faults:
     drops: int = 0
     expire_in_stream: bool = True
 
-    def of(self, asked: Asked) -> tuple[float, Refusal | None]:
+    def of(self, attributes: Attributes) -> tuple[float, ApiError | None]:
         """Seconds that the answer takes longer, and the refusal that is the answer."""
         delay = 0.0
         for fault in self.planned:
-            if fault.meets(asked):
+            if fault.meets(attributes):
                 delay += fault.delay_s
                 if fault.code:
                     return delay, away(fault.code)

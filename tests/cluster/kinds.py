@@ -99,18 +99,18 @@ def discovery(path: str) -> Object | None:
 
 
 def _group(group: str, version: str) -> Object:
-    told = {"groupVersion": f"{group}/{version}", "version": version}
-    return {"name": group, "versions": [told], "preferredVersion": told}
+    details = {"groupVersion": f"{group}/{version}", "version": version}
+    return {"name": group, "versions": [details], "preferredVersion": details}
 
 
 def _resources(group: str, version: str) -> Object:
-    found = []
+    result = []
     for kind in KINDS:
         if (kind.group, kind.version) != (group, version):
             continue
         verbs = ["create"] if kind is REVIEW else list(_VERBS)
         shared = {"singularName": "", "namespaced": kind.namespaced, "kind": kind.kind}
-        found.append({"name": kind.plural, **shared, "singularName": kind.kind.lower(), "verbs": verbs})
-        found += [{"name": f"{kind.plural}/{one}", **shared, "verbs": ["get"]} for one in kind.subresources]
+        result.append({"name": kind.plural, **shared, "singularName": kind.kind.lower(), "verbs": verbs})
+        result += [{"name": f"{kind.plural}/{one}", **shared, "verbs": ["get"]} for one in kind.subresources]
     called = f"{group}/{version}" if group else version
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": called, "resources": found}
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": called, "resources": result}

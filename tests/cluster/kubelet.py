@@ -4,9 +4,9 @@ import asyncio
 import traceback
 
 from tests.cluster.kinds import NODE, POD, SERVICE, Object
-from tests.cluster.podrun import PodRun
+from tests.cluster.pod_process import PodProcess
+from tests.cluster.state import State
 from tests.cluster.store import Change, key_of
-from tests.cluster.world import World
 
 _LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
@@ -14,21 +14,21 @@ _LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 class Kubelets:
     """Runs each bound pod, and lets go of it when it is deleted."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.runs: dict[str, PodRun] = {}
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.runs: dict[str, PodProcess] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        world.store.listeners.append(self._saw)
+        state.store.listeners.append(self._on_change)
         self._write_hosts()
 
-    def run_of(self, pod: Object) -> PodRun | None:
+    def run_of(self, pod: Object) -> PodProcess | None:
         """The life of a pod."""
         return self.runs.get(pod["metadata"]["uid"])
 
     def lost(self, node: str) -> bool:
         """Whether a node is not heard of."""
-        found = self._world.store.find(NODE, "", node)
-        conditions = found["status"].get("conditions", ()) if found else ()
+        result = self._state.store.find(NODE, "", node)
+        conditions = result["status"].get("conditions", ()) if result else ()
         return not any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     async def stop(self) -> None:
@@ -42,7 +42,7 @@ class Kubelets:
             for process in run.processes.values():
                 await process.wait()
 
-    def _saw(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         if change.kind in (POD, SERVICE):
             self._write_hosts()
         if change.kind is NODE:
@@ -62,26 +62,26 @@ class Kubelets:
             run.end(int(pod["metadata"].get("deletionGracePeriodSeconds") or 0))
 
     def _begin(self, pod: Object) -> None:
-        run = PodRun(self._world, pod)
+        run = PodProcess(self._state, pod)
         self.runs[pod["metadata"]["uid"]] = run
         task = asyncio.get_running_loop().create_task(self._live(pod, run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _live(self, pod: Object, run: PodRun) -> None:
+    async def _live(self, pod: Object, run: PodProcess) -> None:
         try:
             await run.run()
             self.runs.pop(pod["metadata"]["uid"], None)
         except asyncio.CancelledError:
             raise
         except Exception:
-            self._world.problems.append(f"pod {key_of(pod)}: {traceback.format_exc()}")
+            self._state.problems.append(f"pod {key_of(pod)}: {traceback.format_exc()}")
             run.kill()
 
     def _hear(self, node: str) -> None:
         """A node has come, gone silent, or speaks again."""
         silent = self.lost(node)
-        for pod in self._world.store.all(POD):
+        for pod in self._state.store.all(POD):
             if pod["spec"].get("nodeName") != node:
                 continue
             run = self.run_of(pod)
@@ -97,14 +97,14 @@ class Kubelets:
     def _write_hosts(self) -> None:
         """The names of Services that have a pod to go to; in place, since containers have this very file."""
         lines = [_LOCAL]
-        for service in self._world.store.all(SERVICE):
+        for service in self._state.store.all(SERVICE):
             namespace, name = key_of(service)
             wanted = service["spec"].get("selector") or {}
             early = service["spec"].get("publishNotReadyAddresses", False)
-            if wanted and any(_serves(pod, wanted, early) for pod in self._world.store.all(POD, namespace)):
+            if wanted and any(_serves(pod, wanted, early) for pod in self._state.store.all(POD, namespace)):
                 full = f"{name}.{namespace}.svc"
                 lines.append(f"127.0.0.1 {full} {full}.cluster.local {name}.{namespace} {name}\n")
-        file = self._world.folder / "hosts"
+        file = self._state.folder / "hosts"
         text = "".join(lines)
         if not file.exists() or file.read_text() != text:
             with file.open("r+" if file.exists() else "w") as out:

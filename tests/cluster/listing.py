@@ -3,9 +3,9 @@
 import base64
 import json
 
+from tests.cluster.api_errors import bad_request, expired
 from tests.cluster.kinds import CUSTOM, Kind, Object
 from tests.cluster.selectors import Test, field_test, label_test
-from tests.cluster.status import bad_request, expired
 from tests.cluster.store import Store, key_of
 
 
@@ -13,10 +13,10 @@ def selection(kind: Kind, query: dict[str, str]) -> Test:
     """Whether an object is selected by a request's selectors.
 
     Raises:
-        Refusal: a selector cannot be read.
+        ApiError: a selector cannot be read.
     """
     tests = (label_test(query.get("labelSelector", "")), field_test(kind, query.get("fieldSelector", "")))
-    return lambda thing: all(test(thing) for test in tests)
+    return lambda obj: all(test(obj) for test in tests)
 
 
 def matching(store: Store, kind: Kind, namespace: str, query: dict[str, str]) -> list[Object]:
@@ -26,14 +26,14 @@ def matching(store: Store, kind: Kind, namespace: str, query: dict[str, str]) ->
 
 
 def listed(
-    store: Store, kind: Kind, namespace: str, query: dict[str, str], found: list[Object] | None = None
+    store: Store, kind: Kind, namespace: str, query: dict[str, str], result: list[Object] | None = None
 ) -> Object:
     """The list that answers a request.
 
     Raises:
-        Refusal: it goes on from a page that is too old.
+        ApiError: it goes on from a page that is too old.
     """
-    found = matching(store, kind, namespace, query) if found is None else found
+    result = matching(store, kind, namespace, query) if result is None else result
     meta: Object = {"resourceVersion": str(store.version)}
     if query.get("continue"):
         version, *last = _read(query["continue"])
@@ -44,20 +44,20 @@ def listed(
                 "to retrieve the remainder of the results."
             )
         meta["resourceVersion"] = str(version)
-        found = [one for one in found if list(key_of(one)) > last]
+        result = [one for one in result if list(key_of(one)) > last]
     limit = int(query.get("limit") or 0)
-    if limit and len(found) > limit:
-        token = json.dumps([meta["resourceVersion"], *key_of(found[limit - 1])])
+    if limit and len(result) > limit:
+        token = json.dumps([meta["resourceVersion"], *key_of(result[limit - 1])])
         meta |= {
             "continue": base64.urlsafe_b64encode(token.encode()).decode(),
-            "remainingItemCount": len(found) - limit,
+            "remainingItemCount": len(result) - limit,
         }
-        found = found[:limit]
+        result = result[:limit]
     # The items of a list do not say what they are, except those of custom resources.
     items = (
-        found
+        result
         if kind in CUSTOM
-        else [{k: v for k, v in one.items() if k not in ("kind", "apiVersion")} for one in found]
+        else [{k: v for k, v in one.items() if k not in ("kind", "apiVersion")} for one in result]
     )
     return {"kind": f"{kind.kind}List", "apiVersion": kind.api_version, "metadata": meta, "items": items}
 

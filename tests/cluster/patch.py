@@ -3,8 +3,8 @@
 import copy
 from typing import Any
 
+from tests.cluster.api_errors import ApiError, bad_request, unsupported
 from tests.cluster.kinds import Object
-from tests.cluster.status import Refusal, bad_request, unsupported
 
 MERGE, JSON = "application/merge-patch+json", "application/json-patch+json"
 STRATEGIC, APPLY = "application/strategic-merge-patch+json", "application/apply-patch+yaml"
@@ -21,7 +21,7 @@ def patched(old: Object, change: Any, how: str, custom: bool) -> Any:
     """An object with a change applied.
 
     Raises:
-        Refusal: the kind of patch is not known, or does not fit.
+        ApiError: the kind of patch is not known, or does not fit.
     """
     if how == JSON:
         return _json(copy.deepcopy(old), change)
@@ -35,44 +35,44 @@ def patched(old: Object, change: Any, how: str, custom: bool) -> Any:
 def _merge(old: Any, change: Any, keys: dict[str, str]) -> Any:
     if not isinstance(change, dict):
         return copy.deepcopy(change)
-    found = dict(old) if isinstance(old, dict) else {}
+    result = dict(old) if isinstance(old, dict) else {}
     for name, value in change.items():
         if value is None:
-            found.pop(name, None)
-        elif name in keys and isinstance(value, list) and isinstance(found.get(name), list):
-            found[name] = _merge_list(found[name], value, keys[name], keys)
+            result.pop(name, None)
+        elif name in keys and isinstance(value, list) and isinstance(result.get(name), list):
+            result[name] = _merge_list(result[name], value, keys[name], keys)
         elif name == "finalizers" and keys and isinstance(value, list):
-            found[name] = [*found.get(name, []), *(one for one in value if one not in found.get(name, []))]
+            result[name] = [*result.get(name, []), *(one for one in value if one not in result.get(name, []))]
         else:
-            found[name] = _merge(found.get(name), value, keys)
-    return found
+            result[name] = _merge(result.get(name), value, keys)
+    return result
 
 
 def _merge_list(old: list[Any], change: list[Any], key: str, keys: dict[str, str]) -> list[Any]:
-    found = list(old)
+    result = list(old)
     for one in change:
-        at = next((place for place, there in enumerate(found) if there.get(key) == one.get(key)), None)
+        at = next((place for place, there in enumerate(result) if there.get(key) == one.get(key)), None)
         if one.get("$patch") == "delete":
-            found = [there for there in found if there.get(key) != one.get(key)]
+            result = [there for there in result if there.get(key) != one.get(key)]
         elif at is None:
-            found.append(one)
+            result.append(one)
         else:
-            found[at] = _merge(found[at], one, keys)
-    return found
+            result[at] = _merge(result[at], one, keys)
+    return result
 
 
-def _json(thing: Any, steps: Any) -> Any:
+def _json(obj: Any, steps: Any) -> Any:
     for step in steps:
         *way, last = [word.replace("~1", "/").replace("~0", "~") for word in step["path"].split("/")[1:]]
-        place = thing
+        place = obj
         try:
             for word in way:
                 place = place[int(word)] if isinstance(place, list) else place[word]
             _step(place, last, step)
         except (KeyError, IndexError, ValueError, TypeError):
             said = f"the server rejected our request due to an error in our request: {step['op']} {step['path']}"
-            raise Refusal(422, "Invalid", said, {}) from None
-    return thing
+            raise ApiError(422, "Invalid", said, {}) from None
+    return obj
 
 
 def _step(place: Any, last: str, step: Object) -> None:

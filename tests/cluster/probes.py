@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 
 from tests.cluster.kinds import Object
-from tests.cluster.podstate import PodState
+from tests.cluster.pod_status import PodStatus
 from tests.cluster.processes import Process
 
 
-async def watch_probes(state: PodState, container: Object, process: Process) -> None:
+async def watch_probes(state: PodStatus, container: Object, process: Process) -> None:
     """Report a running container as started and ready, as its probes find it."""
     name = container["name"]
     startup, readiness = container.get("startupProbe"), container.get("readinessProbe")
@@ -35,13 +35,13 @@ async def watch_probes(state: PodState, container: Object, process: Process) -> 
 
 async def _probe(container: Object, probe: Object) -> str | None:
     """None when it succeeds, else why not."""
-    asked = probe.get("httpGet") or probe.get("tcpSocket")
-    if asked is None:
+    attributes = probe.get("httpGet") or probe.get("tcpSocket")
+    if attributes is None:
         return None
-    port = asked["port"]
+    port = attributes["port"]
     if isinstance(port, str):
         port = next(one["containerPort"] for one in container.get("ports", ()) if one.get("name") == port)
-    url = f"http://127.0.0.1:{port}{asked.get('path', '/')}"
+    url = f"http://127.0.0.1:{port}{attributes.get('path', '/')}"
     try:
         async with asyncio.timeout(probe["timeoutSeconds"]):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -49,7 +49,7 @@ async def _probe(container: Object, probe: Object) -> str | None:
                 writer.close()
                 return None
             writer.write(
-                f"GET {asked.get('path', '/')} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
+                f"GET {attributes.get('path', '/')} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
             )
             line = (await reader.readline()).split()
             writer.close()

@@ -32,8 +32,8 @@ def written(value: Decimal) -> str:
 
 def requests(spec: Object, what: str = "requests") -> dict[str, Decimal]:
     """What a pod's containers ask for together."""
-    found: dict[str, Decimal] = {}
+    result: dict[str, Decimal] = {}
     for container in spec["containers"]:
         for name, value in container.get("resources", {}).get(what, {}).items():
-            found[name] = found.get(name, Decimal(0)) + amount(value)
-    return found
+            result[name] = result.get(name, Decimal(0)) + amount(value)
+    return result

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tests.cluster.api_errors import ApiError, forbidden
 from tests.cluster.kinds import BY_PATH, Kind, Object
-from tests.cluster.status import Refusal, forbidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Attributes:
     """What one request wants to do."""
 
     verb: str
@@ -48,43 +48,50 @@ class User:
     name: str
     rules: dict[str, list[Object]] = field(default_factory=dict)
 
-    def may(self, asked: Asked) -> bool:
+    def may(self, attributes: Attributes) -> bool:
         """Whether a rule allows it."""
-        held = [*self.rules.get("", []), *(self.rules.get(asked.namespace, []) if asked.namespace else [])]
-        return any(_covers(rule, asked) for rule in [*held, *_EVERYONE])
+        held = [*self.rules.get("", []), *(self.rules.get(attributes.namespace, []) if attributes.namespace else [])]
+        return any(_covers(rule, attributes) for rule in [*held, *_EVERYONE])
 
-    def refusal(self, asked: Asked) -> Refusal:
+    def error(self, attributes: Attributes) -> ApiError:
         """How the API server says no."""
         kind = next(
-            (one for (group, _, plural), one in BY_PATH.items() if (group, plural) == (asked.group, asked.resource)),
-            Kind(asked.group, "", asked.resource, ""),
+            (
+                one
+                for (group, _, plural), one in BY_PATH.items()
+                if (group, plural) == (attributes.group, attributes.resource)
+            ),
+            Kind(attributes.group, "", attributes.resource, ""),
         )
-        where = f'in the namespace "{asked.namespace}"' if asked.namespace else "at the cluster scope"
-        why = f'User "{self.name}" cannot {asked.verb} resource "{asked.full}" in API group "{asked.group}" {where}'
-        return forbidden(kind, asked.name, why)
+        where = f'in the namespace "{attributes.namespace}"' if attributes.namespace else "at the cluster scope"
+        right = f'{attributes.verb} resource "{attributes.full}" in API group "{attributes.group}"'
+        why = f'User "{self.name}" cannot {right} {where}'
+        return forbidden(kind, attributes.name, why)
 
 
 ADMIN: Object = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
 _EVERYONE = ({"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]},)
 
 
-def _covers(rule: Object, asked: Asked) -> bool:
+def _covers(rule: Object, attributes: Attributes) -> bool:
     def held(values: Sequence[str], value: str) -> bool:
         return "*" in values or value in values
 
     resources = rule.get("resources", ())
-    fits = held(resources, asked.full) or (asked.subresource and f"*/{asked.subresource}" in resources)
+    fits = held(resources, attributes.full) or (attributes.subresource and f"*/{attributes.subresource}" in resources)
     names = rule.get("resourceNames") or ()
-    if names and asked.name not in names:
+    if names and attributes.name not in names:
         return False
-    return bool(held(rule.get("verbs", ()), asked.verb) and held(rule.get("apiGroups", ()), asked.group) and fits)
+    return bool(
+        held(rule.get("verbs", ()), attributes.verb) and held(rule.get("apiGroups", ()), attributes.group) and fits
+    )
 
 
 def review(user: User, body: Object) -> Object:
     """A SelfSubjectAccessReview with its answer."""
     wanted = body.get("spec", {}).get("resourceAttributes") or {}
     keys = ("verb", "group", "resource", "subresource", "namespace", "name")
-    asked = Asked(**{key: wanted.get(key, "") for key in keys})
-    allowed = user.may(asked)
+    attributes = Attributes(**{key: wanted.get(key, "") for key in keys})
+    allowed = user.may(attributes)
     shared = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
     return {**shared, "metadata": {}, "spec": body.get("spec", {}), "status": {"allowed": allowed}}

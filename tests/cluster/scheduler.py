@@ -6,8 +6,8 @@ from decimal import Decimal
 from tests.cluster.controller import Controller
 from tests.cluster.kinds import CLAIM, NODE, POD, VOLUME, Key, Object
 from tests.cluster.quantities import amount, requests
+from tests.cluster.state import State
 from tests.cluster.store import Change, key_of, stamp
-from tests.cluster.world import World
 
 _AFFINITY = "node(s) didn't match Pod's node affinity/selector"
 _INSUFFICIENT = "Insufficient "
@@ -20,14 +20,14 @@ class Scheduler:
     # What it says of nodes that a pod's affinity does not name.
     elsewhere = "node(s) didn't satisfy plugin(s) [NodeAffinity]"
 
-    def __init__(self, world: World) -> None:
-        self._world, self._store = world, world.store
-        self.controller = Controller(world, self.by, self._look)
+    def __init__(self, state: State) -> None:
+        self._state, self._store = state, state.store
+        self.controller = Controller(state, self.by, self._reconcile)
         # Pods that count as bound while others of their gang are looked at.
-        self._promised: list[Object] = []
-        self._store.listeners.append(self._saw)
+        self._assumed: list[Object] = []
+        self._store.listeners.append(self._on_change)
 
-    def _saw(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         if change.kind is POD and change.type != "DELETED":
             self.controller.add(key_of(change.new))
         if change.kind in (POD, NODE, CLAIM, VOLUME):
@@ -35,16 +35,16 @@ class Scheduler:
                 if not pod["spec"].get("nodeName"):
                     self.controller.add(key_of(pod))
 
-    def _look(self, key: Key) -> float | None:
+    def _reconcile(self, key: Key) -> float | None:
         pod = self._store.find(POD, *key)
         if pod is None or pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
             return None
         if pod["status"].get("phase") != "Pending" or pod["spec"]["schedulerName"] != self.by:
             return None
-        scripted = next((one.unschedulable for one in self._world.scripts if one.unschedulable and one.fits(pod)), "")
+        scripted = next((one.unschedulable for one in self._state.scripts if one.unschedulable and one.fits(pod)), "")
         nodes = self._store.all(NODE)
-        found = (None, scripted) if scripted else self._choose(pod, nodes)
-        node, why = found
+        result = (None, scripted) if scripted else self._choose(pod, nodes)
+        node, why = result
         if node is None:
             self._refuse(pod, why)
         else:
@@ -111,14 +111,14 @@ class Scheduler:
     def _short(self, pod: Object, node: Object) -> list[str]:
         """The resources of which a node has not enough left."""
         free = {name: amount(value) for name, value in node["status"]["allocatable"].items()}
-        pods = [*self._store.all(POD), *self._promised]
+        pods = [*self._store.all(POD), *self._assumed]
         here = [one for one in pods if one["spec"].get("nodeName") == node["metadata"]["name"]]
         for other in here:
             if other["status"].get("phase") not in ("Succeeded", "Failed"):
                 for name, value in requests(other["spec"]).items():
                     free[name] = free.get(name, Decimal(0)) - value
-        asked = requests(pod["spec"]).items()
-        return sorted(f"{_INSUFFICIENT}{name}" for name, value in asked if value > free.get(name, Decimal(0)))
+        attributes = requests(pod["spec"]).items()
+        return sorted(f"{_INSUFFICIENT}{name}" for name, value in attributes if value > free.get(name, Decimal(0)))
 
     def _reachable(self, pod: Object, node: Object) -> bool:
         for volume in pod["spec"].get("volumes", ()):
@@ -147,7 +147,7 @@ class Scheduler:
         before = self._store.find(POD, *key_of(pod))
         after = self._store.edit(POD, *key_of(pod), change)
         if before != after:
-            self._world.event(pod, "FailedScheduling", why, by=self.by, warning=True)
+            self._state.event(pod, "FailedScheduling", why, by=self.by, warning=True)
 
     def _bind(self, pod: Object, node: Object) -> None:
         name = node["metadata"]["name"]
@@ -160,7 +160,7 @@ class Scheduler:
 
         self._store.edit(POD, *key_of(pod), change)
         where = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        self._world.event(pod, "Scheduled", f"Successfully assigned {where} to {name}", by=self.by)
+        self._state.event(pod, "Scheduled", f"Successfully assigned {where} to {name}", by=self.by)
 
 
 def _named(spec: Object) -> set[str] | None:
@@ -168,15 +168,15 @@ def _named(spec: Object) -> set[str] | None:
     affinity = spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution")
     if not affinity:
         return None
-    found: set[str] = set()
+    result: set[str] = set()
     for term in affinity["nodeSelectorTerms"]:
         fields = [
             one for one in term.get("matchFields", ()) if one["key"] == "metadata.name" and one["operator"] == "In"
         ]
         if not fields:
             return None
-        found.update(value for one in fields for value in one["values"])
-    return found
+        result.update(value for one in fields for value in one["values"])
+    return result
 
 
 def _tolerated(taint: Object, spec: Object) -> bool:

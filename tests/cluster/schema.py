@@ -7,21 +7,21 @@ import jsonschema
 import referencing
 from kubernetes_validate import utils  # type: ignore[import-untyped]
 
+from tests.cluster.api_errors import ApiError, Causes, bad_request
 from tests.cluster.kinds import CUSTOM, Kind, Object
-from tests.cluster.status import Causes, Refusal, bad_request
 
 KUBERNETES = "1.36"
 
 
-def check(kind: Kind, thing: Object) -> None:
+def check(kind: Kind, obj: Object) -> None:
     """Refuse an object with a field that the API does not know, lacks, or has in another type.
 
     Raises:
-        Refusal: as the decoder (400) or the validation (422) words it.
+        ApiError: as the decoder (400) or the validation (422) words it.
     """
     if kind in CUSTOM:
         return
-    error = jsonschema.exceptions.best_match(_validator(kind).iter_errors(thing))
+    error = jsonschema.exceptions.best_match(_validator(kind).iter_errors(obj))
     if error is None:
         return
     path = ""
@@ -29,21 +29,21 @@ def check(kind: Kind, thing: Object) -> None:
         path += f"[{word}]" if isinstance(word, int) else f".{word}" if path else str(word)
     if error.validator == "required":
         missing = str(error.message).split("'")[1]
-        causes = Causes(kind, thing["metadata"].get("name", ""))
+        causes = Causes(kind, obj["metadata"].get("name", ""))
         causes.required(f"{path}.{missing}" if path else missing)
         causes.refuse()
     raise _undecodable(kind, path, error)
 
 
-def _undecodable(kind: Kind, path: str, error: Any) -> Refusal:
+def _undecodable(kind: Kind, path: str, error: Any) -> ApiError:
     start = f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
         unknown = [f'unknown field "{path}.{name}"'.replace('".', '"') for name in error.instance if name not in known]
         return bad_request(f"{start}strict decoding error: {', '.join(unknown)}")
-    found = {dict: "object", list: "array", str: "string", bool: "bool"}.get(type(error.instance), "number")
+    result = {dict: "object", list: "array", str: "string", bool: "bool"}.get(type(error.instance), "number")
     wanted = error.schema.get("format") or error.schema.get("type") or "value"
-    return bad_request(f"{start}json: cannot unmarshal {found} into Go struct field .{path} of type {wanted}")
+    return bad_request(f"{start}json: cannot unmarshal {result} into Go struct field .{path} of type {wanted}")
 
 
 @functools.cache
@@ -58,5 +58,5 @@ def _validator(kind: Kind) -> Any:
 
 @functools.cache
 def _definitions(folder: str) -> Any:
-    found = utils.schema_contents(f"kubernetes-json-schema/{folder}/_definitions.json", KUBERNETES)
-    return referencing.Resource.from_contents(found)
+    result = utils.schema_contents(f"kubernetes-json-schema/{folder}/_definitions.json", KUBERNETES)
+    return referencing.Resource.from_contents(result)

@@ -158,7 +158,7 @@ def exits(code: int, log: str = "", after_s: float = 0.1) -> list[Step]:
     return [Running(), *([Log(log)] if log else []), Pause(after_s), Exit(code)]
 
 
-def killed_for_memory(log: str = "") -> list[Step]:
+def oom_killed(log: str = "") -> list[Step]:
     """OOMKilled."""
     return [Running(), *([Log(log)] if log else []), Pause(0.1), Exit(137, "OOMKilled")]
 

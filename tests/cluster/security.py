@@ -43,8 +43,8 @@ def _containers(spec: Object) -> list[Object]:
     return [*spec.get("initContainers", ()), *spec["containers"]]
 
 
-def _names(found: Iterable[Object], one: str = "container", many: str = "containers") -> str:
-    names = [f'"{thing["name"]}"' for thing in found]
+def _names(result: Iterable[Object], one: str = "container", many: str = "containers") -> str:
+    names = [f'"{obj["name"]}"' for obj in result]
     return f"{one if len(names) == 1 else many} {', '.join(names)}" if names else ""
 
 
@@ -67,18 +67,18 @@ def _capabilities(spec: Object) -> str:
 
 
 def _host_names(spec: Object) -> str:
-    found = [f"{name}=true" for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
-    return f"host namespaces ({', '.join(found)})" if found else ""
+    result = [f"{name}=true" for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    return f"host namespaces ({', '.join(result)})" if result else ""
 
 
 def _host_ports(spec: Object) -> str:
-    found = [
+    result = [
         (one, port["hostPort"]) for one in _containers(spec) for port in one.get("ports", ()) if port.get("hostPort")
     ]
-    if not found:
+    if not result:
         return ""
-    ports = ", ".join(str(port) for _, port in found)
-    return f"hostPort ({_names(one for one, _ in found)} uses hostPort{'s' if len(found) > 1 else ''} {ports})"
+    ports = ", ".join(str(port) for _, port in result)
+    return f"hostPort ({_names(one for one, _ in result)} uses hostPort{'s' if len(result) > 1 else ''} {ports})"
 
 
 def _host_paths(spec: Object) -> str:

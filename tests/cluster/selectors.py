@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
+from tests.cluster.api_errors import bad_request
 from tests.cluster.kinds import EVENT, JOB, NAMESPACE, POD, Kind, Object
-from tests.cluster.status import bad_request
 
 Test = Callable[[Object], bool]
 
@@ -29,15 +29,15 @@ def label_test(selector: str) -> Test:
     """Whether an object has the labels of a selector.
 
     Raises:
-        Refusal: the selector cannot be read.
+        ApiError: the selector cannot be read.
     """
     tests = [_label(part.strip()) for part in _COMMA.split(selector) if part.strip()]
-    return lambda thing: all(test(thing["metadata"].get("labels") or {}) for test in tests)
+    return lambda obj: all(test(obj["metadata"].get("labels") or {}) for test in tests)
 
 
 def _label(part: str) -> Callable[[dict[str, str]], bool]:
-    if found := _SET.match(part):
-        key, verb, listed = found.groups()
+    if result := _SET.match(part):
+        key, verb, listed = result.groups()
         values = {one.strip() for one in listed.split(",")}
         return lambda labels: (labels.get(key) in values) == (verb == "in")
     if part.startswith("!"):
@@ -57,33 +57,33 @@ def field_test(kind: Kind, selector: str) -> Test:
     """Whether an object has the field values of a selector.
 
     Raises:
-        Refusal: the field is none that the resource can be selected by.
+        ApiError: the field is none that the resource can be selected by.
     """
     tests: list[Test] = []
     for part in filter(None, (part.strip() for part in selector.split(","))):
-        found = re.match(r"^([^=!]+)(!=|==|=)(.*)$", part)
-        if not found:
+        result = re.match(r"^([^=!]+)(!=|==|=)(.*)$", part)
+        if not result:
             raise bad_request(f'invalid selector: "{selector}"; can\'t understand "{part}"')
-        field, sign, value = found.groups()
+        field, sign, value = result.groups()
         if field not in ("metadata.name", "metadata.namespace", *_FIELDS.get(kind, ())):
             raise bad_request(
                 f'Unable to find "{kind.group}/{kind.version}, Resource={kind.plural}" that match label selector "", '
                 f'field selector "{selector}": field label not supported: {field}'
             )
         tests.append(_field_test(field, value, same=sign != "!="))
-    return lambda thing: all(test(thing) for test in tests)
+    return lambda obj: all(test(obj) for test in tests)
 
 
 def _field_test(field: str, value: str, *, same: bool) -> Test:
-    return lambda thing: (_field(thing, field) == value) == same
+    return lambda obj: (_field(obj, field) == value) == same
 
 
-def _field(thing: Object, path: str) -> str:
+def _field(obj: Object, path: str) -> str:
     if path == "source":
-        return str((thing.get("source") or {}).get("component") or thing.get("reportingComponent") or "")
+        return str((obj.get("source") or {}).get("component") or obj.get("reportingComponent") or "")
     if path == "status.successful":
-        return str(thing.get("status", {}).get("succeeded", 0))
-    found: object = thing
+        return str(obj.get("status", {}).get("succeeded", 0))
+    result: object = obj
     for word in path.split("."):
-        found = found.get(word) if isinstance(found, dict) else None
-    return "" if found is None else str(found)
+        result = result.get(word) if isinstance(result, dict) else None
+    return "" if result is None else str(result)

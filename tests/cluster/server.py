@@ -10,17 +10,17 @@ import yaml
 from aiohttp import web
 
 from tests.cluster import admission, rbac
+from tests.cluster.api_errors import ApiError, bad_request, not_allowed, unauthorized
 from tests.cluster.deletion import delete, options_of
 from tests.cluster.disruption import disrupt
 from tests.cluster.kinds import BY_PATH, CUSTOM, POD, REVIEW, Kind, Object, discovery
 from tests.cluster.listing import listed, matching
 from tests.cluster.patch import APPLY, patched
-from tests.cluster.rbac import Asked, Request, User
-from tests.cluster.status import Refusal, bad_request, not_allowed, unauthorized
+from tests.cluster.rbac import Attributes, Request, User
+from tests.cluster.state import State
 from tests.cluster.store import key_of
 from tests.cluster.streams import Streams
-from tests.cluster.watching import watch
-from tests.cluster.world import World
+from tests.cluster.watch import watch
 
 # Who breaks a connection is no error of the server's; its own errors are kept as problems.
 logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
@@ -30,8 +30,8 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "GET": "get", "DE
 class Server:
     """Answers requests about one world."""
 
-    def __init__(self, world: World, streams: Streams) -> None:
-        self._world, self._streams = world, streams
+    def __init__(self, state: State, streams: Streams) -> None:
+        self._state, self._streams = state, streams
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -59,12 +59,12 @@ class Server:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
             return await self._serve(request)
-        except Refusal as refusal:
-            return web.json_response(refusal.body, status=refusal.code, headers=refusal.headers)
+        except ApiError as error:
+            return web.json_response(error.body, status=error.code, headers=error.headers)
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
-            self._world.problems.append(f"{request.method} {request.path_qs}: {error!r}")
+            self._state.problems.append(f"{request.method} {request.path_qs}: {error!r}")
             raise
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
@@ -72,78 +72,80 @@ class Server:
         known = discovery(request.path.rstrip("/"))
         if known is not None:
             return web.json_response(known)
-        kind, asked = _parse(request)
-        delay, refusal = self._world.faults.of(asked)
+        kind, attributes = _parse(request)
+        delay, error = self._state.faults.of(attributes)
         await asyncio.sleep(delay)
-        if refusal is not None:
-            raise refusal
-        self._authorize(user, asked)
+        if error is not None:
+            raise error
+        self._authorize(user, attributes)
         if kind is REVIEW:
             return web.json_response(rbac.review(user, await _body(request)), status=201)
-        if asked.subresource in ("log", "exec"):
-            if asked.subresource == "exec" and request.method == "GET":
+        if attributes.subresource in ("log", "exec"):
+            if attributes.subresource == "exec" and request.method == "GET":
                 # Since 1.35 a websocket needs what a POST would need.
-                self._authorize(user, Asked("create", *_rest(asked)))
-            answer = self._streams.exec if asked.subresource == "exec" else self._streams.log
-            return await answer(request, asked)
-        if asked.verb == "watch":
-            return await watch(self._world, kind, asked, request)
-        status, found, headers = await self._do(kind, asked, request)
-        return web.json_response(found, status=status, headers=headers)
+                self._authorize(user, Attributes("create", *_rest(attributes)))
+            answer = self._streams.exec if attributes.subresource == "exec" else self._streams.log
+            return await answer(request, attributes)
+        if attributes.verb == "watch":
+            return await watch(self._state, kind, attributes, request)
+        status, result, headers = await self._do(kind, attributes, request)
+        return web.json_response(result, status=status, headers=headers)
 
     def _user(self, request: web.Request) -> User:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        user = self._world.users.get(token)
+        user = self._state.users.get(token)
         if user is None:
             raise unauthorized()
         return user
 
-    def _authorize(self, user: User, asked: Asked) -> None:
-        allowed = user.may(asked)
-        name = "/".join(filter(None, (asked.namespace, asked.name))) if asked.name else None
-        self._world.requests.append(Request(asked.group, asked.full, asked.verb, name, user.name, allowed))
+    def _authorize(self, user: User, attributes: Attributes) -> None:
+        allowed = user.may(attributes)
+        name = "/".join(filter(None, (attributes.namespace, attributes.name))) if attributes.name else None
+        self._state.requests.append(
+            Request(attributes.group, attributes.full, attributes.verb, name, user.name, allowed)
+        )
         if not allowed:
-            raise user.refusal(asked)
+            raise user.error(attributes)
 
-    async def _do(self, kind: Kind, asked: Asked, request: web.Request) -> tuple[int, Object, dict[str, str]]:
-        store, query = self._world.store, dict(request.query)
+    async def _do(self, kind: Kind, attributes: Attributes, request: web.Request) -> tuple[int, Object, dict[str, str]]:
+        store, query = self._state.store, dict(request.query)
         dry = query.get("dryRun") == "All"
-        if asked.verb == "create" and asked.subresource == "eviction":
-            return 201, self._evict(store.get(kind, asked.namespace, asked.name), await _body(request)), {}
-        if asked.verb == "create" and not asked.name:
-            made, warnings = self._world.create(kind, await _body(request), asked.namespace, dry_run=dry)
+        if attributes.verb == "create" and attributes.subresource == "eviction":
+            return 201, self._evict(store.get(kind, attributes.namespace, attributes.name), await _body(request)), {}
+        if attributes.verb == "create" and not attributes.name:
+            made, warnings = self._state.create(kind, await _body(request), attributes.namespace, dry_run=dry)
             return 201, made, _warned(warnings)
-        if asked.verb == "list":
-            return 200, listed(store, kind, asked.namespace, query), {}
-        if asked.verb == "deletecollection":
+        if attributes.verb == "list":
+            return 200, listed(store, kind, attributes.namespace, query), {}
+        if attributes.verb == "deletecollection":
             options = options_of(await _body(request, optional=True), query)
-            found = matching(store, kind, asked.namespace, query)
-            for thing in found:
-                delete(store, kind, thing, options)
-            return 200, listed(store, kind, asked.namespace, query, found), {}
+            result = matching(store, kind, attributes.namespace, query)
+            for obj in result:
+                delete(store, kind, obj, options)
+            return 200, listed(store, kind, attributes.namespace, query, result), {}
         if (
-            asked.verb == "patch"
+            attributes.verb == "patch"
             and request.content_type == APPLY
-            and store.find(kind, asked.namespace, asked.name) is None
+            and store.find(kind, attributes.namespace, attributes.name) is None
         ):
-            return 201, self._world.create(kind, await _body(request), asked.namespace, dry_run=dry)[0], {}
-        thing = store.get(kind, asked.namespace, asked.name)
-        if asked.verb == "get":
-            return 200, thing, {}
-        if asked.verb == "delete":
-            return self._delete(kind, thing, await _body(request, optional=True), query)
-        if asked.verb not in ("update", "patch"):
+            return 201, self._state.create(kind, await _body(request), attributes.namespace, dry_run=dry)[0], {}
+        obj = store.get(kind, attributes.namespace, attributes.name)
+        if attributes.verb == "get":
+            return 200, obj, {}
+        if attributes.verb == "delete":
+            return self._delete(kind, obj, await _body(request, optional=True), query)
+        if attributes.verb not in ("update", "patch"):
             raise not_allowed()
         body = await _body(request)
-        if asked.verb == "patch":
-            body = patched(thing, body, request.content_type, kind in CUSTOM)
-        return 200, store.update(kind, _replaced(kind, thing, body, asked.subresource), dry_run=dry), {}
+        if attributes.verb == "patch":
+            body = patched(obj, body, request.content_type, kind in CUSTOM)
+        return 200, store.update(kind, _replaced(kind, obj, body, attributes.subresource), dry_run=dry), {}
 
     def _delete(
-        self, kind: Kind, thing: Object, body: Object, query: dict[str, str]
+        self, kind: Kind, obj: Object, body: Object, query: dict[str, str]
     ) -> tuple[int, Object, dict[str, str]]:
         options = options_of(body, query)
-        last, gone = delete(self._world.store, kind, thing, options)
+        last, gone = delete(self._state.store, kind, obj, options)
         warnings = []
         if kind.plural == "jobs" and kind.group == "batch" and not options.propagation:
             warnings = [
@@ -153,14 +155,14 @@ class Server:
         if kind.returned or not gone:
             return 200, last, _warned(warnings)
         group = {"group": kind.group} if kind.group else {}
-        details = {"name": key_of(thing)[1], **group, "kind": kind.plural, "uid": thing["metadata"]["uid"]}
+        details = {"name": key_of(obj)[1], **group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
         shared = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
         return 200, {**shared, "details": details}, _warned(warnings)
 
     def _evict(self, pod: Object, body: Object) -> Object:
-        disrupt(self._world, pod, "EvictionByEvictionAPI", "Eviction API: evicting")
-        fresh = self._world.store.get(POD, *key_of(pod))
-        delete(self._world.store, POD, fresh, options_of(body.get("deleteOptions") or {}, {}))
+        disrupt(self._state, pod, "EvictionByEvictionAPI", "Eviction API: evicting")
+        fresh = self._state.store.get(POD, *key_of(pod))
+        delete(self._state.store, POD, fresh, options_of(body.get("deleteOptions") or {}, {}))
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
 
@@ -194,7 +196,7 @@ def _replaced(kind: Kind, old: Object, body: Object, subresource: str) -> Object
     return new
 
 
-def _parse(request: web.Request) -> tuple[Kind, Asked]:
+def _parse(request: web.Request) -> tuple[Kind, Attributes]:
     """What a path and a method ask for."""
     words = [unquote(word) for word in request.path.strip("/").split("/")]
     if words[0] == "api" and len(words) > 2:
@@ -211,7 +213,7 @@ def _parse(request: web.Request) -> tuple[Kind, Asked]:
         raise web.HTTPNotFound(text="404 page not found\n")
     name, subresource = [*rest[1:], "", ""][:2]
     if subresource and subresource not in kind.subresources:
-        raise Refusal(404, "NotFound", "the server could not find the requested resource", {})
+        raise ApiError(404, "NotFound", "the server could not find the requested resource", {})
     verb = _VERBS.get(request.method)
     if verb is None:
         raise not_allowed()
@@ -222,7 +224,7 @@ def _parse(request: web.Request) -> tuple[Kind, Asked]:
         raise not_allowed()
     if kind is REVIEW and verb != "create":
         raise not_allowed()
-    return kind, Asked(
+    return kind, Attributes(
         verb, kind.group, kind.plural, subresource, namespace or (name if kind.plural == "namespaces" else ""), name
     )
 
@@ -237,8 +239,8 @@ async def _body(request: web.Request, *, optional: bool = False) -> Any:
         raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
 
 
-def _rest(asked: Asked) -> tuple[str, str, str, str, str]:
-    return asked.group, asked.resource, asked.subresource, asked.namespace, asked.name
+def _rest(attributes: Attributes) -> tuple[str, str, str, str, str]:
+    return attributes.group, attributes.resource, attributes.subresource, attributes.namespace, attributes.name
 
 
 def _warned(warnings: list[str]) -> dict[str, str]:

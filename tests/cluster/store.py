@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from tests.cluster.api_errors import conflict, exists, not_found
 from tests.cluster.kinds import KINDS, NAMESPACE, Key, Kind, Object
-from tests.cluster.status import conflict, exists, not_found
 
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
@@ -39,9 +39,9 @@ def suffix() -> str:
     return "".join(random.choices(_LETTERS, k=5))
 
 
-def key_of(thing: Object) -> Key:
+def key_of(obj: Object) -> Key:
     """Namespace and name of an object."""
-    return thing["metadata"].get("namespace", ""), thing["metadata"]["name"]
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ class Store:
         """An object; do not change it.
 
         Raises:
-            Refusal: there is none.
+            ApiError: there is none.
         """
-        found = self.find(kind, namespace, name)
-        if found is None:
+        result = self.find(kind, namespace, name)
+        if result is None:
             raise not_found(kind, name)
-        return found
+        return result
 
     def find(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """An object or None; do not change it."""
@@ -95,10 +95,10 @@ class Store:
         """Store a new object, with what the system adds to its metadata.
 
         Raises:
-            Refusal: the name is taken, or its namespace is not there.
+            ApiError: the name is taken, or its namespace is not there.
         """
-        thing = copy.deepcopy(given)
-        meta = thing["metadata"]
+        obj = copy.deepcopy(given)
+        meta = obj["metadata"]
         if kind.namespaced and self.find(NAMESPACE, "", meta["namespace"]) is None:
             raise not_found(NAMESPACE, meta["namespace"])
         if self.find(kind, meta.get("namespace", ""), meta["name"]) is not None:
@@ -106,19 +106,19 @@ class Store:
         meta.setdefault("uid", str(uuid.uuid4()))
         meta["creationTimestamp"] = stamp()
         if dry_run:
-            return thing
-        self._put(kind, thing, None)
-        return thing
+            return obj
+        self._put(kind, obj, None)
+        return obj
 
-    def update(self, kind: Kind, thing: Object, *, dry_run: bool = False) -> Object:
+    def update(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
         """Store a change of an object; one that changes nothing leaves its resource version.
 
         Raises:
-            Refusal: it is gone, or another one than the caller saw.
+            ApiError: it is gone, or another one than the caller saw.
         """
-        key = key_of(thing)
+        key = key_of(obj)
         old = self.get(kind, *key)
-        meta, before = thing["metadata"], old["metadata"]
+        meta, before = obj["metadata"], old["metadata"]
         if meta.get("uid", before["uid"]) != before["uid"]:
             raise conflict(
                 kind,
@@ -127,7 +127,7 @@ class Store:
             )
         if meta.get("resourceVersion", before["resourceVersion"]) != before["resourceVersion"]:
             raise conflict(kind, key[1])
-        new = copy.deepcopy(thing)
+        new = copy.deepcopy(obj)
         new["metadata"] |= {one: before[one] for one in ("uid", "creationTimestamp", "resourceVersion")}
         if new == old:
             return old
@@ -150,10 +150,10 @@ class Store:
         change(new)
         return self.update(kind, new)
 
-    def remove(self, kind: Kind, thing: Object) -> Object:
+    def remove(self, kind: Kind, obj: Object) -> Object:
         """Take an object out; its last state."""
-        old = self._objects[kind].pop(key_of(thing))
-        gone = copy.deepcopy(thing)
+        old = self._objects[kind].pop(key_of(obj))
+        gone = copy.deepcopy(obj)
         self._record("DELETED", kind, gone, old)
         return gone
 

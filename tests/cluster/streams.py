@@ -8,13 +8,14 @@ from collections.abc import Container
 
 from aiohttp import WSMsgType, web
 
+from tests.cluster.api_errors import ApiError, bad_request
 from tests.cluster.kinds import POD, Object
 from tests.cluster.kubelet import Kubelets
-from tests.cluster.podrun import PodRun
+from tests.cluster.pod_process import PodProcess
 from tests.cluster.processes import Process
-from tests.cluster.rbac import Asked
-from tests.cluster.status import Refusal, bad_request
-from tests.cluster.world import World
+from tests.cluster.rbac import Attributes
+from tests.cluster.state import State
+from tests.cluster.store import stamp
 
 _CHUNK = 64 * 1024
 _STDOUT, _STDERR, _ERROR, _CLOSE = 1, 2, 3, 255
@@ -24,33 +25,35 @@ _V5 = "v5.channel.k8s.io"
 class Streams:
     """Logs and executed commands of one world's pods."""
 
-    def __init__(self, world: World, kubelets: Kubelets) -> None:
-        self._world, self._kubelets = world, kubelets
+    def __init__(self, state: State, kubelets: Kubelets) -> None:
+        self._state, self._kubelets = state, kubelets
         self.node_delay_s = 2.0
 
-    async def log(self, request: web.Request, asked: Asked) -> web.StreamResponse:
+    async def log(self, request: web.Request, attributes: Attributes) -> web.StreamResponse:
         """The log of a container.
 
         Raises:
-            Refusal: there is none, or its node does not answer.
+            ApiError: there is none, or its node does not answer.
         """
-        pod = self._world.store.get(POD, asked.namespace, asked.name)
+        pod = self._state.store.get(POD, attributes.namespace, attributes.name)
         name = _container(pod, request.query.get("container", ""))
         if not pod["spec"].get("nodeName"):
             return web.Response(text="")
-        await self._reach(pod, f"containerLogs/{asked.namespace}/{asked.name}/{name}")
+        await self._reach(pod, f"containerLogs/{attributes.namespace}/{attributes.name}/{name}")
         status = next((one for one in pod["status"].get("containerStatuses", ()) if one["name"] == name), None)
         if request.query.get("previous") == "true":
-            raise bad_request(f'previous terminated container "{name}" in pod "{asked.name}" not found')
+            raise bad_request(f'previous terminated container "{name}" in pod "{attributes.name}" not found')
         if status is None or "waiting" in status["state"]:
-            raise bad_request(f'container "{name}" in pod "{asked.name}" is waiting to start: {_why(status)}')
-        file = self._world.folder / "logs" / f"{pod['metadata']['uid']}.{name}.log"
+            raise bad_request(f'container "{name}" in pod "{attributes.name}" is waiting to start: {_why(status)}')
+        file = self._state.folder / "logs" / f"{pod['metadata']['uid']}.{name}.log"
         text = file.read_bytes() if file.exists() else b""
         if request.query.get("tailLines"):
             wanted = int(request.query["tailLines"])
             text = b"".join(deque(text.splitlines(keepends=True), wanted))
         if request.query.get("limitBytes"):
             text = text[: int(request.query["limitBytes"])]
+        timestamps = request.query.get("timestamps") in ("true", "1", "True")
+        text = _with_time(text) if timestamps else text
         if request.query.get("follow") not in ("true", "1", "True"):
             return web.Response(body=text, content_type="text/plain")
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
@@ -66,32 +69,32 @@ class Streams:
                     more = log.read()
             at += len(more)
             if more:
-                await response.write(more)
+                await response.write(_with_time(more) if timestamps else more)
             if ended:
                 return response
             await asyncio.sleep(0.1)
 
-    async def exec(self, request: web.Request, asked: Asked) -> web.StreamResponse:
+    async def exec(self, request: web.Request, attributes: Attributes) -> web.StreamResponse:
         """A command in a container, over a websocket as `kubernetes.stream` opens it.
 
         Raises:
-            Refusal: the pod or its container does not run.
+            ApiError: the pod or its container does not run.
         """
-        pod = self._world.store.get(POD, asked.namespace, asked.name)
+        pod = self._state.store.get(POD, attributes.namespace, attributes.name)
         name = _container(pod, request.query.get("container", ""))
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
             said = f"cannot exec into a container in a completed pod; current phase is {pod['status']['phase']}"
             raise bad_request(said)
         if not pod["spec"].get("nodeName"):
-            raise bad_request(f"pod {asked.name} does not have a host assigned")
+            raise bad_request(f"pod {attributes.name} does not have a host assigned")
         command = request.query.getall("command", [])
         if not command:
             raise bad_request("you must specify at least 1 command for the container")
-        await self._reach(pod, f"exec/{asked.namespace}/{asked.name}/{name}")
+        await self._reach(pod, f"exec/{attributes.namespace}/{attributes.name}/{name}")
         run = self._kubelets.run_of(pod)
         process = run.processes.get(name) if run else None
         if process is None:
-            raise Refusal(
+            raise ApiError(
                 500,
                 "InternalError",
                 f'Internal error occurred: unable to upgrade connection: container not found ("{name}")',
@@ -150,10 +153,10 @@ class Streams:
             return
         await asyncio.sleep(self.node_delay_s)
         said = f'Get "https://127.0.0.1:10250/{what}": dial tcp 127.0.0.1:10250: i/o timeout'
-        raise Refusal(500, "InternalError", said)
+        raise ApiError(500, "InternalError", said)
 
     def _runs(self, pod: Object, name: str) -> bool:
-        run: PodRun | None = self._kubelets.run_of(pod)
+        run: PodProcess | None = self._kubelets.run_of(pod)
         now = run.state.pod if run else None
         states = [
             one["state"] for one in (now or {}).get("status", {}).get("containerStatuses", ()) if one["name"] == name
@@ -197,6 +200,11 @@ def _container(pod: Object, name: str) -> str:
     if name and name not in names:
         raise bad_request(f"container {name} is not valid for pod {pod['metadata']['name']}")
     return name or names[0]
+
+
+def _with_time(text: bytes) -> bytes:
+    """Each line after a time, as with `timestamps`; here it is that of the request."""
+    return b"".join(f"{stamp()} ".encode() + line for line in text.splitlines(keepends=True))
 
 
 def _why(status: Object | None) -> str:

@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
+from tests.cluster.api_errors import Causes
 from tests.cluster.kinds import CONFIG_MAP, CUSTOM, JOB, NAMESPACE, POD, SERVICE, Kind, Object
 from tests.cluster.quantities import amount
-from tests.cluster.status import Causes
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
@@ -36,21 +36,21 @@ _RULES = {"In", "NotIn"}
 _MAP_BYTES = 1024 * 1024
 
 
-def check(kind: Kind, thing: Object, old: Object | None) -> None:
+def check(kind: Kind, obj: Object, old: Object | None) -> None:
     """Refuse an object whose values break a rule; `old` is what it replaces.
 
     Raises:
-        Refusal: 422, with every cause.
+        ApiError: 422, with every cause.
     """
-    causes = Causes(kind, thing["metadata"]["name"])
-    _metadata(kind, thing["metadata"], causes)
+    causes = Causes(kind, obj["metadata"]["name"])
+    _metadata(kind, obj["metadata"], causes)
     if old is not None:
-        _immutable(kind, thing, old, causes)
+        _immutable(kind, obj, old, causes)
     if kind is POD:
-        _pod(thing["spec"], "spec", causes)
+        _pod(obj["spec"], "spec", causes)
     elif kind is JOB:
-        _job(thing, causes)
-    elif kind is CONFIG_MAP and sum(map(len, (thing.get("data") or {}).values())) > _MAP_BYTES:
+        _job(obj, causes)
+    elif kind is CONFIG_MAP and sum(map(len, (obj.get("data") or {}).values())) > _MAP_BYTES:
         causes.invalid("", "", f"Too long: may not be more than {_MAP_BYTES} bytes")
     causes.refuse()
 
@@ -87,12 +87,12 @@ def _labels(labels: Any, field: str, causes: Causes) -> None:
             causes.invalid(field, value, _SAID_VALUE)
 
 
-def _immutable(kind: Kind, thing: Object, old: Object, causes: Causes) -> None:
+def _immutable(kind: Kind, obj: Object, old: Object, causes: Causes) -> None:
     if kind is CONFIG_MAP and old.get("immutable"):
-        if not thing.get("immutable"):
+        if not obj.get("immutable"):
             causes.forbidden("immutable", "field is immutable when `immutable` is set")
         for field in ("data", "binaryData"):
-            if thing.get(field) != old.get(field):
+            if obj.get(field) != old.get(field):
                 causes.forbidden(field, "field is immutable when `immutable` is set")
     if kind is JOB:
         for field in (
@@ -103,11 +103,11 @@ def _immutable(kind: Kind, thing: Object, old: Object, causes: Causes) -> None:
             "podFailurePolicy",
             "backoffLimitPerIndex",
         ):
-            now, before = thing["spec"].get(field), old["spec"].get(field)
+            now, before = obj["spec"].get(field), old["spec"].get(field)
             if now != before and not (field == "template" and old["spec"].get("suspend")):
                 causes.invalid(f"spec.{field}", "" if field == "template" else now, "field is immutable")
     if kind is POD:
-        now, before = dict(thing["spec"]), dict(old["spec"])
+        now, before = dict(obj["spec"]), dict(old["spec"])
         for spec in (now, before):
             spec["containers"] = [{**one, "image": ""} for one in spec["containers"]]
             for free in ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"):
@@ -122,8 +122,8 @@ def _immutable(kind: Kind, thing: Object, old: Object, causes: Causes) -> None:
             )
     if kind in CUSTOM or "spec" not in old:
         return
-    if kind is SERVICE and thing["spec"].get("clusterIP") != old["spec"].get("clusterIP"):
-        causes.invalid("spec.clusterIPs[0]", [thing["spec"].get("clusterIP")], "may not change once set")
+    if kind is SERVICE and obj["spec"].get("clusterIP") != old["spec"].get("clusterIP"):
+        causes.invalid("spec.clusterIPs[0]", [obj["spec"].get("clusterIP")], "may not change once set")
 
 
 def _job(job: Object, causes: Causes) -> None:
@@ -205,8 +205,8 @@ def _container(container: Object, volumes: set[str], field: str, causes: Causes)
             causes.invalid(f"{field}.volumeMounts[{place}].mountPath", mount["mountPath"], "must be unique")
         paths.add(mount["mountPath"])
     resources = container.get("resources", {})
-    limits, asked = resources.get("limits", {}), resources.get("requests", {})
-    for name, value in asked.items():
+    limits, attributes = resources.get("limits", {}), resources.get("requests", {})
+    for name, value in attributes.items():
         extended = "/" in name
         if name in limits and (
             amount(value) > amount(limits[name]) or (extended and amount(value) != amount(limits[name]))

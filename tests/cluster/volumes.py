@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.cluster.kinds import CONFIG_MAP, SECRET, Object
 from tests.cluster.quantities import amount
+from tests.cluster.state import Image, State
 from tests.cluster.store import key_of
-from tests.cluster.world import Image, World
 from tests.conftest import NODE_ENVIRONMENT, REPOSITORY
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -23,19 +23,19 @@ class BadConfig(Exception):
     """A container cannot be made from what its spec refers to."""
 
 
-def sources(world: World, pod: Object, folder: Path) -> dict[str, Object]:
+def sources(state: State, pod: Object, folder: Path) -> dict[str, Object]:
     """Each volume of a pod as what is mounted: source (empty for memory), size, read_only.
 
     Raises:
         NotYet: one is not there.
     """
     return {
-        volume["name"]: _source(world, pod, volume, folder / volume["name"])
+        volume["name"]: _source(state, pod, volume, folder / volume["name"])
         for volume in pod["spec"].get("volumes", ())
     }
 
 
-def _source(world: World, pod: Object, volume: Object, folder: Path) -> Object:
+def _source(state: State, pod: Object, volume: Object, folder: Path) -> Object:
     namespace, _ = key_of(pod)
     group = pod["spec"]["securityContext"].get("fsGroup")
     if "emptyDir" in volume:
@@ -45,17 +45,17 @@ def _source(world: World, pod: Object, volume: Object, folder: Path) -> Object:
         folder.chmod(0o777)
         return {"source": "" if memory else str(folder), "size": int(amount(size)) if size else 0}
     if "configMap" in volume:
-        found = world.store.find(CONFIG_MAP, namespace, volume["configMap"]["name"])
-        if found is None and not volume["configMap"].get("optional"):
+        result = state.store.find(CONFIG_MAP, namespace, volume["configMap"]["name"])
+        if result is None and not volume["configMap"].get("optional"):
             raise NotYet(
                 f'MountVolume.SetUp failed for volume "{volume["name"]}" : configmap '
                 f'"{volume["configMap"]["name"]}" not found'
             )
-        _write(folder, (found or {}).get("data") or {}, volume["configMap"])
+        _write(folder, (result or {}).get("data") or {}, volume["configMap"])
         return {"source": str(folder), "read_only": True}
     if "persistentVolumeClaim" in volume:
         claim = volume["persistentVolumeClaim"]
-        place = world.claims.get((namespace, claim["claimName"]))
+        place = state.claims.get((namespace, claim["claimName"]))
         if place is None or not place.is_dir():
             path = place or f"/claims/{claim['claimName']}"
             raise NotYet(
@@ -97,63 +97,63 @@ def _own(place: Path, group: int) -> None:
 
 def mounts(container: Object, volumes: dict[str, Object]) -> list[Object]:
     """Where a container's volumes are mounted."""
-    found = []
+    result = []
     for mount in container.get("volumeMounts", ()):
         volume = volumes[mount["name"]]
         source = volume["source"]
         if mount.get("subPath"):
             source = f"{source}/{mount['subPath']}"
         read_only = bool(mount.get("readOnly") or volume.get("read_only"))
-        found.append(
+        result.append(
             {"source": source, "size": volume.get("size", 0), "target": mount["mountPath"], "read_only": read_only}
         )
-    return found
+    return result
 
 
-def environment(world: World, pod: Object, container: Object, image: Image) -> dict[str, str]:
+def environment(state: State, pod: Object, container: Object, image: Image) -> dict[str, str]:
     """The variables of a container.
 
     Raises:
         BadConfig: one is taken from what is not there.
     """
     first = ":".join(map(str, image.path))
-    found = {"PATH": f"{first}:{PATH}" if first else PATH, "HOSTNAME": pod["metadata"]["name"], **image.env}
-    found |= {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    result = {"PATH": f"{first}:{PATH}" if first else PATH, "HOSTNAME": pod["metadata"]["name"], **image.env}
+    result |= {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
     for variable in container.get("env", ()):
         value = variable.get("value", "")
         if "valueFrom" in variable:
-            value = _taken(world, pod, variable["valueFrom"])
-        found[variable["name"]] = expanded(value, found)
-    return found
+            value = _taken(state, pod, variable["valueFrom"])
+        result[variable["name"]] = expanded(value, result)
+    return result
 
 
 def expanded(text: str, variables: dict[str, str]) -> str:
     """A text with $(NAME) replaced by what is known; $$ is a dollar."""
 
-    def value(found: re.Match[str]) -> str:
-        return "$" if found[0] == "$$" else variables.get(found[1], found[0])
+    def value(result: re.Match[str]) -> str:
+        return "$" if result[0] == "$$" else variables.get(result[1], result[0])
 
     return re.sub(r"\$\$|\$\(([^)]+)\)", value, text)
 
 
-def _taken(world: World, pod: Object, source: Object) -> str:
+def _taken(state: State, pod: Object, source: Object) -> str:
     if "fieldRef" in source:
         return _field(pod, source["fieldRef"]["fieldPath"])
     for reference, kind, word in (("configMapKeyRef", CONFIG_MAP, "configmap"), ("secretKeyRef", SECRET, "secret")):
         if reference in source:
             wanted = source[reference]
-            found = world.store.find(kind, key_of(pod)[0], wanted["name"])
-            if found is None:
+            result = state.store.find(kind, key_of(pod)[0], wanted["name"])
+            if result is None:
                 raise BadConfig(f'{word} "{wanted["name"]}" not found')
-            if wanted["key"] not in (found.get("data") or {}):
-                raise BadConfig(f"couldn't find key {wanted['key']} in {kind.kind} {'/'.join(key_of(found))}")
-            return str(found["data"][wanted["key"]])
+            if wanted["key"] not in (result.get("data") or {}):
+                raise BadConfig(f"couldn't find key {wanted['key']} in {kind.kind} {'/'.join(key_of(result))}")
+            return str(result["data"][wanted["key"]])
     raise BadConfig(f"variables from {', '.join(source)} are not simulated")
 
 
 def _field(pod: Object, path: str) -> str:
-    if found := re.fullmatch(r"metadata\.(labels|annotations)\['(.+)'\]", path):
-        return str(pod["metadata"].get(found[1], {}).get(found[2], ""))
+    if result := re.fullmatch(r"metadata\.(labels|annotations)\['(.+)'\]", path):
+        return str(pod["metadata"].get(result[1], {}).get(result[2], ""))
     special = {"status.podIP": "127.0.0.1", "status.hostIP": "127.0.0.1", "status.podIPs": "127.0.0.1"}
     if path in special:
         return special[path]

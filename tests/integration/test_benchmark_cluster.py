@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.cluster.rights import RIGHTS, Right
+from harness.cluster.rbac import RIGHTS, Right
 from tests.cluster import Cluster, Image
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
 from tests.conftest import NODE_ENVIRONMENT
@@ -89,7 +89,7 @@ def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
     return [
         {"apiGroups": [right.group], "resources": [right.resource], "verbs": list(right.verbs)}
         for right in rights
-        if not right.everywhere
+        if not right.cluster_wide
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster.rights import ON_VOLCANO
+from harness.cluster.rbac import VOLCANO_RIGHTS
 from harness.report.record import Result
 from tests.cluster import scripts
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE, VOLCANO_GROUP, VOLCANO_JOB
@@ -22,7 +22,7 @@ pytestmark = [needs_root, pytest.mark.long]
 
 @pytest.fixture
 def site(tmp_path: Path, sandbox: Path) -> Iterator[ClusterSite]:
-    with nodes_of_a_cluster(tmp_path, sandbox, ON_VOLCANO, NODES) as found:
+    with nodes_of_a_cluster(tmp_path, sandbox, VOLCANO_RIGHTS, NODES) as found:
         found.variables = {"harness_launcher": "torchx", "harness_samples": SAMPLES}
         yield found
 
@@ -54,7 +54,7 @@ def test_the_same_result_comes_from_jobs_of_volcano(site: ClusterSite) -> None:
     assert pods == [f"{job['metadata']['name']}-{job['spec']['tasks'][0]['name']}-0" for job in left]
     assert all(len(name) <= 63 for name in pods)
     used = site.cluster.rights_used(f"system:serviceaccount:mlperf:{OPERATOR}")
-    granted = {(right.group, right.resource, verb) for right in ON_VOLCANO for verb in right.verbs}
+    granted = {(right.group, right.resource, verb) for right in VOLCANO_RIGHTS for verb in right.verbs}
     assert used - granted == {("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
     # Only a Service that is there already is read.
     assert granted - used <= {("", "services", "get")}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.cluster.rights import RIGHTS
+from harness.cluster.rbac import RIGHTS
 from tests.cluster import scripts
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
 from tests.integration.conftest import until
@@ -88,10 +88,13 @@ def test_stop_ends_a_run_and_its_engines_whoever_watched_it(site: ClusterSite) -
 def test_what_is_missing_ends_in_preflight_with_one_sentence(site: ClusterSite) -> None:
     site.cluster.user(OPERATOR, rules([right for right in RIGHTS if right.resource != "services"]))
     assert site.play(run_id="refused") == 2
-    assert "these credentials may not get, create, delete services in namespace mlperf" in site.output()
+    assert "no permission to get, create, delete services in namespace mlperf" in site.output()
     site.cluster.user(OPERATOR, rules(RIGHTS))
     more = {"harness_cluster": {**site.extra()["harness_cluster"], "runs_claim": "nowhere"}}
     assert site.play(run_id="refused", **more) == 2
-    assert "namespace mlperf has no claim nowhere for runs; make it, or name another one (runs_claim)" in site.output()
+    assert (
+        "namespace mlperf has no PersistentVolumeClaim nowhere (for runs); create it, or name another one (runs_claim)"
+        in site.output()
+    )
     assert site.names(CONFIG_MAP, SERVICE, JOB, POD) == []
     assert not site.results.exists()

@@ -15,7 +15,7 @@ import yaml
 
 import harness
 from harness import errors
-from harness.cluster import objects, plain
+from harness.cluster import objects, options
 from harness.cluster.settings import parse_cluster
 from harness.files import read_json
 from tests import image, podman
@@ -151,9 +151,9 @@ def assert_report(run_dir: Path, into: Path) -> None:
 
 def test_engine_and_run_as_jobs(node_image: str, kubelet: Kubelet, free_ports: list[int], tmp_path: Path) -> None:
     cluster = parse_cluster({**CLUSTER, "image": node_image, "metrics_port": free_ports[1]})
-    [(node, config)] = plain.engines(cluster, ["here"], 1, {**ENGINE, "port": free_ports[0]})
+    [(node, config)] = options.engines(cluster, ["here"], 1, {**ENGINE, "port": free_ports[0]})
     given = {"run_id": f"jobs-{os.getpid()}", "node": node, "samples": SAMPLES, "scenario": "server", "mode": "both"}
-    spec = plain.spec(cluster, [(node, config)], given)
+    spec = options.spec(cluster, [(node, config)], given)
     owner = objects.owner(cluster, spec.run_id)
     of_engine = objects.engine_objects(cluster, spec.run_id, node, config, owner)
     of_run = objects.run_objects(cluster, spec, node, owner)

@@ -13,15 +13,15 @@ import pytest
 from websocket import WebSocketConnectionClosedException
 
 from harness.cluster import collect as collecting
+from harness.cluster.api_errors import Forbidden
 from harness.cluster.collect import collect
 from harness.cluster.launch import Launcher
-from harness.cluster.refusals import Forbidden
-from harness.cluster.rights import RIGHTS
+from harness.cluster.rbac import RIGHTS
 from harness.errors import NotReady, RunFailed
 from tests.cluster import Cluster, Image, scripts
 from tests.cluster.kinds import POD
 from tests.conftest import REPOSITORY
-from tests.unit.cluster_case import IMAGE, OPERATOR, Object, launcher, operator
+from tests.unit.cluster_fixtures import IMAGE, OPERATOR, Object, launcher, operator
 
 RUN = "/var/lib/mlperf/runs/r1"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount namespace of its own: run as root")
@@ -75,14 +75,14 @@ class Breaking:
 
 def breaks(monkeypatch: pytest.MonkeyPatch, times: int, how: Callable[[Any], Any]) -> list[str]:
     """Let the first connections be ones that break; the pods that were connected to, as they come."""
-    connected, asked = collecting._connected, []
+    connected, asked = collecting._connect, []
 
     def connect(api: Any, pod: str, command: list[str]) -> Any:
         asked.append(pod)
         link = connected(api, pod, command)
         return how(link) if len(asked) <= times else link
 
-    monkeypatch.setattr(collecting, "_connected", connect)
+    monkeypatch.setattr(collecting, "_connect", connect)
     return asked
 
 
@@ -141,7 +141,7 @@ def test_a_stream_that_is_cut_without_a_word_is_no_result(
 def test_a_command_that_fails_says_why(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunFailed, match=r"`harness pack` in pod \S+ failed: harness: ''?.*give FOLDER=TARGET"):
         collect(*_words(launcher(cluster)), {"": ""}, tmp_path / "into")
-    monkeypatch.setattr(collecting, "_connected", _other_command(collecting._connected))
+    monkeypatch.setattr(collecting, "_connect", _other_command(collecting._connect))
     with pytest.raises(RunFailed, match="executable file not found"):
         fetch(launcher(cluster), tmp_path / "into")
 
@@ -158,7 +158,9 @@ def test_a_refused_command_says_so_at_once(cluster: Cluster, tmp_path: Path) -> 
     operator(cluster, [right for right in RIGHTS if right.resource != "pods/exec"])
     cluster.script("*", [scripts.Running()])
     began = time.monotonic()
-    with pytest.raises(Forbidden, match=r'may not execute a command in pod \S+ .* cannot get resource "pods/exec"'):
+    with pytest.raises(
+        Forbidden, match=r'no permission to execute a command in pod \S+ .* cannot get resource "pods/exec"'
+    ):
         fetch(launcher(cluster, OPERATOR), tmp_path / "into")
     assert time.monotonic() - began < 20
 

@@ -150,7 +150,7 @@ def test_a_deleted_pod_is_asked_to_end_and_then_made_to(k8s: Clients, cluster: C
     code = f"{ends}echo up; while :; do sleep 0.05; done"
     k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p"}, "spec": pod_spec("sh", "-c", code)})
     running(k8s)
-    log = cluster._world.folder / "logs" / f"{k8s.pods()[0]['metadata']['uid']}.run.log"
+    log = cluster._state.folder / "logs" / f"{k8s.pods()[0]['metadata']['uid']}.run.log"
     soon(lambda: log.exists() and log.read_text() == "up\n")
     began, grace_s = time.monotonic(), 1 if deaf else 20
     k8s.core.delete_namespaced_pod("p", "mlperf", grace_period_seconds=grace_s)
@@ -212,7 +212,7 @@ cluster.create(kinds.POD, {"metadata": {"name": "p"}, "spec": pod_spec(*words)})
 while cluster.find(kinds.POD, "p")["status"]["phase"] != "Running":
     time.sleep(0.05)
 time.sleep(0.3)
-print("up", cluster._world.folder, flush=True)
+print("up", cluster._state.folder, flush=True)
 time.sleep(60)
 """
 

@@ -44,7 +44,7 @@ def test_a_job_that_succeeds(cluster: Cluster, k8s: Clients) -> None:
             "PodFailurePolicy",
             "Container run for pod mlperf/{} failed with exit code 3 matching FailJob rule at index 1",
         ),
-        (scripts.killed_for_memory(), "PodFailurePolicy", "failed with exit code 137 matching FailJob rule at index 1"),
+        (scripts.oom_killed(), "PodFailurePolicy", "failed with exit code 137 matching FailJob rule at index 1"),
         (
             scripts.evicted_by_api(),
             "PodFailurePolicy",
@@ -69,7 +69,7 @@ def test_a_job_that_fails(cluster: Cluster, k8s: Clients, steps: list[scripts.St
 
 
 def test_the_end_of_a_container_is_told(cluster: Cluster, k8s: Clients) -> None:
-    cluster.script("*", scripts.killed_for_memory("the last words"))
+    cluster.script("*", scripts.oom_killed("the last words"))
     spec = pod_spec()
     spec["containers"][0]["terminationMessagePolicy"] = "FallbackToLogsOnError"
     k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p"}, "spec": spec})

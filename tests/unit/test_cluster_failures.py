@@ -9,14 +9,13 @@ import pytest
 
 from harness.cluster import api as apis
 from harness.cluster import watch
-from harness.cluster.causes import Diagnosis, Kind, Seen
-from harness.cluster.diagnosis import diagnose
-from harness.cluster.endings import NODE_PATIENCE_S
+from harness.cluster.diagnosis import Diagnosis, Kind, Observation, diagnose
+from harness.cluster.diagnosis.termination import NODE_GRACE_S
 from harness.cluster.launch import Launcher
-from harness.cluster.rights import RIGHTS
+from harness.cluster.rbac import RIGHTS
 from tests.cluster import Cluster, scripts
 from tests.cluster.kinds import CONFIG_MAP, NODE, POD
-from tests.unit.cluster_case import IMAGE, OPERATOR, engine, failure, furnish, launcher, operator, see, soon, spec
+from tests.unit.cluster_fixtures import IMAGE, OPERATOR, engine, failure, furnish, launcher, operator, see, soon, spec
 
 RUNNING = [scripts.Running(), scripts.Log('{"state": "running", "phase": "performance"}')]
 HASTE = 100
@@ -36,12 +35,12 @@ def cluster() -> Iterator[Cluster]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What may pass is given up a hundred times sooner."""
 
-    def soon_enough(kind: Kind, name: str, node: str, seen: Seen) -> Diagnosis:
+    def soon_enough(kind: Kind, name: str, node: str, seen: Observation) -> Diagnosis:
         found = diagnose(kind, name, node, seen)
-        return dataclasses.replace(found, patience_s=found.patience_s / HASTE)
+        return dataclasses.replace(found, grace_s=found.grace_s / HASTE)
 
     monkeypatch.setattr(watch, "diagnose", soon_enough)
-    monkeypatch.setattr(watch, "SOONEST_S", 0.1)
+    monkeypatch.setattr(watch, "MIN_INTERVAL_S", 0.1)
 
 
 def up(starter: Launcher, kind: Kind = "engine", node: str = "n1") -> None:
@@ -69,13 +68,13 @@ def gpu_taken(cluster: Cluster) -> None:
 
 
 PLACES: dict[str, tuple[Arrange, list[str]]] = {
-    "GPU taken": (gpu_taken, ["no place on node n1", "Insufficient nvidia.com/gpu", "kubectl get pods -A"]),
+    "GPU taken": (gpu_taken, ["cannot be scheduled on node n1", "Insufficient nvidia.com/gpu", "kubectl get pods -A"]),
     "GPU gone": (lambda c: c.gpus("n1", 0), ["node n1 offers 0 of its 1 nvidia.com/gpu", "nvidia-smi"]),
     "taint": (tainted, ["example.org/special", "tolerated_taints"]),
     "cordon": (lambda c: c.edit(NODE, "n1", lambda n: n["spec"].update(unschedulable=True)), ["kubectl uncordon n1"]),
     "quota": (
         lambda c: c.quota({"requests.nvidia.com/gpu": "0"}),
-        ["refuses the pod of engine e1", "exceeded quota", "kubectl -n mlperf describe quota"],
+        ["rejects the pod of engine e1", "exceeded quota", "kubectl -n mlperf describe quota"],
     ),
 }
 
@@ -104,8 +103,8 @@ def test_what_may_pass_is_said_while_it_is_waited_for_and_passes(cluster: Cluste
 @pytest.mark.parametrize(
     ("claim", "words"),
     [
-        ("nowhere", ["needs the claim nowhere, which is not there; make it"]),
-        ("late", ["the claim late waits for a volume", "describe pvc"]),
+        ("nowhere", ["needs PersistentVolumeClaim nowhere, which does not exist; create it"]),
+        ("late", ["PersistentVolumeClaim late is not bound to a volume", "describe pvc"]),
         ("elsewhere", ["its volume is on another node than n1"]),
     ],
 )
@@ -122,26 +121,38 @@ def test_volumes_that_are_not_there(cluster: Cluster, hasty: None, claim: str, w
 FAILED = json.dumps({"state": "failed", "reason": "engine: the model folder holds no weights; run site.yml"})
 CONTAINERS: dict[str, tuple[Kind, list[scripts.Step], list[str]]] = {
     "image": ("engine", scripts.pull_fails(IMAGE), ["node n1 cannot pull the image", "correct harness_image"]),
-    "image never": ("engine", scripts.never_pulled(IMAGE), ["brought to the node", "pull_policy"]),
+    "image never": ("engine", scripts.never_pulled(IMAGE), ["load it on the node", "pull_policy"]),
     "image name": ("engine", scripts.invalid_name("?"), ["InvalidImageName", "correct harness_image"]),
     "mount": ("run", scripts.mount_fails("runs", "/x does not exist"), ["cannot be mounted", "site.yml --tags names"]),
     "config": ("run", scripts.config_error('configmap "c" not found'), ["CreateContainerConfigError", "kubectl"]),
-    "memory": ("engine", scripts.killed_for_memory(), ["engine e1 was killed for memory", "32Gi", "(memory)"]),
-    "memory of run": ("run", scripts.killed_for_memory(), ["run n1 was killed for memory", "8Gi", "(run_memory)"]),
-    "GPU at admission": ("engine", scripts.gpu_lost(), ["node n1 did not let engine e1 in", "healthy", "nvidia-smi"]),
+    "memory": (
+        "engine",
+        scripts.oom_killed(),
+        ["engine e1 was OOM-killed: exceeded its memory limit of 32Gi", "(memory)"],
+    ),
+    "memory of run": (
+        "run",
+        scripts.oom_killed(),
+        ["run n1 was OOM-killed: exceeded its memory limit of 8Gi", "(run_memory)"],
+    ),
+    "GPU at admission": ("engine", scripts.gpu_lost(), ["node n1 did not admit engine e1", "healthy", "nvidia-smi"]),
     "GPU under way": (
         "engine",
         scripts.exits(4, "CUDA error: uncorrectable ECC error encountered"),
         ["engine e1 lost its GPU", "ECC", "dmesg"],
     ),
     "harness": ("run", scripts.exits(4, FAILED), ["engine: the model folder holds no weights; run site.yml"]),
-    "harness, not ready": ("run", scripts.exits(3), ["found its machine not ready (exit code 3)", "logs run-r1-n1"]),
+    "harness, not ready": (
+        "run",
+        scripts.exits(3),
+        ["reported that its machine is not ready (exit code 3)", "logs run-r1-n1"],
+    ),
     "harness, its words": ("run", scripts.exits(2, "harness: samples: 0 is too few"), ["samples: 0 is too few"]),
     "harness, cut": ("run", [*RUNNING, scripts.Exit(4)], ["run n1 failed (exit code 4)", "logs run-r1-n1"]),
     "signal": ("engine", scripts.exits(139), ["by signal 11 SIGSEGV"]),
     "drained": ("run", scripts.evicted_by_api(), ["evicted through the API", "kubectl uncordon n1"]),
-    "preempted": ("run", scripts.preempted(), ["make room for a pod of higher priority"]),
-    "taken by a taint": ("run", scripts.tainted(), ["was taken away", "kubectl get nodes"]),
+    "preempted": ("run", scripts.preempted(), ["was preempted by a pod of higher priority"]),
+    "taken by a taint": ("run", scripts.tainted(), ["was deleted by the cluster", "kubectl get nodes"]),
     "put out": ("run", scripts.put_out(), ["node n1 evicted run n1", "low on resource: memory"]),
     "pod deleted": (
         "run",
@@ -196,7 +207,7 @@ def test_a_lost_node_is_noticed_within_its_bound(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, hasty: None, nodes: str
 ) -> None:
     monkeypatch.setattr(apis, "LOG_S", 0.5)
-    rights = [right for right in RIGHTS if not right.everywhere] if nodes == "hidden" else RIGHTS
+    rights = [right for right in RIGHTS if not right.cluster_wide] if nodes == "hidden" else RIGHTS
     operator(cluster, rights)
     cluster.script("run-*", RUNNING)
     starter = launcher(cluster, OPERATOR)
@@ -205,13 +216,13 @@ def test_a_lost_node_is_noticed_within_its_bound(
     began = time.monotonic()
     reason = failure(starter, then=lambda: cluster.lose_node("n1", silent_s=30.0))
     assert time.monotonic() - began < 20
-    words = "node n1 is not Ready since" if nodes == "read" else "ask who may read nodes for `kubectl describe node n1`"
+    words = "node n1 is not Ready since" if nodes == "read" else "may read nodes for `kubectl describe node n1`"
     assert words in reason
 
 
 def test_the_bound_of_a_lost_node() -> None:
     """Unknown to the cluster, a look that its log holds up, patience, and the next look after it."""
-    assert UNKNOWN_AFTER_S + apis.LOG_S + NODE_PATIENCE_S + INTERVAL_S < 90.0
+    assert UNKNOWN_AFTER_S + apis.LOG_S + NODE_GRACE_S + INTERVAL_S < 90.0
 
 
 def test_a_node_that_comes_back_soon_has_cost_nothing(cluster: Cluster) -> None:
@@ -233,7 +244,7 @@ def test_a_node_that_comes_back_soon_has_cost_nothing(cluster: Cluster) -> None:
 
 
 def test_a_run_that_says_nothing_any_more(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, hasty: None) -> None:
-    monkeypatch.setattr("harness.cluster.diagnosis.STALE_S", 0.5)
+    monkeypatch.setattr("harness.cluster.diagnosis.checks.STALE_S", 0.5)
     cluster.script("run-*", RUNNING)
     starter = launcher(cluster)
     up(starter, "run")

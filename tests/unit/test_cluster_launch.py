@@ -12,11 +12,11 @@ from kubernetes.client.exceptions import ApiException
 from harness.cluster import api as apis
 from harness.cluster import launch, watch
 from harness.cluster.api import Api
-from harness.cluster.refusals import Away
+from harness.cluster.api_errors import Unavailable
 from harness.errors import BadInput, NotReady
 from tests.cluster import Cluster, scripts
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
-from tests.unit.cluster_case import engine, failure, furnish, launcher, names, pod, see, soon, spec
+from tests.unit.cluster_fixtures import engine, failure, furnish, launcher, names, pod, see, soon, spec
 
 RUNNING = [scripts.Running(), scripts.Log('{"state": "running", "phase": "performance"}')]
 READY = [scripts.Running(), scripts.Log('{"state": "ready"}')]
@@ -25,7 +25,7 @@ GONE_BY_KEEPING = 8 * 86_400
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setattr(watch, "SOONEST_S", 0.1)
+    monkeypatch.setattr(watch, "MIN_INTERVAL_S", 0.1)
     with Cluster() as found:
         furnish(found, "n1", "n2")
         found.script("engine-*", READY)
@@ -54,12 +54,14 @@ def test_an_engine_is_made_once_and_taken_down_once(cluster: Cluster) -> None:
 def test_taking_down_waits_for_the_pod_and_says_so_when_it_does_not_end(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "GONE_S", 1.0)
+    monkeypatch.setattr(launch, "TERMINATION_S", 1.0)
     starter = launcher(cluster)
     starter.engine_up("r1", "n1", engine())
     soon(lambda: [one for one in cluster.all(POD) if one["status"].get("phase") == "Running"])
     cluster.lose_node("n1", silent_s=0.1)
-    with pytest.raises(NotReady, match=r"engine-r1-e1 has not ended 1 s after .*; its node may be lost: kubectl"):
+    with pytest.raises(
+        NotReady, match=r"engine-r1-e1 is still terminating 1 s after .*; its node may be lost: kubectl"
+    ):
         starter.engine_down("r1", "e1")
 
 
@@ -226,7 +228,7 @@ def test_a_server_that_is_away_is_said_within_seconds_and_nothing_is_lost(cluste
     assert time.monotonic() - began < 20
     assert away["records"] is None
     assert f"the API server {cluster.url} does not answer" in away["away"]
-    with pytest.raises(Away, match="does not answer"):
+    with pytest.raises(Unavailable, match="does not answer"):
         starter.engine_up("r1", "n1", engine())
     back = see(
         starter, until=lambda look: look["records"] and look["records"][0]["state"] == "running", then=cluster.up
@@ -236,19 +238,19 @@ def test_a_server_that_is_away_is_said_within_seconds_and_nothing_is_lost(cluste
 
 @pytest.mark.parametrize("code", [429, 500, 503])
 def test_a_server_that_is_busy_is_asked_again(cluster: Cluster, code: int) -> None:
-    starter = launcher(cluster, patience_s=3.0)
+    starter = launcher(cluster, retry_s=3.0)
     cluster.fail(code, times=1)
     cluster.fail(code, "create", "jobs", times=1)
     assert starter.engine_up("r1", "n1", engine()).changed is True
     cluster.fail(code, times=None)
     busy = launcher(cluster)
-    with pytest.raises(Away, match="is not well: "):
+    with pytest.raises(Unavailable, match="is unavailable: "):
         busy.start(spec(), "n1")
 
 
 def test_an_answer_that_was_lost_leaves_one_object(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apis, "ANSWER_S", 0.5)
-    starter = launcher(cluster, patience_s=4.0)
+    starter = launcher(cluster, retry_s=4.0)
     cluster.slow(1.0, "create", "jobs", times=1)
     starter.engine_up("r1", "n1", engine())
     assert len(cluster.all(JOB)) == len(cluster.all(SERVICE)) == 1
@@ -263,7 +265,7 @@ def test_a_slow_server_is_slow_and_no_more(cluster: Cluster) -> None:
 
 def test_credentials_that_nobody_knows(cluster: Cluster) -> None:
     stranger = launcher(cluster, "stranger")
-    with pytest.raises(NotReady, match=r"does not know these credentials \(Unauthorized\); renew them"):
+    with pytest.raises(NotReady, match=r"rejects these credentials \(Unauthorized\); renew them"):
         stranger.start(spec(), "n1")
 
 

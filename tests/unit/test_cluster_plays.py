@@ -21,7 +21,7 @@ from tests.cluster import Cluster, Image, scripts
 from tests.cluster.kinds import JOB, POD
 from tests.conftest import REPOSITORY
 from tests.unit.ansible_modules import Failed, call, load
-from tests.unit.cluster_case import IMAGE, furnish, names, soon
+from tests.unit.cluster_fixtures import IMAGE, furnish, names, soon
 from tests.unit.role_vars import render
 
 Result = dict[str, Any]

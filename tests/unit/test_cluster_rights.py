@@ -9,14 +9,14 @@ import pytest
 from harness.cluster import collect as collecting
 from harness.cluster import doctor, watch
 from harness.cluster.api import Api
+from harness.cluster.api_errors import Forbidden
 from harness.cluster.collect import collect
 from harness.cluster.launch import Launcher
-from harness.cluster.refusals import Forbidden
-from harness.cluster.rights import RIGHTS, Right
+from harness.cluster.rbac import RIGHTS, Right
 from harness.errors import BadInput, HarnessError
 from tests.cluster import Cluster, scripts
 from tests.cluster.kinds import NODE
-from tests.unit.cluster_case import (
+from tests.unit.cluster_fixtures import (
     OPERATOR,
     Object,
     engine,
@@ -34,7 +34,7 @@ FINISHES = scripts.exits(0, '{"state": "finished"}')
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setattr(watch, "SOONEST_S", 0.1)
+    monkeypatch.setattr(watch, "MIN_INTERVAL_S", 0.1)
     monkeypatch.setattr(collecting, "_PAUSE_S", 0.1)
     with Cluster() as found:
         furnish(found, "n1", gpus=2)
@@ -60,12 +60,10 @@ def test_a_missing_right_is_one_sentence(cluster: Cluster, right: Right) -> None
     for verb in right.verbs:
         operator(cluster, without(right, verb))
         said = [one for one in look(cluster) if one["check"] == "rights"]
-        where = "" if right.everywhere else " in namespace mlperf"
-        assert [one["seen"] for one in said] == [
-            f"these credentials may not {verb} {right.resource}{where} ({right.why})"
-        ]
-        assert said[0]["level"] == ("warn" if right.needed == "never" else "fail")
-        assert "docs/operations.md" in said[0]["advice"] or right.needed == "never"
+        where = "" if right.cluster_wide else " in namespace mlperf"
+        assert [one["seen"] for one in said] == [f"no permission to {verb} {right.resource}{where} ({right.why})"]
+        assert said[0]["level"] == ("warn" if right.needed == "optional" else "fail")
+        assert "docs/operations.md" in said[0]["advice"] or right.needed == "optional"
 
 
 def test_rights_of_collecting_are_asked_for_only_where_results_come_through_the_api(cluster: Cluster) -> None:
@@ -102,18 +100,20 @@ def test_the_rights_are_enough_and_each_is_used(cluster: Cluster) -> None:
 
 def test_a_refusal_under_way_says_who_must_do_what(cluster: Cluster) -> None:
     operator(cluster, [right for right in RIGHTS if right.resource != "jobs"])
-    with pytest.raises(Forbidden, match=r"may not get Job engine-r1-e1 in namespace mlperf: .*docs/operations\.md"):
+    with pytest.raises(
+        Forbidden, match=r"no permission to get Job engine-r1-e1 in namespace mlperf: .*docs/operations\.md"
+    ):
         launcher(cluster, OPERATOR).engine_up("r1", "n1", engine())
 
 
 @pytest.mark.parametrize("hidden", ["nodes", "watch"])
 def test_what_one_can_do_without_costs_a_sentence_and_no_run(cluster: Cluster, hidden: str) -> None:
     pods = next(right for right in RIGHTS if "watch" in right.verbs)
-    operator(cluster, [one for one in RIGHTS if not one.everywhere] if hidden == "nodes" else without(pods, "watch"))
+    operator(cluster, [one for one in RIGHTS if not one.cluster_wide] if hidden == "nodes" else without(pods, "watch"))
     if hidden == "nodes":
         found = look(cluster)
         assert {one["level"] for one in found} == {"warn"}
-        assert "nodes may not be read, so GPUs are not counted" in str(found)
+        assert "no permission to read nodes, so GPUs are not counted" in str(found)
         assert doctor.gpus(launcher(cluster, OPERATOR).api, launcher(cluster).cluster, "n1") is None
     cluster.script("run-*", FINISHES)
     starter = launcher(cluster, OPERATOR)
@@ -126,12 +126,15 @@ def close(cluster: Cluster) -> None:
 
 
 SENTENCES = {
-    "claim": ("namespace mlperf has no claim nowhere for runs", "make it, or name another one (runs_claim)"),
-    "closed": ("node n1 is closed for new pods", "kubectl uncordon n1"),
+    "claim": (
+        "namespace mlperf has no PersistentVolumeClaim nowhere (for runs)",
+        "create it, or name another one (runs_claim)",
+    ),
+    "closed": ("node n1 is cordoned", "kubectl uncordon n1"),
     "lost": ("node n1 is not Ready: Kubelet stopped posting node status.", "kubectl describe node n1"),
-    "GPU": ("1 engines ask for 1 nvidia.com/gpu on node n1, which offers 0", "gpu_resource"),
+    "GPU": ("1 engines request 1 nvidia.com/gpu of node n1, it offers 0", "gpu_resource"),
     "unknown": ("the cluster has no node n9", "set harness_node"),
-    "stranger": ("does not know these credentials (Unauthorized)", "renew them"),
+    "stranger": ("rejects these credentials (Unauthorized)", "renew them"),
     "away": ("does not answer", ""),
 }
 
@@ -172,11 +175,13 @@ def test_what_is_asked_differently_is_said_before_anything_starts(cluster: Clust
 
 def test_a_quota_of_jobs_and_a_namespace_that_is_not_there(cluster: Cluster) -> None:
     cluster.quota({"count/jobs.batch": "0"})
-    with pytest.raises(BadInput, match=r"create Job engine-r1-e1: .*exceeded quota.*; end .* -n mlperf describe quota"):
+    with pytest.raises(
+        BadInput, match=r"create Job engine-r1-e1: .*exceeded quota.*; delete .* -n mlperf describe quota"
+    ):
         launcher(cluster).engine_up("r1", "n1", engine())
     settings = launcher(cluster, namespace="nowhere").cluster
-    absent = Launcher(Api("nowhere", cluster.kubeconfig(), patience_s=1.0), settings)
-    with pytest.raises(BadInput, match=r'namespaces "nowhere" not found; make namespace nowhere, or name another one'):
+    absent = Launcher(Api("nowhere", cluster.kubeconfig(), retry_s=1.0), settings)
+    with pytest.raises(BadInput, match=r'namespaces "nowhere" not found; create namespace nowhere, or set another one'):
         absent.engine_up("r1", "n1", engine())
 
 
@@ -190,18 +195,18 @@ def test_two_engines_share_a_node_as_its_gpus_allow(cluster: Cluster) -> None:
     soon(
         lambda: all(
             one["state"] == "ready"
-            for one in next(watch.looks(starter.api, "engine", "r1", ["n1-0", "n1-1"], "n1", 0.2))["records"]
+            for one in next(watch.snapshots(starter.api, "engine", "r1", ["n1-0", "n1-1"], "n1", 0.2))["records"]
         )
     )
     three = [*pair, engine("n1-2")]
     (only,) = [one for one in doctor.check(starter, "r2", "n1", three, None) if one["level"] == "fail"]
-    assert "3 engines ask for 3 nvidia.com/gpu on node n1, which offers 2" in only["seen"]
+    assert "3 engines request 3 nvidia.com/gpu of node n1, it offers 2" in only["seen"]
 
 
 def test_a_node_that_is_too_small_is_told_before_anything_starts(cluster: Cluster) -> None:
     operator(cluster)
     (said,) = look(cluster, memory="250Gi", run_memory="8Gi")
-    assert said["seen"] == ("1 engines of 250Gi and a LoadGen of 8Gi ask for more memory than the 256Gi of node n1"), (
+    assert said["seen"] == ("1 engines of 250Gi and a LoadGen of 8Gi request more memory than the 256Gi of node n1"), (
         said
     )
     assert said["advice"] == "lower memory or run_memory in harness_cluster"

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from harness.cluster.causes import Cause, Seen
-from harness.cluster.diagnosis import diagnose
-from harness.cluster.records import record
+from harness.cluster.diagnosis import Cause, Observation, diagnose
+from harness.cluster.status_record import record
 
 NOW = 1_800_000_000.0
 CREATED = "2027-01-15T08:00:00Z"
@@ -96,8 +95,8 @@ def node(
     }
 
 
-def seen(the_job: Object | None, *pods: Object, **more: Any) -> Seen:
-    return Seen(**{"job": the_job, "pods": list(pods), "events": [], "node": node(), "now": NOW, **more})
+def observe(the_job: Object | None, *pods: Object, **more: Any) -> Observation:
+    return Observation(**{"job": the_job, "pods": list(pods), "events": [], "node": node(), "now": NOW, **more})
 
 
 POLICY = ended(
@@ -106,91 +105,93 @@ POLICY = ended(
     "Container run for pod bench/x failed with exit code 4 matching FailJob rule at index 1",
 )
 PLACES = "0/3 nodes are available: 1 {0}, 2 node(s) didn't match Pod's node affinity/selector. preemption: none"
-SCRIPTED: list[tuple[Cause, str, Seen, str]] = [
+SCRIPTED: list[tuple[Cause, str, Observation, str]] = [
     (
         Cause.GPU,
-        "waiting",
-        seen(job(), unschedulable(PLACES.format("Insufficient nvidia.com/gpu"))),
+        "blocked",
+        observe(job(), unschedulable(PLACES.format("Insufficient nvidia.com/gpu"))),
         "Insufficient nvidia.com/gpu",
     ),
     (
         Cause.RESOURCES,
-        "waiting",
-        seen(job(), unschedulable(PLACES.format("Insufficient memory"))),
+        "blocked",
+        observe(job(), unschedulable(PLACES.format("Insufficient memory"))),
         "Insufficient memory",
     ),
     (
         Cause.TAINT,
-        "waiting",
-        seen(job(), unschedulable(PLACES.format("node(s) had untolerated taint {a: b}"))),
+        "blocked",
+        observe(job(), unschedulable(PLACES.format("node(s) had untolerated taint {a: b}"))),
         "tolerated_taints",
     ),
     (
         Cause.TAINT,
-        "waiting",
-        seen(job(), unschedulable(PLACES.format("node(s) were unschedulable"))),
+        "blocked",
+        observe(job(), unschedulable(PLACES.format("node(s) were unschedulable"))),
         "kubectl uncordon jw2",
     ),
     (
         Cause.NODE_UNKNOWN,
-        "waiting",
-        seen(job(), nowhere("3 node(s) didn't match Pod's node affinity/selector.")),
+        "blocked",
+        observe(job(), nowhere("3 node(s) didn't match Pod's node affinity/selector.")),
         "harness_node",
     ),
     (
         Cause.VOLUME_UNBOUND,
-        "waiting",
-        seen(job(), nowhere("pod has unbound immediate PersistentVolumeClaims."), claims={"runs-jw2": "Pending"}),
+        "blocked",
+        observe(job(), nowhere("pod has unbound immediate PersistentVolumeClaims."), claims={"runs-jw2": "Pending"}),
         "runs-jw2",
     ),
     (
         Cause.VOLUME_UNBOUND,
-        "waiting",
-        seen(job(), unschedulable(PLACES.format("node(s) had volume node affinity conflict"))),
+        "blocked",
+        observe(job(), unschedulable(PLACES.format("node(s) had volume node affinity conflict"))),
         "another node than jw2",
     ),
     (
         Cause.CLAIM_MISSING,
-        "waiting",
-        seen(job(), nowhere('persistentvolumeclaim "runs-jw2" not found.'), claims={"runs-jw2": "absent"}),
+        "blocked",
+        observe(job(), nowhere('persistentvolumeclaim "runs-jw2" not found.'), claims={"runs-jw2": "absent"}),
         "runs-jw2",
     ),
-    (Cause.UNSCHEDULABLE, "waiting", seen(job(), nowhere("3 something new.")), "something new"),
+    (Cause.UNSCHEDULABLE, "blocked", observe(job(), nowhere("3 something new.")), "something new"),
     (
         Cause.QUOTA,
-        "waiting",
-        seen(job(), events=[refused("exceeded quota: mlperf, requested: pods=1, used: pods=100, limited: pods=100")]),
+        "blocked",
+        observe(
+            job(), events=[refused("exceeded quota: mlperf, requested: pods=1, used: pods=100, limited: pods=100")]
+        ),
         "limited: pods=100",
     ),
     (
         Cause.POD_SECURITY,
-        "waiting",
-        seen(job(), events=[refused('violates PodSecurity "restricted:latest": x')]),
+        "blocked",
+        observe(job(), events=[refused('violates PodSecurity "restricted:latest": x')]),
         "restricted",
     ),
     (
         Cause.ACCOUNT,
-        "waiting",
-        seen(job(), events=[refused('error looking up service account mlperf/a: serviceaccount "a" not found')]),
+        "blocked",
+        observe(job(), events=[refused('error looking up service account mlperf/a: serviceaccount "a" not found')]),
         "service_account",
     ),
     (
         Cause.RUNTIME_CLASS,
-        "waiting",
-        seen(job(), events=[refused('pod rejected: RuntimeClass "nvidia" not found')]),
+        "blocked",
+        observe(job(), events=[refused('pod rejected: RuntimeClass "nvidia" not found')]),
         "runtime_class",
     ),
-    (Cause.POD_REFUSED, "waiting", seen(job(), events=[refused("a webhook said no")]), "a webhook said no"),
+    (Cause.POD_REJECTED, "blocked", observe(job(), events=[refused("a webhook said no")]), "a webhook said no"),
     (
         Cause.IMAGE,
-        "waiting",
-        seen(job(), waiting("ErrImagePull", 'failed to pull: "registry.example/node:1": not found')),
+        "blocked",
+        observe(job(), waiting("ErrImagePull", 'failed to pull: "registry.example/node:1": not found')),
         "or push it",
     ),
     (
         Cause.IMAGE,
-        "waiting",
-        seen(
+        "blocked",
+        observe(
             job(),
             waiting("ImagePullBackOff", "Back-off pulling"),
             events=[event("Failed", "Failed to pull image: 401 unauthorized")],
@@ -199,105 +200,105 @@ SCRIPTED: list[tuple[Cause, str, Seen, str]] = [
     ),
     (
         Cause.IMAGE,
-        "waiting",
-        seen(job(), waiting("ErrImagePull", "dial tcp: i/o timeout")),
+        "blocked",
+        observe(job(), waiting("ErrImagePull", "dial tcp: i/o timeout")),
         "crictl pull registry.example/node:1",
     ),
     (
         Cause.IMAGE,
-        "waiting",
-        seen(job(), waiting("ErrImageNeverPull", "not present with pull policy of Never")),
+        "blocked",
+        observe(job(), waiting("ErrImageNeverPull", "not present with pull policy of Never")),
         "site.yml --tags images",
     ),
     (
         Cause.IMAGE,
-        "waiting",
-        seen(job(), waiting("InvalidImageName", "couldn't parse image name")),
+        "blocked",
+        observe(job(), waiting("InvalidImageName", "couldn't parse image name")),
         "correct harness_image",
     ),
-    (Cause.CONTAINER, "waiting", seen(job(), waiting("CreateContainerError", "no such file")), "no such file"),
+    (Cause.CONTAINER, "blocked", observe(job(), waiting("CreateContainerError", "no such file")), "no such file"),
     (
         Cause.CONTAINER,
-        "waiting",
-        seen(job(), pod(), events=[event("FailedCreatePodSandBox", 'no runtime for "nvidia" is configured')]),
+        "blocked",
+        observe(job(), pod(), events=[event("FailedCreatePodSandBox", 'no runtime for "nvidia" is configured')]),
         "site.yml --tags nvidia",
     ),
     (
         Cause.CONTAINER,
-        "bad",
-        seen(POLICY, terminated(128, "StartError", message="exec: harness: not found")),
+        "failed",
+        observe(POLICY, terminated(128, "StartError", message="exec: harness: not found")),
         "harness: not found",
     ),
     (
         Cause.MOUNT,
-        "waiting",
-        seen(
+        "blocked",
+        observe(
             job(),
             pod(),
             events=[event("FailedMount", 'MountVolume.SetUp failed for volume "asked" : configmap "x" not found')],
         ),
         'configmap "x" not found',
     ),
-    (Cause.OUT_OF_MEMORY, "bad", seen(POLICY, terminated(137, "OOMKilled")), "8Gi"),
+    (Cause.OUT_OF_MEMORY, "failed", observe(POLICY, terminated(137, "OOMKilled")), "8Gi"),
     (
         Cause.GPU_LOST,
-        "bad",
-        seen(POLICY, terminated(4), log_tail="RuntimeError: CUDA error: uncorrectable ECC error encountered"),
+        "failed",
+        observe(POLICY, terminated(4), log_tail="RuntimeError: CUDA error: uncorrectable ECC error encountered"),
         "nvidia-smi",
     ),
     (
         Cause.GPU_LOST,
-        "bad",
-        seen(POLICY, asking(terminated(4), 2), node=node(gpus=(2, 1))),
+        "failed",
+        observe(POLICY, asking(terminated(4), 2), node=node(gpus=(2, 1))),
         "offers 1 of its 2 nvidia.com/gpu",
     ),
     (
         Cause.GPU_LOST,
-        "bad",
-        seen(POLICY, pod("Failed", reason="UnexpectedAdmissionError", message="no healthy devices")),
+        "failed",
+        observe(POLICY, pod("Failed", reason="UnexpectedAdmissionError", message="no healthy devices")),
         "no healthy devices",
     ),
     (
         Cause.HARNESS,
-        "bad",
-        seen(POLICY, terminated(4), said={"state": "failed", "reason": "engine jw2 stopped answering"}),
+        "failed",
+        observe(POLICY, terminated(4), last_status={"state": "failed", "reason": "engine jw2 stopped answering"}),
         "engine jw2 stopped answering",
     ),
     (
         Cause.HARNESS,
-        "bad",
-        seen(POLICY, terminated(2), log_tail="harness: run_id r1 exists with another spec"),
+        "failed",
+        observe(POLICY, terminated(2), log_tail="harness: run_id r1 exists with another spec"),
         "another spec",
     ),
-    (Cause.HARNESS, "bad", seen(POLICY, terminated(3)), "exit code 3"),
-    (Cause.HARNESS, "bad", seen(POLICY), "failed"),
-    (Cause.SIGNAL, "bad", seen(POLICY, terminated(139)), "signal 11"),
+    (Cause.HARNESS, "failed", observe(POLICY, terminated(3)), "exit code 3"),
+    (Cause.HARNESS, "failed", observe(POLICY), "failed"),
+    (Cause.SIGNAL, "failed", observe(POLICY, terminated(139)), "signal 11"),
     (
         Cause.EVICTED,
-        "bad",
-        seen(POLICY, disrupted("TerminationByKubelet", "The node was low on resource: memory")),
+        "failed",
+        observe(POLICY, disrupted("TerminationByKubelet", "The node was low on resource: memory")),
         "low on resource",
     ),
     (
         Cause.EVICTED,
-        "bad",
-        seen(POLICY, pod("Failed", reason="Evicted", message="ephemeral-storage")),
+        "failed",
+        observe(POLICY, pod("Failed", reason="Evicted", message="ephemeral-storage")),
         "ephemeral-storage",
     ),
-    (Cause.PREEMPTED, "bad", seen(POLICY, disrupted("PreemptionByScheduler")), "priority"),
-    (Cause.DRAINED, "bad", seen(POLICY, disrupted("EvictionByEvictionAPI")), "uncordon"),
-    (Cause.NODE_LOST, "bad", seen(POLICY, disrupted("DeletionByTaintManager"), node=None), "kubectl get nodes"),
+    (Cause.PREEMPTED, "failed", observe(POLICY, disrupted("PreemptionByScheduler")), "priority"),
+    (Cause.DRAINED, "failed", observe(POLICY, disrupted("EvictionByEvictionAPI")), "uncordon"),
+    (Cause.NODE_LOST, "failed", observe(POLICY, disrupted("DeletionByTaintManager"), node=None), "kubectl get nodes"),
     (
         Cause.NODE_LOST,
-        "waiting",
-        seen(job(), pod("Running"), node=node("Unknown", "Kubelet stopped posting node status.")),
+        "blocked",
+        observe(job(), pod("Running"), node=node("Unknown", "Kubelet stopped posting node status.")),
         "stopped posting",
     ),
-    (Cause.DISRUPTED, "bad", seen(POLICY, disrupted("SomethingElse")), "SomethingElse"),
+    (Cause.DISRUPTED, "failed", observe(POLICY, disrupted("SomethingElse")), "SomethingElse"),
     (
         Cause.DISRUPTED,
-        "bad",
-        seen(
+        "failed",
+        observe(
             ended(
                 "Failed",
                 "PodFailurePolicy",
@@ -306,30 +307,32 @@ SCRIPTED: list[tuple[Cause, str, Seen, str]] = [
         ),
         "another run_id",
     ),
-    (Cause.DELETED, "bad", seen(None, was_there=True), "deleted by someone"),
-    (Cause.ABSENT, "waiting", seen(None), "start it again"),
-    (Cause.DEADLINE, "bad", seen(ended("Failed", "DeadlineExceeded")), "60"),
+    (Cause.DELETED, "failed", observe(None, job_existed=True), "deleted by someone"),
+    (Cause.ABSENT, "blocked", observe(None), "start it again"),
+    (Cause.DEADLINE, "failed", observe(ended("Failed", "DeadlineExceeded")), "60"),
     (
         Cause.SILENT,
-        "waiting",
-        seen(job(), pod("Running"), said={"state": "running"}, silent_s=130.0),
+        "blocked",
+        observe(job(), pod("Running"), last_status={"state": "running"}, silent_s=130.0),
         "130 s",
     ),
 ]
 
 
-@pytest.mark.parametrize(("cause", "state", "look", "words"), SCRIPTED, ids=[f"{row[0]}-{row[3]}" for row in SCRIPTED])
+@pytest.mark.parametrize(
+    ("cause", "state", "observation", "words"), SCRIPTED, ids=[f"{row[0]}-{row[3]}" for row in SCRIPTED]
+)
 def test_each_cause_is_named_with_what_was_seen_and_what_to_do(
-    cause: Cause, state: str, look: Seen, words: str
+    cause: Cause, state: str, observation: Observation, words: str
 ) -> None:
-    found = diagnose("run", "jw2", "jw2", look)
-    assert (found.cause, found.state) == (cause, state), found.reason
-    assert words in found.reason
-    assert "jw2" in found.reason or "engine" in found.reason or "run_id" in found.reason
-    assert "\n" not in found.reason
+    diagnosis = diagnose("run", "jw2", "jw2", observation)
+    assert (diagnosis.cause, diagnosis.state) == (cause, state), diagnosis.reason
+    assert words in diagnosis.reason
+    assert "jw2" in diagnosis.reason or "engine" in diagnosis.reason or "run_id" in diagnosis.reason
+    assert "\n" not in diagnosis.reason
     # A state that may pass says how it is shown and has an end; harness's own words say themselves what to do.
-    assert found.state == "bad" or (found.patience_s < 600 and (found.progress or cause is Cause.ABSENT))
-    assert ";" in found.reason or "kubectl" in found.reason or cause is Cause.HARNESS
+    assert diagnosis.state == "failed" or (diagnosis.grace_s < 600 and (diagnosis.progress or cause is Cause.ABSENT))
+    assert ";" in diagnosis.reason or "kubectl" in diagnosis.reason or cause is Cause.HARNESS
 
 
 SHUTDOWN = "Pod was terminated in response to imminent node shutdown."
@@ -343,64 +346,70 @@ UNREADY = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "sta
 BACKOFF = ended("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 TAINTED = {**node(), "spec": {"taints": [{"key": "team", "effect": "NoSchedule"}]}}
 # As a cluster of release 1.36 words it, for a pod pinned to its node by name.
-WORDED: list[tuple[Cause, Seen, str]] = [
+WORDED: list[tuple[Cause, Observation, str]] = [
     (
         Cause.GPU,
-        seen(job(), unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, "))),
+        observe(job(), unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, "))),
         "on node jw2: 1 Insufficient nvidia.com/gpu; `kubectl get pods -A",
     ),
     (
         Cause.GPU_LOST,
-        seen(job(), asking(unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, ")), 1), node=node(gpus=(1, 0))),
-        "offers 0 of its 1 nvidia.com/gpu; look on the node with `nvidia-smi`",
+        observe(
+            job(), asking(unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, ")), 1), node=node(gpus=(1, 0))
+        ),
+        "offers 0 of its 1 nvidia.com/gpu; check `nvidia-smi`",
     ),
-    (Cause.NODE_UNKNOWN, seen(job(), unschedulable(PINNED.format("")), node=None), "set harness_node"),
+    (Cause.NODE_UNKNOWN, observe(job(), unschedulable(PINNED.format("")), node=None), "set harness_node"),
     (
         Cause.VOLUME_UNBOUND,
-        seen(job(), unschedulable(PINNED.format("1 node(s) didn't match PersistentVolume's node affinity, "))),
+        observe(job(), unschedulable(PINNED.format("1 node(s) didn't match PersistentVolume's node affinity, "))),
         "another node than jw2",
     ),
-    (Cause.QUOTA, seen(job(), events=[refused("failed quota: q: must specify limits.cpu for: run")]), "limits.cpu"),
+    (Cause.QUOTA, observe(job(), events=[refused("failed quota: q: must specify limits.cpu for: run")]), "limits.cpu"),
     (
         Cause.RESOURCES,
-        seen(job(), events=[refused("maximum memory usage per Container is 4Gi, but limit is 32Gi")]),
-        "4Gi, but limit is 32Gi; ask for less",
+        observe(job(), events=[refused("maximum memory usage per Container is 4Gi, but limit is 32Gi")]),
+        "4Gi, but limit is 32Gi; request less",
     ),
-    (Cause.HARNESS, seen(POLICY, terminated(4), log_tail="CUDA error: out of memory; ask for less"), "out of memory"),
-    (Cause.IMAGE, seen(job(), waiting("ImageInspectError", "cannot inspect")), "cannot inspect"),
+    (
+        Cause.HARNESS,
+        observe(POLICY, terminated(4), log_tail="CUDA error: out of memory; ask for less"),
+        "out of memory",
+    ),
+    (Cause.IMAGE, observe(job(), waiting("ImageInspectError", "cannot inspect")), "cannot inspect"),
     (
         Cause.UNSCHEDULABLE,
-        seen(job(), unschedulable(PINNED.format("1 node(s) didn't have free ports for the requested pod ports, "))),
+        observe(job(), unschedulable(PINNED.format("1 node(s) didn't have free ports for the requested pod ports, "))),
         "on node jw2: 1 node(s) didn't have free ports for the requested pod ports; kubectl -n bench describe pod",
     ),
     (
         Cause.TAINT,
-        seen(job(), unschedulable(PINNED.format("1 node(s) had untolerated taint(s), ")), node=TAINTED),
-        "untolerated taint(s) (team); name the taint's key",
+        observe(job(), unschedulable(PINNED.format("1 node(s) had untolerated taint(s), ")), node=TAINTED),
+        "untolerated taint(s) (team); add the taint's key",
     ),
     (
         Cause.VOLUME_UNBOUND,
-        seen(
+        observe(
             job(),
             nowhere("pod has unbound immediate PersistentVolumeClaims. preemption: no"),
             events=[event("ProvisioningFailed", 'storageclass.storage.k8s.io "fast" not found')],
             claims={"runs-jw2": "Pending"},
         ),
-        '"fast" not found); the claim runs-jw2 waits',
+        '"fast" not found); PersistentVolumeClaim runs-jw2 is not bound',
     ),
     (
         Cause.VOLUME_UNBOUND,
-        seen(job(), pod(), events=[event("ProvisioningFailed", "the pool is full")]),
+        observe(job(), pod(), events=[event("ProvisioningFailed", "the pool is full")]),
         "the pool is full; kubectl -n bench describe pvc",
     ),
     (
         Cause.IMAGE,
-        seen(job(), waiting("ErrImagePull", PULLED.format(HEX, "dial tcp 10.0.0.9:443: i/o timeout"))),
+        observe(job(), waiting("ErrImagePull", PULLED.format(HEX, "dial tcp 10.0.0.9:443: i/o timeout"))),
         "reaches the registry: crictl pull",
     ),
     (
         Cause.IMAGE,
-        seen(
+        observe(
             job(),
             waiting("ImagePullBackOff", "Back-off pulling image"),
             events=[
@@ -409,140 +418,162 @@ WORDED: list[tuple[Cause, Seen, str]] = [
                 event("Failed", "Error: ImagePullBackOff", "2027-01-15T08:00:09Z"),
             ],
         ),
-        "403 Forbidden; correct harness_image, or give pull_secrets",
+        "403 Forbidden; correct harness_image, or set pull_secrets",
     ),
     (
         Cause.IMAGE,
-        seen(job(), waiting("ErrImagePull", "write /var/lib/containerd/x: no space left on device")),
+        observe(job(), waiting("ErrImagePull", "write /var/lib/containerd/x: no space left on device")),
         "df -h /var/lib/containerd",
     ),
-    (Cause.CONTAINER, seen(job(), waiting("SomeNewError", "it will not")), "(SomeNewError): it will not; kubectl"),
+    (Cause.CONTAINER, observe(job(), waiting("SomeNewError", "it will not")), "(SomeNewError): it will not; kubectl"),
     (
         Cause.MOUNT,
-        seen(job(), pod(), events=[event("FailedMount", 'path "/var/lib/mlperf/runs" does not exist')]),
+        observe(job(), pod(), events=[event("FailedMount", 'path "/var/lib/mlperf/runs" does not exist')]),
         "site.yml --tags namespace",
     ),
     (
         Cause.RESOURCES,
-        seen(BACKOFF, pod("Failed", reason="OutOfcpu", message="Pod was rejected: requested: 4000, capacity: 4000")),
+        observe(BACKOFF, pod("Failed", reason="OutOfcpu", message="Pod was rejected: requested: 4000, capacity: 4000")),
         "(OutOfcpu): Pod was rejected: requested: 4000, capacity: 4000; kubectl -n bench describe node jw2",
     ),
-    (Cause.POD_REFUSED, seen(BACKOFF, pod("Failed", reason="NodeAffinity", message="not here")), "not here; kubectl"),
-    (Cause.NODE_LOST, seen(POLICY, disrupted("TerminationByKubelet", SHUTDOWN)), "shut down under run jw2"),
-    (Cause.NODE_LOST, seen(POLICY, pod("Failed", reason="Terminated", message=SHUTDOWN)), "imminent node shutdown"),
-    (Cause.NODE_LOST, seen(POLICY, terminated(255, "Unknown")), "last -x reboot"),
-    (Cause.NODE_LOST, seen(job(), pod("Running", conditions=UNREADY), node=None), "kubectl describe node jw2"),
+    (
+        Cause.POD_REJECTED,
+        observe(BACKOFF, pod("Failed", reason="NodeAffinity", message="not here")),
+        "not here; kubectl",
+    ),
     (
         Cause.NODE_LOST,
-        seen(
+        observe(POLICY, disrupted("TerminationByKubelet", SHUTDOWN)),
+        "shut down while run jw2 was running",
+    ),
+    (Cause.NODE_LOST, observe(POLICY, pod("Failed", reason="Terminated", message=SHUTDOWN)), "imminent node shutdown"),
+    (Cause.NODE_LOST, observe(POLICY, terminated(255, "Unknown")), "last -x reboot"),
+    (Cause.NODE_LOST, observe(job(), pod("Running", conditions=UNREADY), node=None), "kubectl describe node jw2"),
+    (
+        Cause.NODE_LOST,
+        observe(
             ended("Failed", "PodFailurePolicy", "Pod bench/x has condition DisruptionTarget matching FailJob rule"),
             node=node("Unknown", "Kubelet stopped posting node status."),
         ),
-        "stopped posting node status; look at its kubelet",
+        "stopped posting node status; check its kubelet",
     ),
     (
         Cause.PREEMPTED,
-        seen(POLICY, pod("Failed", reason="Preempting", message="Preempted in order to admit critical pod")),
-        "to make room for a pod of the system",
+        observe(POLICY, pod("Failed", reason="Preempting", message="Preempted in order to admit critical pod")),
+        "preempted run jw2 for a critical pod of the system",
     ),
-    (Cause.DELETED, seen(leaving(job()), pod("Running")), "the Job of run jw2 was deleted"),
-    (Cause.DELETED, seen(job(), leaving(pod("Running"))), "pod run-r1-jw2-abcde of run jw2 was deleted"),
+    (Cause.DELETED, observe(leaving(job()), pod("Running")), "the Job of run jw2 was deleted"),
+    (Cause.DELETED, observe(job(), leaving(pod("Running"))), "pod run-r1-jw2-abcde of run jw2 was deleted"),
     (
         Cause.DELETED,
-        seen(POLICY, leaving(terminated(4)), said={"state": "stopped", "reason": "stopped on request"}),
+        observe(POLICY, leaving(terminated(4)), last_status={"state": "stopped", "reason": "stopped on request"}),
         "start with another run_id",
     ),
     (
         Cause.DISRUPTED,
-        seen(job(), owned(pod("Failed"), "first", "1"), owned(pod("Running"), "second", "1")),
-        "started again as second, after first",
+        observe(job(), owned(pod("Failed"), "first", "1"), owned(pod("Running"), "second", "1")),
+        "restarted as pod second, after first",
     ),
-    (Cause.SIGNAL, seen(POLICY, terminated(137)), "SIGKILL (mostly by a kernel out of memory: `dmesg"),
-    (Cause.SIGNAL, seen(POLICY, terminated(7)), "with exit code 7"),
+    (Cause.SIGNAL, observe(POLICY, terminated(137)), "SIGKILL (usually the kernel's OOM killer: `dmesg"),
+    (Cause.SIGNAL, observe(POLICY, terminated(7)), "with exit code 7"),
     (
         Cause.SIGNAL,
-        seen(job(), terminated(139), log_tail="Fatal Python error\n"),
+        observe(job(), terminated(139), log_tail="Fatal Python error\n"),
         "Fatal Python error; kubectl -n bench logs",
     ),
     (
         Cause.POD_SECURITY,
-        seen(job(), events=[refused('violates PodSecurity "restricted:latest": {seccompProfile} (container "run")')]),
+        observe(
+            job(), events=[refused('violates PodSecurity "restricted:latest": {seccompProfile} (container "run")')]
+        ),
         "{seccompProfile}",
     ),
     (
         Cause.GPU,
-        seen(job(), events=[event("PodGroupPending", "0/3 nodes are unavailable: 1 Insufficient nvidia.com/gpu.")]),
+        observe(job(), events=[event("PodGroupPending", "0/3 nodes are unavailable: 1 Insufficient nvidia.com/gpu.")]),
         "on node jw2: 1 Insufficient nvidia.com/gpu;",
+    ),
+    (
+        Cause.GPU,
+        observe(
+            job(),
+            events=[event("PodGroupPending", "1/1 tasks in gang unschedulable: 1 Insufficient nvidia.com/gpu")],
+            node=None,
+        ),
+        "run jw2 cannot be scheduled on node jw2: 1/1 tasks in gang unschedulable",
     ),
 ]
 
 
-@pytest.mark.parametrize(("cause", "look", "words"), WORDED, ids=[f"{row[0]}-{row[2]}" for row in WORDED])
-def test_the_words_of_a_cluster_are_understood(cause: Cause, look: Seen, words: str) -> None:
-    found = diagnose("run", "jw2", "jw2", look)
-    assert found.cause is cause, found.reason
-    assert words in found.reason
-    if found.state == "waiting":
-        assert words in record("run", "jw2", found, look)["phase"]
-    assert "preemption" not in found.reason
-    assert ";" in found.reason or "kubectl" in found.reason
+@pytest.mark.parametrize(("cause", "observation", "words"), WORDED, ids=[f"{row[0]}-{row[2]}" for row in WORDED])
+def test_the_words_of_a_cluster_are_understood(cause: Cause, observation: Observation, words: str) -> None:
+    diagnosis = diagnose("run", "jw2", "jw2", observation)
+    assert diagnosis.cause is cause, diagnosis.reason
+    assert words in diagnosis.reason
+    if diagnosis.state == "blocked":
+        assert words in record("run", "jw2", diagnosis, observation)["phase"]
+    assert "preemption" not in diagnosis.reason
+    assert ";" in diagnosis.reason or "kubectl" in diagnosis.reason
 
 
 def test_harness_has_the_last_word_about_itself() -> None:
-    said = {"state": "failed", "reason": "the weights are not there; run site.yml --tags assets"}
-    broken = seen(POLICY, asking(terminated(3), 1), said=said, node=node(gpus=(2, 1)))
-    found = diagnose("engine", "jw2", "jw2", broken)
-    assert (found.cause, found.state) == (Cause.HARNESS, "bad")
-    assert found.reason.startswith(said["reason"])
-    assert "offers 1 of its 2 nvidia.com/gpu" in found.reason
-    assert diagnose("run", "jw2", "jw2", broken).reason == said["reason"]
+    status = {"state": "failed", "reason": "the weights are not there; run site.yml --tags assets"}
+    broken = observe(POLICY, asking(terminated(3), 1), last_status=status, node=node(gpus=(2, 1)))
+    diagnosis = diagnose("engine", "jw2", "jw2", broken)
+    assert (diagnosis.cause, diagnosis.state) == (Cause.HARNESS, "failed")
+    assert diagnosis.reason.startswith(status["reason"])
+    assert "offers 1 of its 2 nvidia.com/gpu" in diagnosis.reason
+    assert diagnose("run", "jw2", "jw2", broken).reason == status["reason"]
     # Deleted after its end, by whoever tidies up: that is not what ended it.
-    assert diagnose("run", "jw2", "jw2", seen(POLICY, leaving(terminated(3)), said=said)).reason == said["reason"]
-    invalid = seen(POLICY, terminated(5), said={"state": "finished"})
-    assert diagnose("run", "jw2", "jw2", invalid).state == "good"
+    assert (
+        diagnose("run", "jw2", "jw2", observe(POLICY, leaving(terminated(3)), last_status=status)).reason
+        == status["reason"]
+    )
+    invalid = observe(POLICY, terminated(5), last_status={"state": "finished"})
+    assert diagnose("run", "jw2", "jw2", invalid).state == "ok"
 
 
 def test_pods_of_an_earlier_job_of_the_same_name_are_left_out() -> None:
-    look = seen(job(), owned(leaving(terminated(143)), "old", "0"))
-    assert diagnose("engine", "jw2", "jw2", look).progress == "waiting for its pod"
-    look = seen(job(), owned(leaving(terminated(143)), "old", "0"), owned(pod("Running"), "new", "1"))
-    assert diagnose("engine", "jw2", "jw2", look).state == "going"
+    observation = observe(job(), owned(leaving(terminated(143)), "old", "0"))
+    assert diagnose("engine", "jw2", "jw2", observation).progress == "waiting for its pod"
+    observation = observe(job(), owned(leaving(terminated(143)), "old", "0"), owned(pod("Running"), "new", "1"))
+    assert diagnose("engine", "jw2", "jw2", observation).state == "progressing"
 
 
 def test_what_has_passed_is_forgotten() -> None:
     creating = waiting("ContainerCreating")
     failed, later = event("FailedCreatePodSandBox", "no network yet"), "2027-01-15T08:00:20Z"
-    assert diagnose("run", "jw2", "jw2", seen(job(), creating, events=[failed])).cause is Cause.CONTAINER
+    assert diagnose("run", "jw2", "jw2", observe(job(), creating, events=[failed])).cause is Cause.CONTAINER
     pulls = {"reason": "Pulling", "message": "Pulling image", "series": {"lastObservedTime": later}}
-    found = diagnose("run", "jw2", "jw2", seen(job(), creating, events=[pulls, failed]))
-    assert (found.state, found.progress) == ("going", "pulling the image")
+    diagnosis = diagnose("run", "jw2", "jw2", observe(job(), creating, events=[pulls, failed]))
+    assert (diagnosis.state, diagnosis.progress) == ("progressing", "pulling the image")
     pulled = {"reason": "Pulled", "message": "Image is present", "eventTime": "2027-01-15T08:00:30.123456Z"}
-    found = diagnose("run", "jw2", "jw2", seen(job(), creating, events=[pulls, pulled, failed]))
-    assert found.progress == "starting its container"
+    diagnosis = diagnose("run", "jw2", "jw2", observe(job(), creating, events=[pulls, pulled, failed]))
+    assert diagnosis.progress == "starting its container"
 
 
 def test_a_suspended_job_waits_for_its_queue_without_limit() -> None:
-    held = seen(ended("Suspended", "JobSuspended", "Job suspended"))
-    found = diagnose("run", "jw2", "jw2", held)
-    assert (found.state, found.patience_s) == ("going", math.inf)
-    assert "suspended" in found.progress
+    held = observe(ended("Suspended", "JobSuspended", "Job suspended"))
+    diagnosis = diagnose("run", "jw2", "jw2", held)
+    assert (diagnosis.state, diagnosis.grace_s) == ("progressing", math.inf)
+    assert "suspended" in diagnosis.progress
 
 
 @pytest.mark.parametrize(("age_s", "cause"), [(50, Cause.RUNNING), (70, Cause.SILENT)])
 def test_silence_is_told_after_a_minute_and_borne_for_two_more(age_s: float, cause: Cause) -> None:
-    said = {"state": "running", "phase": "performance"}
-    found = diagnose("run", "jw2", "jw2", seen(job(), pod("Running"), said=said, silent_s=age_s))
-    assert found.cause is cause
-    assert found.state in ("going", "waiting")
-    assert found.patience_s >= 120
+    status = {"state": "running", "phase": "performance"}
+    diagnosis = diagnose("run", "jw2", "jw2", observe(job(), pod("Running"), last_status=status, silent_s=age_s))
+    assert diagnosis.cause is cause
+    assert diagnosis.state in ("progressing", "blocked")
+    assert diagnosis.grace_s >= 120
 
 
 def test_a_node_that_is_lost_is_given_up_within_the_time_that_is_promised() -> None:
     # The cluster needs up to 50 s to notice that a kubelet is silent; all in all 90 s are promised.
-    silent = seen(job(), pod("Running"), node=node("Unknown", "Kubelet stopped posting node status."))
-    assert 50 + diagnose("run", "jw2", "jw2", silent).patience_s < 90
-    unwell = seen(job(), pod("Running"), node=node("False", "container runtime is down"))
-    assert 15 < diagnose("run", "jw2", "jw2", unwell).patience_s < 90
+    silent = observe(job(), pod("Running"), node=node("Unknown", "Kubelet stopped posting node status."))
+    assert 50 + diagnose("run", "jw2", "jw2", silent).grace_s < 90
+    unwell = observe(job(), pod("Running"), node=node("False", "container runtime is down"))
+    assert 15 < diagnose("run", "jw2", "jw2", unwell).grace_s < 90
 
 
 def test_every_failure_is_told_apart() -> None:
@@ -551,41 +582,45 @@ def test_every_failure_is_told_apart() -> None:
 
 
 def test_a_run_on_its_way() -> None:
-    pulling = seen(job(), pod(), events=[event("Pulling", "Pulling image")])
+    pulling = observe(job(), pod(), events=[event("Pulling", "Pulling image")])
     assert diagnose("run", "jw2", "jw2", pulling).progress == "pulling the image"
     shown = record("run", "jw2", diagnose("run", "jw2", "jw2", pulling), pulling)
     assert (shown["state"], shown["phase"], shown["run_id"]) == ("running", "pulling the image", "r1")
-    said = {"run_id": "r1", "state": "running", "phase": "performance", "samples_done": 3, "updated_unix": NOW}
-    running = seen(job(), pod("Running"), said=said)
+    status = {"run_id": "r1", "state": "running", "phase": "performance", "samples_done": 3, "updated_unix": NOW}
+    running = observe(job(), pod("Running"), last_status=status)
     assert record("run", "jw2", diagnose("run", "jw2", "jw2", running), running)["samples_done"] == 3
-    done = seen(
-        ended("Complete"), pod("Succeeded"), said={**said, "state": "finished", "calibration": {"target_qps": 5}}
+    done = observe(
+        ended("Complete"),
+        pod("Succeeded"),
+        last_status={**status, "state": "finished", "calibration": {"target_qps": 5}},
     )
     shown = record("run", "jw2", diagnose("run", "jw2", "jw2", done), done)
     assert (shown["state"], shown["calibration"]) == ("finished", {"target_qps": 5})
-    unread = seen(ended("Complete"), pod("Succeeded"))
+    unread = observe(ended("Complete"), pod("Succeeded"))
     assert record("run", "jw2", diagnose("run", "jw2", "jw2", unread), unread)["state"] == "finished"
 
 
 def test_an_engine_on_its_way() -> None:
-    said = {"name": "jw2", "state": "starting", "progress": "loading weights", "started_unix": 5.0, "config": {}}
-    loading = seen(job(), pod("Running"), said=said)
+    status = {"name": "jw2", "state": "starting", "progress": "loading weights", "started_unix": 5.0, "config": {}}
+    loading = observe(job(), pod("Running"), last_status=status)
     shown = record("engine", "jw2", diagnose("engine", "jw2", "jw2", loading), loading)
     assert (shown["state"], shown["progress"], shown["started_unix"]) == ("starting", "loading weights", 5.0)
     assert "config" not in shown
-    ready = seen(job(), pod("Running"), said={**said, "state": "ready", "telemetry": {"running": 3.0}})
+    ready = observe(job(), pod("Running"), last_status={**status, "state": "ready", "telemetry": {"running": 3.0}})
     shown = record("engine", "jw2", diagnose("engine", "jw2", "jw2", ready), ready)
     assert (shown["state"], shown["telemetry"]) == ("ready", {"running": 3.0})
-    gone = seen(
-        ended("Complete"), pod("Succeeded"), said={**said, "state": "stopped", "reason": "asked to stop (SIGTERM)"}
+    gone = observe(
+        ended("Complete"),
+        pod("Succeeded"),
+        last_status={**status, "state": "stopped", "reason": "asked to stop (SIGTERM)"},
     )
     assert diagnose("engine", "jw2", "jw2", gone).cause is Cause.STOPPED
     assert record("engine", "jw2", diagnose("engine", "jw2", "jw2", gone), gone)["state"] == "failed"
 
 
 def test_a_failure_is_shown_over_what_the_log_said_last() -> None:
-    said = {"run_id": "r1", "state": "running", "phase": "performance", "samples_done": 3, "updated_unix": NOW}
-    killed = seen(POLICY, terminated(137, "OOMKilled"), said=said)
+    status = {"run_id": "r1", "state": "running", "phase": "performance", "samples_done": 3, "updated_unix": NOW}
+    killed = observe(POLICY, terminated(137, "OOMKilled"), last_status=status)
     shown = record("run", "jw2", diagnose("run", "jw2", "jw2", killed), killed)
     assert (shown["state"], shown["samples_done"]) == ("failed", 3)
-    assert "killed for memory" in shown["reason"]
+    assert "was OOM-killed: exceeded its memory limit of 8Gi" in shown["reason"]

@@ -99,7 +99,7 @@ def test_what_is_asked_is_what_the_commands_read() -> None:
     services = {item["metadata"]["name"]: item for item in only(objects, "Service")}
     for job in only(objects, "Job"):
         spec, one = job["spec"]["template"]["spec"], container(job)
-        assert {"name": "asked", "configMap": {"name": job["metadata"]["name"]}} in spec["volumes"]
+        assert {"name": "settings", "configMap": {"name": job["metadata"]["name"]}} in spec["volumes"]
         assert maps[job["metadata"]["name"]]["immutable"] is True
         command, *words = one["args"] if one["args"][0] == "start" else one["args"][1:]
         # The words are those that the command takes today.
@@ -166,7 +166,7 @@ def test_one_owner_takes_all_with_it() -> None:
     objects = [
         *made.engine_objects(cluster, "a", "jw2", config, owner),
         *made.run_objects(cluster, spec, "jw2", owner),
-        made.collector(cluster, "a", "jw2", owner, alive_s=60),
+        made.collector(cluster, "a", "jw2", owner, lifetime_s=60),
     ]
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "uid": "0-1"}
     assert [item["metadata"]["ownerReferences"] for item in objects] == [[reference]] * 6

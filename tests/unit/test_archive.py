@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cluster.pack import SUMS, pack, unpack
+from harness import checksums
+from harness.cluster.archive import pack, unpack
 from harness.errors import BadInput, RunFailed
 from tests.conftest import REPOSITORY
 
@@ -42,7 +43,7 @@ def test_files_arrive_with_their_hashes(run: Path, tmp_path: Path) -> None:
     assert names == ["engines/e/engine.json", "journal.jsonl", "performance/mlperf_log_detail.txt", "status.json"]
     assert sorted(fetched) == names
     assert (into / "journal.jsonl").read_bytes() == (run / "journal.jsonl").read_bytes()
-    assert subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=into).returncode == 0
+    assert subprocess.run(["sha256sum", "--quiet", "-c", checksums.FILE], cwd=into).returncode == 0
     assert not list(into.rglob("*.part"))
 
 
@@ -53,7 +54,7 @@ def test_what_is_there_is_left_alone_and_earlier_hashes_stay(run: Path, tmp_path
     names, fetched = unpack(io.BytesIO(packed((run, ""))), into)
     assert (len(names), fetched) == (3, ["status.json"])
     unpack(io.BytesIO(packed((run / "performance", "calibration"))), into)
-    assert len((into / SUMS).read_text().splitlines()) == 4
+    assert len((into / checksums.FILE).read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
@@ -67,7 +68,10 @@ def test_a_stream_that_was_cut_is_refused(run: Path, tmp_path: Path, part: float
 def test_a_file_that_is_not_what_was_hashed_is_refused(tmp_path: Path) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w|gz") as archive:
-        for name, content in (("a", b"other"), (SUMS, f"{hashlib.sha256(b'asked').hexdigest()}  a\n".encode())):
+        for name, content in (
+            ("a", b"other"),
+            (checksums.FILE, f"{hashlib.sha256(b'asked').hexdigest()}  a\n".encode()),
+        ):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))

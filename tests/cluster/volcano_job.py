@@ -4,9 +4,9 @@ import copy
 import re
 from decimal import Decimal
 
+from tests.cluster.api_errors import ApiError, bad_request
 from tests.cluster.kinds import VOLCANO_JOB, VOLCANO_QUEUE, Object
 from tests.cluster.quantities import requests, written
-from tests.cluster.status import Refusal, bad_request
 from tests.cluster.store import Change, Store, stamp
 
 GROUP = "scheduling.k8s.io/group-name"
@@ -21,9 +21,9 @@ _NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _SAID_NAME = "name part must be no more than 63 characters"
 
 
-def owner_of(thing: Object) -> Object:
+def owner_of(obj: Object) -> Object:
     """The reference to the job of Volcano that controls a pod or PodGroup; empty for none."""
-    for one in thing["metadata"].get("ownerReferences", ()):
+    for one in obj["metadata"].get("ownerReferences", ()):
         if one.get("controller") and (one["apiVersion"], one["kind"]) == (VOLCANO_JOB.api_version, "Job"):
             return dict(one)
     return {}
@@ -92,22 +92,22 @@ def action_of(job: Object, event: str, task: str) -> str:
 def enter(status: Object, phase: str) -> None:
     """Let a job be in a phase."""
     status["state"] = {"phase": phase, "lastTransitionTime": stamp()}
-    told = {"status": phase, "lastTransitionTime": stamp()}
-    status["conditions"] = [*status.get("conditions", ()), told]
+    details = {"status": phase, "lastTransitionTime": stamp()}
+    status["conditions"] = [*status.get("conditions", ()), details]
 
 
 def counts(job: Object, pods: list[Object]) -> Object:
     """The numbers in a job's status."""
     left = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-    found: Object = {"minAvailable": job["spec"]["minAvailable"], "terminating": len(pods) - len(left)}
+    result: Object = {"minAvailable": job["spec"]["minAvailable"], "terminating": len(pods) - len(left)}
     tasks: dict[str, Object] = {}
     for phase in _PHASES:
         here = [pod for pod in left if pod["status"].get("phase") == phase]
-        found[phase.lower()] = len(here)
+        result[phase.lower()] = len(here)
         for pod in here:
             of_task = tasks.setdefault(pod["metadata"]["annotations"][TASK], {"phase": {}})["phase"]
             of_task[phase] = of_task.get(phase, 0) + 1
-    return {**found, "taskStatusCount": tasks}
+    return {**result, "taskStatusCount": tasks}
 
 
 def begun(status: Object) -> int:
@@ -127,11 +127,11 @@ def settle(job: Object, status: Object) -> None:
     enter(status, "Failed" if short or status["succeeded"] < spec["minAvailable"] else "Completed")
 
 
-def as_go(refusal: Refusal) -> str:
+def as_go(error: ApiError) -> str:
     """A refusal as Go writes down the struct of it, which is what Volcano puts into its event."""
-    said = refusal.message.replace("\\", "\\\\").replace('"', '\\"')
+    said = error.message.replace("\\", "\\\\").replace('"', '\\"')
     meta = 'TypeMeta:v1.TypeMeta{Kind:"", APIVersion:""}, ListMeta:v1.ListMeta{SelfLink:"", ResourceVersion:""}'
-    status = f'v1.Status{{{meta}, Status:"Failure", Message:"{said}", Reason:"{refusal.reason}", Code:{refusal.code}}}'
+    status = f'v1.Status{{{meta}, Status:"Failure", Message:"{said}", Reason:"{error.reason}", Code:{error.code}}}'
     return f"&errors.StatusError{{ErrStatus:{status}}}"
 
 
@@ -153,7 +153,7 @@ def judge(store: Store, job: Object) -> None:
     """Refuse a new job as Volcano's webhook does.
 
     Raises:
-        Refusal: all that is wrong with it.
+        ApiError: all that is wrong with it.
     """
     spec, name = job["spec"], job["metadata"]["name"]
     tasks, said = spec.get("tasks", []), []
@@ -185,7 +185,7 @@ def judge_change(new: Object, old: Object) -> None:
     """Refuse a change of a job's spec but in the few fields that may.
 
     Raises:
-        Refusal: another field differs.
+        ApiError: another field differs.
     """
     free = {field: old["spec"].get(field) for field in _MAY_CHANGE}
     tasks = [{**task, "replicas": 0, "minAvailable": 0} for task in new["spec"].get("tasks", ())]

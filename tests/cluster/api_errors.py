@@ -3,7 +3,7 @@
 from tests.cluster.kinds import Kind, Object
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """A request that the API server answers with a Status of Failure."""
 
     def __init__(self, code: int, reason: str, message: str, details: Object | None = None) -> None:
@@ -13,11 +13,11 @@ class Refusal(Exception):
     @property
     def body(self) -> Object:
         """The Status."""
-        found: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-        found |= {"message": self.message, "reason": self.reason}
+        result: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        result |= {"message": self.message, "reason": self.reason}
         if self.details is not None:
-            found["details"] = self.details
-        return {**found, "code": self.code}
+            result["details"] = self.details
+        return {**result, "code": self.code}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -30,74 +30,74 @@ def _details(kind: Kind, name: str) -> Object:
     return {**({"name": name} if name else {}), **({"group": kind.group} if kind.group else {}), "kind": kind.plural}
 
 
-def not_found(kind: Kind, name: str) -> Refusal:
+def not_found(kind: Kind, name: str) -> ApiError:
     """No such object."""
-    return Refusal(404, "NotFound", f'{kind.resource} "{name}" not found', _details(kind, name))
+    return ApiError(404, "NotFound", f'{kind.resource} "{name}" not found', _details(kind, name))
 
 
-def exists(kind: Kind, name: str) -> Refusal:
+def exists(kind: Kind, name: str) -> ApiError:
     """The name is taken."""
-    return Refusal(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', _details(kind, name))
+    return ApiError(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', _details(kind, name))
 
 
-def conflict(kind: Kind, name: str, why: str = "") -> Refusal:
+def conflict(kind: Kind, name: str, why: str = "") -> ApiError:
     """A precondition does not hold."""
     why = why or "the object has been modified; please apply your changes to the latest version and try again"
     said = f'Operation cannot be fulfilled on {kind.resource} "{name}": {why}'
-    return Refusal(409, "Conflict", said, _details(kind, name))
+    return ApiError(409, "Conflict", said, _details(kind, name))
 
 
-def forbidden(kind: Kind, name: str, why: str) -> Refusal:
+def forbidden(kind: Kind, name: str, why: str) -> ApiError:
     """Not allowed: by rights, or by an admission plugin."""
     named = f'{kind.resource} "{name}"' if name else kind.resource
-    return Refusal(403, "Forbidden", f"{named} is forbidden: {why}", _details(kind, name))
+    return ApiError(403, "Forbidden", f"{named} is forbidden: {why}", _details(kind, name))
 
 
-def unauthorized() -> Refusal:
+def unauthorized() -> ApiError:
     """Credentials that nobody knows."""
-    return Refusal(401, "Unauthorized", "Unauthorized")
+    return ApiError(401, "Unauthorized", "Unauthorized")
 
 
-def bad_request(message: str) -> Refusal:
+def bad_request(message: str) -> ApiError:
     """A request that makes no sense."""
-    return Refusal(400, "BadRequest", message)
+    return ApiError(400, "BadRequest", message)
 
 
-def expired(message: str) -> Refusal:
+def expired(message: str) -> ApiError:
     """A resource version that is too old."""
-    return Refusal(410, "Expired", message)
+    return ApiError(410, "Expired", message)
 
 
-def not_allowed() -> Refusal:
+def not_allowed() -> ApiError:
     """A verb that the resource does not have."""
     said = "the server does not allow this method on the requested resource"
-    return Refusal(405, "MethodNotAllowed", said, {})
+    return ApiError(405, "MethodNotAllowed", said, {})
 
 
-def unsupported(known: str) -> Refusal:
+def unsupported(known: str) -> ApiError:
     """A body of a type that is not taken."""
     said = f"the body of the request was in an unknown format - accepted media types include: {known}"
-    return Refusal(415, "UnsupportedMediaType", said, {})
+    return ApiError(415, "UnsupportedMediaType", said, {})
 
 
-def too_many() -> Refusal:
+def too_many() -> ApiError:
     """The server is busy."""
     said = "The server has received too many requests and has asked us to try again later"
-    return Refusal(429, "TooManyRequests", said, {"retryAfterSeconds": 1})
+    return ApiError(429, "TooManyRequests", said, {"retryAfterSeconds": 1})
 
 
-def internal(what: str = "etcdserver: request timed out") -> Refusal:
+def internal(what: str = "etcdserver: request timed out") -> ApiError:
     """The server's own failure."""
-    return Refusal(500, "InternalError", f"Internal error occurred: {what}", {"causes": [{"message": what}]})
+    return ApiError(500, "InternalError", f"Internal error occurred: {what}", {"causes": [{"message": what}]})
 
 
-def unavailable() -> Refusal:
+def unavailable() -> ApiError:
     """The server is starting or ending."""
     said = "the server is currently unable to handle the request"
-    return Refusal(503, "ServiceUnavailable", said, {"retryAfterSeconds": 1})
+    return ApiError(503, "ServiceUnavailable", said, {"retryAfterSeconds": 1})
 
 
-def away(code: int) -> Refusal:
+def away(code: int) -> ApiError:
     """A refusal of a code that says nothing of the request itself."""
     known = {401: unauthorized, 429: too_many, 500: internal, 503: unavailable}
     if code == 410:
@@ -148,7 +148,7 @@ class Causes:
         causes = [{"reason": reason, "message": message, "field": field} for reason, message, field in self._found]
         details: Object = {"name": self._name, **({"group": self._kind.group} if self._kind.group else {})}
         details |= {"kind": self._kind.kind, "causes": causes}
-        raise Refusal(422, "Invalid", f'{self._kind.qualified} "{self._name}" is invalid: {said}', details)
+        raise ApiError(422, "Invalid", f'{self._kind.qualified} "{self._name}" is invalid: {said}', details)
 
 
 def _shown(value: object) -> str:

@@ -6,17 +6,17 @@ from typing import Any
 
 import yaml
 
-from harness.cluster.rights import RIGHTS
+from harness.cluster.rbac import RIGHTS, VOLCANO, VOLCANO_RIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Rights = set[tuple[str, str, str]]
 
 
-def wanted(*, everywhere: bool, collecting: bool = True) -> Rights:
+def wanted(*, cluster_wide: bool, collecting: bool = True) -> Rights:
     return {
         (right.group, right.resource, verb)
         for right in RIGHTS
-        if right.everywhere is everywhere and (collecting or right.needed != "collecting")
+        if right.cluster_wide is cluster_wide and (collecting or right.needed != "collecting")
         for verb in right.verbs
     }
 
@@ -35,10 +35,10 @@ def test_role_namespace_grants_just_what_is_needed() -> None:
     defaults = yaml.safe_load((REPOSITORY / "roles" / "namespace" / "defaults" / "main.yml").read_text())
     more = yaml.safe_load((REPOSITORY / "roles" / "namespace" / "vars" / "main.yml").read_text())
     assert defaults["namespace_collector"] is False
-    assert granted(defaults["namespace_rules"]) == wanted(everywhere=False, collecting=False)
+    assert granted(defaults["namespace_rules"]) == wanted(cluster_wide=False, collecting=False)
     collector = more["__namespace_collector_rules"]
-    assert granted(defaults["namespace_rules"] + collector) == wanted(everywhere=False)
-    assert granted(defaults["namespace_node_rules"]) == wanted(everywhere=True)
+    assert granted(defaults["namespace_rules"] + collector) == wanted(cluster_wide=False)
+    assert granted(defaults["namespace_node_rules"]) == wanted(cluster_wide=True)
 
 
 def test_the_documents_list_just_what_is_needed() -> None:
@@ -49,4 +49,10 @@ def test_the_documents_list_just_what_is_needed() -> None:
         for group, resource, verbs in rows
         for verb in re.findall(r"\w+", verbs)
     }
-    assert listed == wanted(everywhere=False) | wanted(everywhere=True)
+    assert listed == wanted(cluster_wide=False) | wanted(cluster_wide=True)
+
+
+def test_role_volcano_grants_just_what_is_needed() -> None:
+    rules = yaml.safe_load((REPOSITORY / "roles/volcano/defaults/main.yml").read_text())["volcano_rules"]
+    assert granted(rules) == {(right.group, right.resource, verb) for right in VOLCANO for verb in right.verbs}
+    assert {right.resource for right in VOLCANO_RIGHTS} >= {right.resource for right in RIGHTS}

@@ -7,22 +7,22 @@ import signal
 from tests.cluster import scripts
 from tests.cluster.deletion import Options, delete
 from tests.cluster.kinds import POD, Object
-from tests.cluster.podstate import PodState
+from tests.cluster.pod_status import PodStatus
 from tests.cluster.probes import watch_probes
 from tests.cluster.processes import CannotStart, Process
+from tests.cluster.state import Image, State
 from tests.cluster.volumes import BadConfig, NotYet, environment, expanded, identity, kept, mounts, sources, ways
-from tests.cluster.world import Image, World
 
 _REFERENCE = re.compile(r"[a-z0-9]+([._:/-][A-Za-z0-9]+|__|-+)*([:@][A-Za-z0-9_][\w.:-]*)*")
 _AGAIN_S = 0.5
 
 
-class PodRun:
+class PodProcess:
     """One pod, from being seen by its kubelet until it is gone."""
 
-    def __init__(self, world: World, pod: Object) -> None:
-        self._world, self._pod = world, pod
-        self.state = PodState(world, pod)
+    def __init__(self, state: State, pod: Object) -> None:
+        self._state, self._pod = state, pod
+        self.state = PodStatus(state, pod)
         self.processes: dict[str, Process] = {}
         self.end_reason = ""
         self._ending = asyncio.Event()
@@ -30,7 +30,7 @@ class PodRun:
 
     async def run(self) -> None:
         """Live."""
-        script = next((one for one in self._world.scripts if one.steps and one.fits(self._pod)), None)
+        script = next((one for one in self._state.scripts if one.steps and one.fits(self._pod)), None)
         if script is not None and script.times is not None:
             script.times -= 1
         self.state.begin()
@@ -84,7 +84,7 @@ class PodRun:
             await asyncio.sleep(0.1)
         pod = self.state.pod
         if pod is not None:
-            delete(self._world.store, POD, pod, Options("Background", 0))
+            delete(self._state.store, POD, pod, Options("Background", 0))
 
     async def _walk(self, steps: list[scripts.Step]) -> None:
         """Do what a script says."""
@@ -114,15 +114,15 @@ class PodRun:
                 case scripts.Disrupt(reason, message):
                     state.disrupted(reason, message)
                 case scripts.Gone():
-                    delete(self._world.store, POD, state.pod or self._pod, Options("Background"))
+                    delete(self._state.store, POD, state.pod or self._pod, Options("Background"))
         await asyncio.Event().wait()
 
     async def _start(self) -> None:
         """Volumes, then the containers; returns when all of them have ended."""
-        folder = self._world.folder / "pods" / self.state.uid
+        folder = self._state.folder / "pods" / self.state.uid
         while True:
             try:
-                volumes = sources(self._world, self._pod, folder)
+                volumes = sources(self._state, self._pod, folder)
                 break
             except NotYet as why:
                 self.state.note("FailedMount", str(why), warning=True)
@@ -163,9 +163,9 @@ class PodRun:
         self.state.ended(name, code, self.end_reason)
 
     def _orders(self, container: Object, volumes: dict[str, Object], image: Image) -> Object:
-        env = environment(self._world, self._pod, container, image)
+        env = environment(self._state, self._pod, container, image)
         user, group, groups = identity(self._pod, container)
-        hosts = {"source": str(self._world.folder / "hosts"), "target": "/etc/hosts", "read_only": False}
+        hosts = {"source": str(self._state.folder / "hosts"), "target": "/etc/hosts", "read_only": False}
         command = [expanded(word, env) for word in (*container.get("command", ()), *container.get("args", ()))]
         if not command:
             raise BadConfig("no command specified")
@@ -174,11 +174,11 @@ class PodRun:
             "command": command,
             "env": env,
             "mounts": [hosts, *mounts(container, volumes)],
-            "root": str(self._world.folder / "roots" / f"{self.state.uid}.{container['name']}"),
+            "root": str(self._state.folder / "roots" / f"{self.state.uid}.{container['name']}"),
             "ways": ways(image),
             "kept": kept(),
             "read_only": bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem")),
-            "user": user if self._world.as_user else None,
+            "user": user if self._state.as_user else None,
             "group": group,
             "groups": groups,
             "folder": container.get("workingDir") or "/",
@@ -188,10 +188,10 @@ class PodRun:
     async def _pull(self, container: Object) -> Image:
         """What stands for the image; for ever waiting where there is none."""
         name, reference = container["name"], container["image"]
-        if reference in self._world.images:
+        if reference in self._state.images:
             said = f'Container image "{reference}" already present on machine and can be accessed by the pod'
             self.state.note("Pulled", said, part=name)
-            return self._world.images[reference]
+            return self._state.images[reference]
         if not _REFERENCE.fullmatch(reference):
             steps = scripts.invalid_name(reference)
         elif container["imagePullPolicy"] == "Never":

@@ -8,25 +8,25 @@ from tests.cluster.controller import Controller
 from tests.cluster.kinds import CLAIM, NODE, POD, VOLCANO_GROUP, VOLCANO_QUEUE, VOLUME, Key, Object
 from tests.cluster.quantities import amount, requests
 from tests.cluster.scheduler import Scheduler
+from tests.cluster.state import State
 from tests.cluster.store import Change, key_of, stamp, suffix
-from tests.cluster.vcjob import ENDED, GROUP, QUEUE
-from tests.cluster.world import World
+from tests.cluster.volcano_job import ENDED, GROUP, QUEUE
 
 _BY = "volcano"
 _OVERCOMMIT = Decimal("1.2")
 
 
-class Gangs(Scheduler):
+class VolcanoScheduler(Scheduler):
     """Looks at PodGroups whenever anything changes that may help them."""
 
     by = _BY
     elsewhere = "node(s) didn't match Pod's node affinity/selector"
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self.groups = Controller(world, _BY, self._look_at_group)
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.groups = Controller(state, _BY, self._look_at_group)
 
-    def _saw(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         if change.kind in (POD, NODE, CLAIM, VOLUME, VOLCANO_GROUP, VOLCANO_QUEUE):
             for group in self._store.all(VOLCANO_GROUP):
                 self.groups.add(key_of(group))
@@ -59,29 +59,29 @@ class Gangs(Scheduler):
             return
         why = f"queue resource quota insufficient: insufficient {', '.join(over)}"
         why = why if over else f"resource in cluster is overused: overused {', '.join(short)}"
-        self._world.event(group, "Unschedulable", why, by=_BY)
+        self._state.event(group, "Unschedulable", why, by=_BY)
         self._unschedulable(group, f"1/0 tasks in gang unschedulable: {_not_ready(group, 0)}")
 
     def _place(self, group: Object, pods: list[Object]) -> None:
         """Bind what finds a place, if that makes the gang whole; else say of each pod why not."""
         waiting = [pod for pod in pods if not pod["spec"].get("nodeName")]
-        found, why = dict[str, Object](), dict[str, str]()
-        self._promised = []
+        result, why = dict[str, Object](), dict[str, str]()
+        self._assumed = []
         for pod in waiting:
             name = pod["metadata"]["name"]
             node, why[name] = self._find(pod)
             if node is not None:
-                found[name] = node
-                self._promised.append(copy.deepcopy(pod))
-                self._promised[-1]["spec"]["nodeName"] = node["metadata"]["name"]
-        self._promised = []
-        whole = len(pods) - len(waiting) + len(found) >= group["spec"]["minMember"]
+                result[name] = node
+                self._assumed.append(copy.deepcopy(pod))
+                self._assumed[-1]["spec"]["nodeName"] = node["metadata"]["name"]
+        self._assumed = []
+        whole = len(pods) - len(waiting) + len(result) >= group["spec"]["minMember"]
         for pod in waiting:
             name = pod["metadata"]["name"]
-            if whole and name in found:
-                self._bind(pod, found[name])
-            elif name in found:
-                place = f"Pod {'/'.join(key_of(pod))} can possibly be assigned to {found[name]['metadata']['name']}"
+            if whole and name in result:
+                self._bind(pod, result[name])
+            elif name in result:
+                place = f"Pod {'/'.join(key_of(pod))} can possibly be assigned to {result[name]['metadata']['name']}"
                 self._refuse(pod, f"{place}, once minAvailable is satisfied")
             else:
                 self._refuse(pod, why[name].split(" preemption:")[0].replace("are available", "are unavailable"))
@@ -89,18 +89,18 @@ class Gangs(Scheduler):
             self._edit(group, "Running", {"type": "Scheduled", "reason": "tasks in gang are ready to be scheduled"})
         else:
             said = f"{len(waiting)}/{len(pods)} tasks in gang unschedulable: {_not_ready(group, len(waiting))}"
-            kinds = {"Schedulable": len(found), "Unschedulable": len(waiting) - len(found)}
+            kinds = {"Schedulable": len(result), "Unschedulable": len(waiting) - len(result)}
             counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
             self._unschedulable(group, f"{said}; Pending: {counted}")
 
     def _find(self, pod: Object) -> tuple[Object | None, str]:
-        scripted = next((one.unschedulable for one in self._world.scripts if one.unschedulable and one.fits(pod)), "")
+        scripted = next((one.unschedulable for one in self._state.scripts if one.unschedulable and one.fits(pod)), "")
         return (None, scripted) if scripted else self._choose(pod, self._store.all(NODE))
 
     def _unschedulable(self, group: Object, why: str) -> None:
-        told = {"type": "Unschedulable", "reason": "NotEnoughResources", "message": why}
-        if self._edit(group, group["status"]["phase"], told):
-            self._world.event(group, "Unschedulable", why, by=_BY, warning=True)
+        details = {"type": "Unschedulable", "reason": "NotEnoughResources", "message": why}
+        if self._edit(group, group["status"]["phase"], details):
+            self._state.event(group, "Unschedulable", why, by=_BY, warning=True)
 
     def _edit(self, group: Object, phase: str, condition: Object | None = None) -> bool:
         """Give a PodGroup its phase and its newest condition; whether that is new."""
@@ -122,10 +122,10 @@ class Gangs(Scheduler):
 
 def _together(lists: list[dict[str, str]]) -> defaultdict[str, Decimal]:
     """Quantities of many, by resource."""
-    found: defaultdict[str, Decimal] = defaultdict(Decimal)
+    result: defaultdict[str, Decimal] = defaultdict(Decimal)
     for name, value in ((name, value) for one in lists for name, value in one.items()):
-        found[name] += amount(value)
-    return found
+        result[name] += amount(value)
+    return result
 
 
 def _of(pod: Object, group: str) -> bool:

@@ -2,12 +2,13 @@
 
 import copy
 
+from tests.cluster.api_errors import ApiError
 from tests.cluster.controller import Controller
 from tests.cluster.deletion import Options, delete
 from tests.cluster.kinds import POD, VOLCANO_GROUP, VOLCANO_JOB, Key, Object
-from tests.cluster.status import Refusal
+from tests.cluster.state import State
 from tests.cluster.store import Change, key_of, seconds_since
-from tests.cluster.vcjob import (
+from tests.cluster.volcano_job import (
     ENDED,
     TASK,
     VERSION,
@@ -22,7 +23,6 @@ from tests.cluster.vcjob import (
     pod_of,
     settle,
 )
-from tests.cluster.world import World
 
 BY = "vc-controller-manager"
 _BECOMES = {
@@ -40,13 +40,13 @@ _RETRY_S = 1.0
 class VolcanoJobs:
     """Looks at jobs of Volcano whenever they, their PodGroup or their pods change."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._store = world, world.store
-        self.controller = Controller(world, BY, self._look)
+    def __init__(self, state: State) -> None:
+        self._state, self._store = state, state.store
+        self.controller = Controller(state, BY, self._reconcile)
         self._happened: dict[Key, list[tuple[str, str, int]]] = {}
-        self._store.listeners.append(self._saw)
+        self._store.listeners.append(self._on_change)
 
-    def _saw(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         if change.kind is VOLCANO_JOB:
             if change.old is None or any(of(change.new) != of(change.old) for of in (_spec, _phase)):
                 self.controller.add(key_of(change.new))
@@ -57,7 +57,7 @@ class VolcanoJobs:
                 self._happened.setdefault(key, []).append((event, notes[TASK], int(notes[VERSION])))
             self.controller.add(key)
 
-    def _look(self, key: Key) -> float | None:
+    def _reconcile(self, key: Key) -> float | None:
         job, happened = self._store.find(VOLCANO_JOB, *key), self._happened.pop(key, [])
         if job is None or "deletionTimestamp" in job["metadata"]:
             return None
@@ -68,8 +68,8 @@ class VolcanoJobs:
         pods = [pod for pod in self._store.all(POD, key[0]) if owner_of(pod).get("uid") == job["metadata"]["uid"]]
         phase, again = status["state"]["phase"], None
         # What happened to pods of before the last kill says nothing any more.
-        found = [action_of(job, event, task) for event, task, version in happened if version >= status["version"]]
-        action = next((one for one in found if one), "")
+        result = [action_of(job, event, task) for event, task, version in happened if version >= status["version"]]
+        action = next((one for one in result if one), "")
         if phase in _OVER:
             if self._group(job):
                 self._kill(job, status, pods)
@@ -100,7 +100,7 @@ class VolcanoJobs:
         """The PodGroup, which the scheduler must let in before there are pods."""
         group, namespace = group_of(job), job["metadata"]["namespace"]
         if self._store.find(VOLCANO_GROUP, namespace, group["metadata"]["name"]) is None:
-            self._world.create(VOLCANO_GROUP, group, namespace)
+            self._state.create(VOLCANO_GROUP, group, namespace)
 
     def _group(self, job: Object) -> Object | None:
         return self._store.find(VOLCANO_GROUP, job["metadata"]["namespace"], group_of(job)["metadata"]["name"])
@@ -109,11 +109,11 @@ class VolcanoJobs:
         """Make the pods that are missing, once the scheduler has let the job in."""
         namespace = job["metadata"]["namespace"]
         group = self._group(job) or {"status": {"phase": "Pending"}}
-        told = group["status"].get("conditions", [{"type": "Scheduled"}])[-1]
-        if told["type"] != "Scheduled":
+        details = group["status"].get("conditions", [{"type": "Scheduled"}])[-1]
+        if details["type"] != "Scheduled":
             name = f"{namespace}:{job['metadata']['name']}"
-            said = f"PodGroup {name} {told['type'].lower()}, reason: {told['message']}"
-            self._world.event(job, "PodGroupPending", said, by=BY, warning=True)
+            said = f"PodGroup {name} {details['type'].lower()}, reason: {details['message']}"
+            self._state.event(job, "PodGroupPending", said, by=BY, warning=True)
         if group["status"]["phase"] == "Pending":
             return pods, None
         there, refused = {pod["metadata"]["name"] for pod in pods}, []
@@ -122,11 +122,11 @@ class VolcanoJobs:
                 pod = pod_of(job, status, task, index)
                 try:
                     if pod["metadata"]["name"] not in there:
-                        pods = [*pods, self._world.create(POD, pod, namespace)[0]]
-                except Refusal as refusal:
-                    refused.append(f"failed to create pod {pod['metadata']['name']}, err: {as_go(refusal)}")
+                        pods = [*pods, self._state.create(POD, pod, namespace)[0]]
+                except ApiError as error:
+                    refused.append(f"failed to create pod {pod['metadata']['name']}, err: {as_go(error)}")
         if refused:
-            self._world.event(job, "FailedCreate", f"Error creating pods: [{' '.join(refused)}]", by=BY, warning=True)
+            self._state.event(job, "FailedCreate", f"Error creating pods: [{' '.join(refused)}]", by=BY, warning=True)
         return pods, _RETRY_S if refused else None
 
     def _kill(self, job: Object, status: Object, pods: list[Object]) -> list[Object]:

@@ -1,7 +1,12 @@
-"""Launcher torchx against the double with Volcano: names, ends, what is waited for, and what is left."""
+"""Launcher torchx on the double with Volcano: idempotent creation, names, states, failures and what is left."""
 
+import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,17 +14,17 @@ from click.testing import CliRunner
 from torchx.specs import AppState
 
 from harness.cli import cli
-from harness.cluster import launch, torchx, watch
+from harness.cluster import launch, torchx_app, watch
 from harness.cluster.launch import Launcher
-from harness.cluster.rights import ON_VOLCANO
+from harness.cluster.rbac import VOLCANO_RIGHTS
 from harness.cluster.settings import parse_cluster
-from harness.cluster.volcano import TorchxApi
+from harness.cluster.torchx_api import TorchxApi, job_state
 from harness.errors import BadInput
 from tests.cluster import ADMIN, Cluster, scripts
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE, VOLCANO_GROUP, VOLCANO_JOB
 from tests.cluster.kinds import NODE as NODES
-from tests.unit import cluster_case
-from tests.unit.cluster_case import IMAGE, OPERATOR, Object, engine, failure, furnish, operator, see, soon, spec
+from tests.unit import cluster_fixtures
+from tests.unit.cluster_fixtures import IMAGE, OPERATOR, Object, engine, failure, furnish, operator, see, soon, spec
 
 RUN = "20261125-093000-server-13368"
 NODE = "gpu-017.cluster.hpc.example.org"
@@ -35,17 +40,17 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def haste(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "SOONEST_S", 0.1)
+    monkeypatch.setattr(watch, "MIN_INTERVAL_S", 0.1)
 
 
 def launcher(cluster: Cluster, token: str = ADMIN, queue: str = "default") -> Launcher:
-    api = TorchxApi(cluster.namespace, cluster.kubeconfig(token), patience_s=1.0, queue=queue)
+    api = TorchxApi(cluster.namespace, cluster.kubeconfig(token), retry_s=1.0, queue=queue)
     return Launcher(api, parse_cluster({"image": IMAGE, "queue": queue}))
 
 
 def names(cluster: Cluster) -> list[str]:
     found = [one["metadata"]["name"] for kind in (VOLCANO_JOB, VOLCANO_GROUP, JOB, POD) for one in cluster.all(kind)]
-    return [*found, *cluster_case.names(cluster)]
+    return [*found, *cluster_fixtures.names(cluster)]
 
 
 def test_names_of_everyday_length_fit_and_pods_are_found_by_them(cluster: Cluster) -> None:
@@ -60,7 +65,7 @@ def test_names_of_everyday_length_fit_and_pods_are_found_by_them(cluster: Cluste
     for pod in pods:
         values = [pod["metadata"]["name"], *pod["metadata"]["labels"].values()]
         assert all(len(value) <= 63 for value in values), values
-        (found,) = starter.api.all("Pod", f"mlperf/name={pod['metadata']['labels']['mlperf/name']}")
+        (found,) = starter.api.list_objects("Pod", f"mlperf/name={pod['metadata']['labels']['mlperf/name']}")
         assert found["metadata"]["name"] == pod["metadata"]["name"]
         # What `torchx log` looks for.
         role = pod["metadata"]["labels"]["torchx.pytorch.org/role-name"]
@@ -75,13 +80,24 @@ def furnish_another(cluster: Cluster, node: str) -> None:
         cluster.claim(f"{claim}-{node}", None, node=node)
 
 
-def test_an_engine_is_gone_with_its_pod_when_it_was_taken_down(cluster: Cluster) -> None:
+def test_an_engine_is_created_once_and_deleted_with_its_pod(cluster: Cluster) -> None:
+    cluster.queue("benchmarks")
     cluster.script("engine-*", [scripts.Running(), scripts.Log('{"state": "ready", "url": "http://e1:8000"}')])
-    starter = launcher(cluster)
+    starter = launcher(cluster, queue="benchmarks")
     assert [starter.engine_up("r1", "n1", engine()).changed for _ in range(2)] == [True, False]
+    assert starter.engine_up("r1", "n1", engine(), dry_run=True).changed is False
+    (job,), owner = cluster.all(VOLCANO_JOB), cluster.find(CONFIG_MAP, "mlperf-r1")
+    assert owner is not None
+    assert job["spec"]["queue"] == "benchmarks"
+    assert [one["uid"] for one in job["metadata"]["ownerReferences"]] == [owner["metadata"]["uid"]]
+    with pytest.raises(BadInput, match="exists with other settings"):
+        starter.engine_up("r1", "n1", engine(max_num_seqs=8))
+    with pytest.raises(BadInput, match="cannot be changed after its creation"):
+        starter.api.patch("Job", "engine-r1-e1", {"spec": {"ttlSecondsAfterFinished": 86400}})
     see(starter, "engine", lambda look: look["records"][0]["state"] == "ready")
+    assert starter.engine_down("r1", "e1", dry_run=True) is True
     assert [starter.engine_down("r1", "e1") for _ in range(2)] == [True, False]
-    assert cluster.all(POD) == [] and cluster.all(VOLCANO_JOB) == []
+    assert cluster.all(POD) == [] and cluster.all(VOLCANO_JOB) == [] and cluster.all(SERVICE) == []
     soon(lambda: cluster.all(VOLCANO_GROUP) == [])
     assert starter.engine_up("r1", "n1", engine()).changed is True
 
@@ -96,11 +112,60 @@ def test_an_engine_that_has_ended_is_made_anew(cluster: Cluster) -> None:
     soon(lambda: [pod["status"]["phase"] for pod in cluster.all(POD)] == ["Running"])
 
 
-def test_never_more_gpus_than_there_are(cluster: Cluster) -> None:
+def test_more_gpus_than_the_node_has_are_an_error_unless_nodes_cannot_be_read(cluster: Cluster) -> None:
     starter = launcher(cluster)
-    with pytest.raises(BadInput, match=r"of node n1 ask for 4 nvidia\.com/gpu, it has 2; lower"):
+    with pytest.raises(BadInput, match=r"of node n1 request 4 nvidia\.com/gpu, it has 2; lower engines_per_node"):
         starter.engine_up("r1", "n1", engine(tensor_parallel=4))
     assert cluster.all(VOLCANO_JOB) == []
+    operator(cluster, [right for right in VOLCANO_RIGHTS if not right.cluster_wide])
+    assert launcher(cluster, OPERATOR).engine_up("r1", "n1", engine(tensor_parallel=4)).changed is True
+
+
+def test_a_dry_run_is_validated_by_the_api_server_and_stores_nothing(cluster: Cluster) -> None:
+    assert launcher(cluster).engine_up("r1", "n1", engine(), dry_run=True).changed is True
+    assert names(cluster) == []
+    assert ("batch.volcano.sh", "jobs", "create") in cluster.rights_used()
+
+
+@pytest.mark.parametrize(
+    ("phase", "state", "condition"),
+    [
+        ("Completed", AppState.SUCCEEDED, "Complete"),
+        ("Terminated", AppState.FAILED, "Failed"),
+        ("Failed", AppState.FAILED, "Failed"),
+        ("Aborted", AppState.CANCELLED, "Failed"),
+        ("Running", AppState.RUNNING, None),
+        ("Pending", AppState.PENDING, None),
+    ],
+)
+def test_phases_become_conditions_of_a_batch_job(
+    cluster: Cluster, phase: str, state: AppState, condition: str | None
+) -> None:
+    cluster.script("*", RUNNING, unschedulable="never" if phase == "Pending" else "")
+    starter = launcher(cluster)
+    starter.engine_up("r1", "n1", engine())
+    soon(lambda: phase_of(cluster) == ("Pending" if phase == "Pending" else "Running"))
+    if condition:
+        ended = {"phase": phase, "message": "its policy"}
+        cluster.edit(VOLCANO_JOB, "engine-r1-e1", lambda job: job["status"].update(state=ended))
+    api = starter.api
+    assert isinstance(api, TorchxApi)
+    assert api.state("engine-r1-e1") == state
+    for job in (api.read("Job", "engine-r1-e1"), *api.list_objects("Job")):
+        assert job is not None
+        conditions = [(one["type"], one["message"]) for one in job["status"]["conditions"]]
+        assert conditions == ([(condition, "its policy")] if condition else [])
+        assert (job["metadata"]["name"], job["kind"]) == ("engine-r1-e1", "Job")
+
+
+def phase_of(cluster: Cluster) -> str:
+    """The phase of the only job of Volcano; empty while it has no status."""
+    (job,) = cluster.all(VOLCANO_JOB)
+    return phase(job) if "state" in job.get("status", {}) else ""
+
+
+def test_a_job_without_a_status_is_pending() -> None:
+    assert job_state({"metadata": {"name": "new"}}) is AppState.PENDING
 
 
 def small_queue(cluster: Cluster) -> Launcher:
@@ -133,11 +198,11 @@ def tainted(cluster: Cluster) -> Launcher:
     [
         (
             tainted,
-            "finds no place on node n1: 1 node(s) had untolerated taint(s) (example.org/lab); name the taint's key",
+            "cannot be scheduled on node n1: 1 node(s) had untolerated taint(s) (example.org/lab); add the taint's key",
         ),
         (small_queue, "queue resource quota insufficient: insufficient nvidia.com/gpu; "),
-        (taken_gpus, "1 Insufficient nvidia.com/gpu; `kubectl get pods -A -o wide` shows who has it"),
-        (no_account, 'mlperf/nobody: serviceaccount "nobody" not found; make it, or set service_account'),
+        (taken_gpus, "1 Insufficient nvidia.com/gpu; `kubectl get pods -A -o wide` shows which pods use it"),
+        (no_account, 'mlperf/nobody: serviceaccount "nobody" not found; create it, or set service_account'),
     ],
 )
 def test_what_keeps_a_job_waiting_is_said_at_once(cluster: Cluster, arrange: object, words: str) -> None:
@@ -150,10 +215,10 @@ def test_what_keeps_a_job_waiting_is_said_at_once(cluster: Cluster, arrange: obj
 
 
 def test_how_a_pod_ended_is_told_by_what_volcano_left_of_it(cluster: Cluster) -> None:
-    cluster.script("run-*", scripts.killed_for_memory())
+    cluster.script("run-*", scripts.oom_killed())
     starter = launcher(cluster)
     starter.start(spec(), "n1")
-    assert "run n1 was killed for memory: it took more than its limit of 8Gi" in failure(starter)
+    assert "run n1 was OOM-killed: exceeded its memory limit of 8Gi" in failure(starter)
     soon(lambda: starter.state("r1", "n1") == "failed")
     starter.stop("r1", "n1")
 
@@ -190,7 +255,7 @@ def test_a_run_is_stopped_with_its_pod(cluster: Cluster) -> None:
 
 def test_a_collected_run_is_kept_for_its_time_and_then_swept(cluster: Cluster) -> None:
     cluster.script("run-*", scripts.exits(0, '{"state": "finished"}'))
-    operator(cluster, ON_VOLCANO)
+    operator(cluster, VOLCANO_RIGHTS)
     starter = launcher(cluster, OPERATOR)
     for run_id in ("r1", "old"):
         starter.start(spec(run_id), "n1")
@@ -204,7 +269,7 @@ def test_a_collected_run_is_kept_for_its_time_and_then_swept(cluster: Cluster) -
 
     cluster.edit(CONFIG_MAP, "mlperf-old", age)
     starter.release(["r1"])
-    soon(lambda: [one["metadata"]["name"] for one in cluster.all(VOLCANO_JOB)] == [torchx.job_name("run-r1-n1")])
+    soon(lambda: [one["metadata"]["name"] for one in cluster.all(VOLCANO_JOB)] == [torchx_app.job_name("run-r1-n1")])
     # One delete cleans the rest.
     cluster.delete(CONFIG_MAP, "mlperf-r1")
     soon(lambda: names(cluster) == [])
@@ -215,16 +280,33 @@ def test_an_unknown_queue_is_refused_before_anything_waits(cluster: Cluster) -> 
         launcher(cluster, queue="none").start(spec(), "n1")
 
 
-def test_torchx_sees_what_volcano_runs(cluster: Cluster) -> None:
-    cluster.script("engine-*", [scripts.Running(), scripts.Log("loading weights")])
+def test_torchx_and_its_own_command_see_what_volcano_runs(cluster: Cluster) -> None:
+    stopped = threading.Event()
+    steps = [scripts.Running(), scripts.Log("loading … weights"), scripts.Until(stopped.is_set), scripts.Exit(0)]
+    cluster.script("engine-*", steps)
     starter = launcher(cluster)
     starter.engine_up("r1", "n1", engine())
     soon(lambda: [pod["status"].get("phase") for pod in cluster.all(POD)] == ["Running"])
     api = starter.api
     assert isinstance(api, TorchxApi)
     assert soon(lambda: api.state("engine-r1-e1") == AppState.RUNNING)
-    (line,) = soon(lambda: api.lines("engine-r1-e1", "engine-n1"))
-    assert line.endswith("loading weights")
+    (line,) = soon(lambda: api.log_lines("engine-r1-e1", "engine-n1"))
+    assert line.endswith("Z loading … weights")
+    handle = api.handle("engine-r1-e1")
+    assert handle == "kubernetes://mlperf/mlperf:engine-r1-e1"
+    assert "RUNNING" in torchx(cluster, "status", handle)
+    stopped.set()
+    log = torchx(cluster, "log", "--tail", f"{handle}/engine-n1/0")
+    assert "loading" in log and "b'" not in log
+
+
+def torchx(cluster: Cluster, *arguments: str) -> str:
+    """The output of TorchX's own command."""
+    command = [Path(sys.executable).with_name("torchx"), *arguments]
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig())}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_one_job_of_all_roles_starts_whole_and_ends_with_its_run(cluster: Cluster) -> None:
@@ -235,8 +317,8 @@ def test_one_job_of_all_roles_starts_whole_and_ends_with_its_run(cluster: Cluste
     done = CliRunner().invoke(cli, ["manifests", *words])
     assert done.exit_code == 0, done.output
     kind = {**{one.kind: one for one in (CONFIG_MAP, SERVICE)}, "Job": VOLCANO_JOB}
-    for thing in yaml.safe_load_all(done.stdout):
-        cluster.create(kind[thing["kind"]], thing)
+    for body in yaml.safe_load_all(done.stdout):
+        cluster.create(kind[body["kind"]], body)
     soon(lambda: len(cluster.all(POD)) == 3)
     assert all(len(pod["metadata"]["name"]) <= 63 for pod in cluster.all(POD))
     (job,) = soon(lambda: [one for one in cluster.all(VOLCANO_JOB) if phase(one) == "Completed"])

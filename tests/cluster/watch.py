@@ -6,38 +6,38 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
+from tests.cluster.api_errors import ApiError, expired
 from tests.cluster.kinds import Kind, Object
 from tests.cluster.listing import selection
-from tests.cluster.rbac import Asked
-from tests.cluster.status import Refusal, expired
+from tests.cluster.rbac import Attributes
+from tests.cluster.state import State
 from tests.cluster.store import Change
-from tests.cluster.world import World
 
 _LONGEST_S = 1800.0
 _BOOKMARK_S = 60.0
 
 
-async def watch(world: World, kind: Kind, asked: Asked, request: web.Request) -> web.StreamResponse:
+async def watch(state: State, kind: Kind, attributes: Attributes, request: web.Request) -> web.StreamResponse:
     """Stream what happens to the selected objects.
 
     Raises:
-        Refusal: the version is too old, when this server says so in HTTP.
+        ApiError: the version is too old, when this server says so in HTTP.
     """
-    store, query = world.store, dict(request.query)
+    store, query = state.store, dict(request.query)
     wanted, given = selection(kind, query), query.get("resourceVersion", "")
-    refusal = _unservable(world, given)
-    if refusal and not (refusal.code == 410 and world.faults.expire_in_stream):
-        raise refusal
+    error = _unservable(state, given)
+    if error and not (error.code == 410 and state.faults.expire_in_stream):
+        raise error
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.enable_chunked_encoding()
     await response.prepare(request)
-    if refusal:
-        await _send(response, "ERROR", refusal.body)
+    if error:
+        await _send(response, "ERROR", error.body)
         return response
-    drop_after, sent = world.faults.drops_after(), 0
+    drop_after, sent = state.faults.drops_after(), 0
     end = time.monotonic() + float(query.get("timeoutSeconds") or _LONGEST_S)
     seen, bookmark = store.version, time.monotonic()
-    events = [("ADDED", one) for one in store.all(kind, asked.namespace) if wanted(one)]
+    events = [("ADDED", one) for one in store.all(kind, attributes.namespace) if wanted(one)]
     if given not in ("", "0"):
         seen, events = int(given), []
     while True:
@@ -45,12 +45,12 @@ async def watch(world: World, kind: Kind, asked: Asked, request: web.Request) ->
         if seen < store.expired:
             await _send(response, "ERROR", _too_old(seen, store.expired).body)
             return response
-        events += [step for change in store.since(seen) for step in _step(change, kind, asked, wanted)]
+        events += [step for change in store.since(seen) for step in _step(change, kind, attributes, wanted)]
         seen = max(seen, store.version)
-        for type_, thing in events:
+        for type_, obj in events:
             if sent == drop_after:
                 break
-            await _send(response, type_, thing)
+            await _send(response, type_, obj)
             sent += 1
         if sent == drop_after:
             if request.transport is not None:
@@ -68,29 +68,29 @@ async def watch(world: World, kind: Kind, asked: Asked, request: web.Request) ->
         await tick(min(left, 1.0))
 
 
-def _unservable(world: World, given: str) -> Refusal | None:
+def _unservable(state: State, given: str) -> ApiError | None:
     if given in ("", "0"):
         return None
     if not given.isdigit():
         said = f'invalid resource version "{given}"'
-        return Refusal(400, "BadRequest", said)
-    if int(given) < world.store.expired:
-        return _too_old(int(given), world.store.expired)
-    if int(given) > world.store.version:
-        said = f"Timeout: Too large resource version: {given}, current: {world.store.version}"
+        return ApiError(400, "BadRequest", said)
+    if int(given) < state.store.expired:
+        return _too_old(int(given), state.store.expired)
+    if int(given) > state.store.version:
+        said = f"Timeout: Too large resource version: {given}, current: {state.store.version}"
         causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
-        return Refusal(504, "Timeout", said, {"causes": causes, "retryAfterSeconds": 1})
+        return ApiError(504, "Timeout", said, {"causes": causes, "retryAfterSeconds": 1})
     return None
 
 
-def _too_old(version: int, oldest: int) -> Refusal:
+def _too_old(version: int, oldest: int) -> ApiError:
     return expired(f"too old resource version: {version} ({oldest})")
 
 
-def _step(change: Change, kind: Kind, asked: Asked, wanted: object) -> Iterator[tuple[str, Object]]:
+def _step(change: Change, kind: Kind, attributes: Attributes, wanted: object) -> Iterator[tuple[str, Object]]:
     """What one change is to a watcher: an object that is no longer selected is deleted to it."""
     assert callable(wanted)
-    if change.kind is not kind or asked.namespace not in ("", change.new["metadata"].get("namespace", "")):
+    if change.kind is not kind or attributes.namespace not in ("", change.new["metadata"].get("namespace", "")):
         return
     was = change.old is not None and wanted(change.old)
     now = change.type != "DELETED" and wanted(change.new)
@@ -100,5 +100,5 @@ def _step(change: Change, kind: Kind, asked: Asked, wanted: object) -> Iterator[
         yield "DELETED", change.new
 
 
-async def _send(response: web.StreamResponse, type_: str, thing: Object) -> None:
-    await response.write(json.dumps({"type": type_, "object": thing}).encode() + b"\n")
+async def _send(response: web.StreamResponse, type_: str, obj: Object) -> None:
+    await response.write(json.dumps({"type": type_, "object": obj}).encode() + b"\n")

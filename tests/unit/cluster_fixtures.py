@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.cluster.api import Api
-from harness.cluster.causes import Kind
+from harness.cluster.diagnosis import Kind
 from harness.cluster.launch import Launcher
-from harness.cluster.rights import RIGHTS, Right
+from harness.cluster.rbac import RIGHTS, Right
 from harness.cluster.settings import ROOT, parse_cluster
-from harness.cluster.watch import looks
+from harness.cluster.watch import snapshots
 from harness.engine import EngineConfig, parse_config
 from harness.spec import Spec, parse_spec
 from tests.cluster import ADMIN, Cluster
@@ -30,16 +30,16 @@ def furnish(cluster: Cluster, *nodes: str, gpus: int = 1) -> None:
             cluster.claim(f"{claim}-{node}", None, node=node)
 
 
-def launcher(cluster: Cluster, token: str = ADMIN, patience_s: float = 1.0, **settings: Any) -> Launcher:
+def launcher(cluster: Cluster, token: str = ADMIN, retry_s: float = 1.0, **settings: Any) -> Launcher:
     """What starts and ends things, as the bearer of a token."""
-    api = Api(cluster.namespace, cluster.kubeconfig(token), patience_s=patience_s)
+    api = Api(cluster.namespace, cluster.kubeconfig(token), retry_s=retry_s)
     return Launcher(api, parse_cluster({"image": IMAGE, **settings}))
 
 
 def operator(cluster: Cluster, rights: Sequence[Right] = RIGHTS) -> None:
     """Let there be a user who has just these rights."""
     rules = [
-        (right.everywhere, {"apiGroups": [right.group], "resources": [right.resource], "verbs": list(right.verbs)})
+        (right.cluster_wide, {"apiGroups": [right.group], "resources": [right.resource], "verbs": list(right.verbs)})
         for right in rights
     ]
     cluster.user(OPERATOR, [rule for wide, rule in rules if not wide], [rule for wide, rule in rules if wide])
@@ -90,7 +90,7 @@ def see(
     """The first look at engine e1 or the run on n1 for which it holds; `then` is done after the first look."""
     began = time.monotonic()
     look: Object = {}
-    for look in looks(starter.api, kind, "r1", ["e1" if kind == "engine" else node], node, interval_s):
+    for look in snapshots(starter.api, kind, "r1", ["e1" if kind == "engine" else node], node, interval_s):
         if then is not None:
             then()
             then = None

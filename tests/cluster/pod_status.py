@@ -4,22 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.kinds import POD, Object
+from tests.cluster.state import State
 from tests.cluster.store import key_of, stamp
-from tests.cluster.world import World
 
 BY = "kubelet"
 _MESSAGE_BYTES = 2048
 _MESSAGE_LINES = 80
 
 
-class PodState:
+class PodStatus:
     """Reports how a pod and its containers are, and only while its node is heard of."""
 
-    def __init__(self, world: World, pod: Object) -> None:
-        self._world = world
+    def __init__(self, state: State, pod: Object) -> None:
+        self._state = state
         self.key, self.uid, self.spec = key_of(pod), pod["metadata"]["uid"], pod["spec"]
         self.log_of = {
-            one["name"]: world.folder / "logs" / f"{self.uid}.{one['name']}.log" for one in pod["spec"]["containers"]
+            one["name"]: state.folder / "logs" / f"{self.uid}.{one['name']}.log" for one in pod["spec"]["containers"]
         }
         self._kept: list[Any] = []
         self.silent = False
@@ -29,8 +29,8 @@ class PodState:
     @property
     def pod(self) -> Object | None:
         """The pod as it is stored; None when it is gone."""
-        found = self._world.store.find(POD, *self.key)
-        return found if found and found["metadata"]["uid"] == self.uid else None
+        result = self._state.store.find(POD, *self.key)
+        return result if result and result["metadata"]["uid"] == self.uid else None
 
     def speak(self) -> None:
         """Report all that was kept while the node was not heard of."""
@@ -56,8 +56,8 @@ class PodState:
 
     def waiting(self, name: str, reason: str, message: str = "") -> None:
         """A container waits, with a reason."""
-        told = {"reason": reason, **({"message": message} if message else {})}
-        self._container(name, {"state": {"waiting": told}, "ready": False, "started": False})
+        details = {"reason": reason, **({"message": message} if message else {})}
+        self._container(name, {"state": {"waiting": details}, "ready": False, "started": False})
 
     def running(self, name: str, *, ready: bool, started: bool = True) -> None:
         """A container runs."""
@@ -75,9 +75,13 @@ class PodState:
         message = ""
         if code and container["terminationMessagePolicy"] == "FallbackToLogsOnError":
             message = _tail(self.log_of[name])
-        told: Object = {"exitCode": code, "reason": reason, **({"message": message} if message else {})}
-        told |= {"startedAt": began, "finishedAt": stamp(), "containerID": f"containerd://{self.uid.replace('-', '')}"}
-        self._container(name, {"state": {"terminated": told}, "ready": False, "started": False})
+        details: Object = {"exitCode": code, "reason": reason, **({"message": message} if message else {})}
+        details |= {
+            "startedAt": began,
+            "finishedAt": stamp(),
+            "containerID": f"containerd://{self.uid.replace('-', '')}",
+        }
+        self._container(name, {"state": {"terminated": details}, "ready": False, "started": False})
 
     def rejected(self, reason: str, message: str) -> None:
         """The whole pod has failed, and not by its containers."""
@@ -101,11 +105,11 @@ class PodState:
         """An event about the pod, or about one of its containers."""
         pod = self.pod
         if pod is not None and not self.silent:
-            self._world.event(pod, reason, message, by=BY, warning=warning, part=part)
+            self._state.event(pod, reason, message, by=BY, warning=warning, part=part)
 
     def _status_of(self, name: str) -> Object:
-        found: list[Object] = (self.pod or {}).get("status", {}).get("containerStatuses", [])
-        return next((one for one in found if one["name"] == name), {})
+        result: list[Object] = (self.pod or {}).get("status", {}).get("containerStatuses", [])
+        return next((one for one in result if one["name"] == name), {})
 
     def _container(self, name: str, values: Object) -> None:
         def change(status: Object) -> None:
@@ -120,7 +124,7 @@ class PodState:
         if self.silent:
             self._kept.append(change)
         elif self.pod is not None:
-            self._world.store.edit(POD, *self.key, lambda new: change(new["status"]))
+            self._state.store.edit(POD, *self.key, lambda new: change(new["status"]))
 
 
 def _settle(status: Object) -> None:

@@ -14,24 +14,24 @@ import yaml
 from tests.cluster import rbac
 from tests.cluster.deletion import Collector
 from tests.cluster.faults import Fault
-from tests.cluster.gang import Gangs
-from tests.cluster.jobs import Jobs
+from tests.cluster.job_controller import Jobs
 from tests.cluster.kinds import Object
 from tests.cluster.kubelet import Kubelets
-from tests.cluster.nodes import Nodes
+from tests.cluster.node_controller import Nodes
 from tests.cluster.rbac import Request, User
 from tests.cluster.scheduler import Scheduler
 from tests.cluster.server import Server
+from tests.cluster.state import Image, State
 from tests.cluster.streams import Streams
-from tests.cluster.volcano import VolcanoJobs
-from tests.cluster.world import Image, World
+from tests.cluster.volcano_controller import VolcanoJobs
+from tests.cluster.volcano_scheduler import VolcanoScheduler
 
 ADMIN = "admin-token"
 _T = TypeVar("_T")
 _PATIENCE_S = 30.0
 
 
-class Live:
+class RunningCluster:
     """What `Cluster` is made of beside what is in it."""
 
     def __init__(
@@ -41,8 +41,8 @@ class Live:
         self._folder = Path(tempfile.mkdtemp(prefix="cluster-"))
         # Containers run as other users, and what they are given lies in here.
         self._folder.chmod(0o755)
-        self._world = World(self._folder, images=images or {}, as_user=as_user)
-        self._world.users[ADMIN] = User("kubernetes-admin", {"": [rbac.ADMIN]})
+        self._state = State(self._folder, images=images or {}, as_user=as_user)
+        self._state.users[ADMIN] = User("kubernetes-admin", {"": [rbac.ADMIN]})
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cluster", daemon=True)
 
@@ -59,19 +59,19 @@ class Live:
         self._loop.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         if kind is None:
-            assert not self._world.problems, "the double itself failed:\n" + "\n".join(self._world.problems)
+            assert not self._state.problems, "the double itself failed:\n" + "\n".join(self._state.problems)
 
     def _furnish(self) -> None:
         """What is there from the start."""
 
     async def _begin(self) -> None:
-        world = self._world
-        self._kubelets = Kubelets(world)
-        self._nodes = Nodes(world)
-        self._streams = Streams(world, self._kubelets)
-        self._server = Server(world, self._streams)
-        parts = (Jobs(world).controller, Scheduler(world).controller, self._nodes.controller, Collector(world.store))
-        parts = (*parts, VolcanoJobs(world).controller, Gangs(world).groups)
+        state = self._state
+        self._kubelets = Kubelets(state)
+        self._nodes = Nodes(state)
+        self._streams = Streams(state, self._kubelets)
+        self._server = Server(state, self._streams)
+        parts = (Jobs(state).controller, Scheduler(state).controller, self._nodes.controller, Collector(state.store))
+        parts = (*parts, VolcanoJobs(state).controller, VolcanoScheduler(state).groups)
         self._tasks = [asyncio.create_task(part.run()) for part in parts]
         await self._server.up()
 
@@ -116,13 +116,13 @@ class Live:
         namespace = namespace or self.namespace
         held = {namespace: list(rules), "": list(everywhere)}
         user = User(name or f"system:serviceaccount:{namespace}:{token}", held)
-        self._do(lambda: self._world.users.update({token: user}))
+        self._do(lambda: self._state.users.update({token: user}))
         return self.kubeconfig(token)
 
     @property
     def requests(self) -> list[Request]:
         """Every request that was authorised or refused, in order."""
-        return self._do(lambda: list(self._world.requests))
+        return self._do(lambda: list(self._state.requests))
 
     def rights_used(self, user: str = "") -> set[tuple[str, str, str]]:
         """(API group, resource, verb) of every allowed request, of one user or all."""
@@ -138,18 +138,18 @@ class Live:
 
     def fail(self, code: int, verb: str = "", resource: str = "", times: int | None = 1) -> None:
         """Answer the next `times` requests with 401, 410, 429, 500 or 503."""
-        self._do(lambda: self._world.faults.planned.append(Fault(verb, resource, times, code)))
+        self._do(lambda: self._state.faults.planned.append(Fault(verb, resource, times, code)))
 
     def slow(self, seconds: float, verb: str = "", resource: str = "", times: int | None = None) -> None:
         """Answer so many seconds later."""
-        self._do(lambda: self._world.faults.planned.append(Fault(verb, resource, times, 0, seconds)))
+        self._do(lambda: self._state.faults.planned.append(Fault(verb, resource, times, 0, seconds)))
 
     def well(self) -> None:
         """No faults any more."""
 
         def clear() -> None:
-            self._world.faults.planned.clear()
-            self._world.faults.drops = 0
+            self._state.faults.planned.clear()
+            self._state.faults.drops = 0
 
         self._do(clear)
 
@@ -157,7 +157,7 @@ class Live:
         """Break the next `times` watches after so many events each."""
 
         def plan() -> None:
-            self._world.faults.watch_events, self._world.faults.drops = after, times
+            self._state.faults.watch_events, self._state.faults.drops = after, times
 
         self._do(plan)
 
@@ -165,8 +165,8 @@ class Live:
         """Make every resource version seen so far too old; said as an event of the watch, or as the answer 410."""
 
         def do() -> None:
-            self._world.faults.expire_in_stream = in_stream
-            self._world.store.expire()
+            self._state.faults.expire_in_stream = in_stream
+            self._state.store.expire()
 
         self._do(do)
 

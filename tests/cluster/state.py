@@ -26,7 +26,7 @@ class Image:
 
 
 @dataclass
-class World:
+class State:
     """Everything there is. Only the server's loop may touch it."""
 
     folder: Path
@@ -40,13 +40,13 @@ class World:
     as_user: bool = True
     problems: list[str] = field(default_factory=list)
 
-    def create(self, kind: Kind, thing: Object, namespace: str, *, dry_run: bool = False) -> tuple[Object, list[str]]:
+    def create(self, kind: Kind, obj: Object, namespace: str, *, dry_run: bool = False) -> tuple[Object, list[str]]:
         """Let an object in and store it; it, and the warnings.
 
         Raises:
-            Refusal: it is not let in.
+            ApiError: it is not let in.
         """
-        new = copy.deepcopy(thing)
+        new = copy.deepcopy(obj)
         admission.identify(kind, new, namespace)
         new["metadata"]["uid"] = _uid()
         warnings = admission.admit(self.store, kind, new)

@@ -7,8 +7,8 @@ from tests.cluster.deletion import Options, delete
 from tests.cluster.disruption import disrupt
 from tests.cluster.kinds import NODE, POD, Key, Object
 from tests.cluster.scheduler import tolerates
+from tests.cluster.state import State
 from tests.cluster.store import Change, key_of, seconds_since, stamp
-from tests.cluster.world import World
 
 _BY = "node-controller"
 UNREACHABLE = "node.kubernetes.io/unreachable"
@@ -51,26 +51,26 @@ def node(name: str, gpus: int, taints: list[Object], labels: dict[str, str]) -> 
 def conditions(ready: str) -> list[Object]:
     """A node's conditions when it is ready (True), says that it is not (False), or says nothing (Unknown)."""
     silent = {"reason": "NodeStatusUnknown", "message": "Kubelet stopped posting node status."}
-    found = []
+    result = []
     for kind, reason, message in (*_PRESSURES, ("Ready", "KubeletReady", "kubelet is posting ready status")):
         good = {"reason": reason, "message": message}
         value = ready if kind == "Ready" or ready == "Unknown" else "False"
         if kind == "Ready" and ready == "False":
             good = {"reason": "KubeletNotReady", "message": "container runtime is down"}
         times = {"lastHeartbeatTime": stamp(), "lastTransitionTime": stamp()}
-        found.append({"type": kind, "status": value, **times, **(silent if ready == "Unknown" else good)})
-    return found
+        result.append({"type": kind, "status": value, **times, **(silent if ready == "Unknown" else good)})
+    return result
 
 
 class Nodes:
     """Evicts pods from nodes whose taints they do not tolerate, or no longer."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._store = world, world.store
-        self.controller = Controller(world, _BY, self._look)
-        self._store.listeners.append(self._saw)
+    def __init__(self, state: State) -> None:
+        self._state, self._store = state, state.store
+        self.controller = Controller(state, _BY, self._reconcile)
+        self._store.listeners.append(self._on_change)
 
-    def _saw(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         if change.kind is NODE:
             for pod in self._store.all(POD):
                 if pod["spec"].get("nodeName") == change.new["metadata"]["name"]:
@@ -78,7 +78,7 @@ class Nodes:
         elif change.kind is POD and change.new["spec"].get("nodeName"):
             self.controller.add(key_of(change.new))
 
-    def _look(self, key: Key) -> float | None:
+    def _reconcile(self, key: Key) -> float | None:
         pod = self._store.find(POD, *key)
         if (
             pod is None
@@ -104,13 +104,13 @@ class Nodes:
         return min(waits) if waits and min(waits) > 0 else None
 
     def _evict(self, pod: Object) -> None:
-        self._world.event(
+        self._state.event(
             pod,
             "TaintManagerEviction",
             f"Marking for deletion Pod {'/'.join(key_of(pod))}",
             by="taint-eviction-controller",
         )
-        disrupt(self._world, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+        disrupt(self._state, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
         fresh = self._store.find(POD, *key_of(pod))
         if fresh is not None:
             delete(self._store, POD, fresh, Options("Background"))
@@ -126,11 +126,11 @@ class Nodes:
 
         lost = self._store.edit(NODE, "", name, change)
         assert lost is not None, f"there is no node {name}"
-        self._world.event(lost, "NodeNotReady", f"Node {name} status is now: NodeNotReady", by=_BY)
+        self._state.event(lost, "NodeNotReady", f"Node {name} status is now: NodeNotReady", by=_BY)
         for pod in self._store.all(POD):
             if pod["spec"].get("nodeName") == name:
                 self._store.edit(POD, *key_of(pod), _unready)
-                self._world.event(pod, "NodeNotReady", "Node is not ready", by=_BY, warning=True)
+                self._state.event(pod, "NodeNotReady", "Node is not ready", by=_BY, warning=True)
         if evict_after_s is not None:
             asyncio.get_running_loop().call_later(evict_after_s, self._evict_all, name)
 

@@ -2,13 +2,13 @@
 
 import copy
 
+from tests.cluster.api_errors import ApiError
 from tests.cluster.controller import Controller
 from tests.cluster.deletion import Options, delete
 from tests.cluster.kinds import JOB, POD, Key, Object
 from tests.cluster.policy import verdict
-from tests.cluster.status import Refusal
+from tests.cluster.state import State
 from tests.cluster.store import Change, key_of, seconds_since, stamp, suffix
-from tests.cluster.world import World
 
 TRACKED = "batch.kubernetes.io/job-tracking"
 _BY = "job-controller"
@@ -18,12 +18,12 @@ _RETRY_S = 1.0
 class Jobs:
     """Looks at Jobs whenever they or their pods change."""
 
-    def __init__(self, world: World) -> None:
-        self._world, self._store = world, world.store
-        self.controller = Controller(world, _BY, self._look)
-        self._store.listeners.append(self._saw)
+    def __init__(self, state: State) -> None:
+        self._state, self._store = state, state.store
+        self.controller = Controller(state, _BY, self._reconcile)
+        self._store.listeners.append(self._on_change)
 
-    def _saw(self, change: Change) -> None:
+    def _on_change(self, change: Change) -> None:
         if change.kind is JOB:
             self.controller.add(key_of(change.new))
             if change.type == "DELETED":
@@ -46,7 +46,7 @@ class Jobs:
         """Let a pod go whose Job is gone."""
         self._store.edit(POD, *key_of(pod), _untrack)
 
-    def _look(self, key: Key) -> float | None:
+    def _reconcile(self, key: Key) -> float | None:
         job = self._store.find(JOB, *key)
         if job is None:
             return None
@@ -79,7 +79,7 @@ class Jobs:
         if wanted is not None or job["spec"]["suspend"]:
             for pod in active:
                 delete(self._store, POD, pod, Options("Background"))
-                self._world.event(job, "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}", by=_BY)
+                self._state.event(job, "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}", by=_BY)
             terminating, active = [pod for pod in terminating + active if self._store.find(POD, *key_of(pod))], []
         if wanted is not None and not terminating:
             self._end(job, status, wanted)
@@ -112,9 +112,9 @@ class Jobs:
             status["succeeded"] = status.get("succeeded", 0) + 1
         elif phase == "Failed" or counts:
             status["failed"] = status.get("failed", 0) + 1
-            found = verdict(job, pod)
-            if found and not _true(job, "FailureTarget"):
-                _set(status, "FailureTarget", found.reason, found.message)
+            result = verdict(job, pod)
+            if result and not _true(job, "FailureTarget"):
+                _set(status, "FailureTarget", result.reason, result.message)
         else:
             return
         self._let_go(pod)
@@ -123,9 +123,9 @@ class Jobs:
         """The condition that ends a Job, None while it goes on, and when its deadline is."""
         spec = job["spec"]
         for kind in ("FailureTarget", "SuccessCriteriaMet"):
-            found = next((one for one in status.get("conditions", ()) if one["type"] == kind), None)
-            if found:
-                return found, None
+            result = next((one for one in status.get("conditions", ()) if one["type"] == kind), None)
+            if result:
+                return result, None
         deadline, again = spec.get("activeDeadlineSeconds"), None
         if deadline is not None and "startTime" in status and not spec["suspend"]:
             again = deadline - seconds_since(status["startTime"])
@@ -143,10 +143,10 @@ class Jobs:
         if why["type"] == "SuccessCriteriaMet":
             _set(status, "Complete", why["reason"], why["message"])
             status["completionTime"] = stamp()
-            self._world.event(job, "Completed", "Job completed", by=_BY)
+            self._state.event(job, "Completed", "Job completed", by=_BY)
         else:
             _set(status, "Failed", why["reason"], why["message"])
-            self._world.event(job, why["reason"], why["message"], by=_BY, warning=True)
+            self._state.event(job, why["reason"], why["message"], by=_BY, warning=True)
 
     def _suspended(self, job: Object, status: Object) -> None:
         now = "True" if job["spec"]["suspend"] else "False"
@@ -158,7 +158,7 @@ class Jobs:
         _set(status, "Suspended", reason, text, now)
         if now == "True":
             status.pop("startTime", None)
-        self._world.event(job, reason.removeprefix("Job"), text, by=_BY)
+        self._state.event(job, reason.removeprefix("Job"), text, by=_BY)
 
     def _make(self, job: Object) -> Object | None:
         meta, template = job["metadata"], copy.deepcopy(job["spec"]["template"])
@@ -175,11 +175,11 @@ class Jobs:
         }
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": template["spec"]}
         try:
-            made, _ = self._world.create(POD, pod, meta["namespace"])
-        except Refusal as refusal:
-            self._world.event(job, "FailedCreate", f"Error creating: {refusal.message}", by=_BY, warning=True)
+            made, _ = self._state.create(POD, pod, meta["namespace"])
+        except ApiError as error:
+            self._state.event(job, "FailedCreate", f"Error creating: {error.message}", by=_BY, warning=True)
             return None
-        self._world.event(job, "SuccessfulCreate", f"Created pod: {made['metadata']['name']}", by=_BY)
+        self._state.event(job, "SuccessfulCreate", f"Created pod: {made['metadata']['name']}", by=_BY)
         return made
 
     def _expire(self, job: Object) -> float | None:
@@ -209,13 +209,13 @@ def _untrack(pod: Object) -> None:
         pod["metadata"].pop("finalizers", None)
 
 
-def _condition(thing: Object, kind: str) -> str:
-    conditions = thing.get("status", {}).get("conditions") or ()
+def _condition(obj: Object, kind: str) -> str:
+    conditions = obj.get("status", {}).get("conditions") or ()
     return next((str(one["status"]) for one in conditions if one["type"] == kind), "")
 
 
-def _true(thing: Object, kind: str) -> bool:
-    return _condition(thing, kind) == "True"
+def _true(obj: Object, kind: str) -> bool:
+    return _condition(obj, kind) == "True"
 
 
 def _set(status: Object, kind: str, reason: str, message: str, value: str = "True") -> None:
