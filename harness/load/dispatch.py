@@ -1,16 +1,15 @@
-"""Which engine gets which sample: the least loaded first, within each engine's limit, on its own thread."""
+"""Sends samples to engines and hears their answers, on a thread of its own; `balance` says which engine gets which."""
 
 import asyncio
 import threading
 import traceback
 from collections import deque
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import uvloop
 
+from harness.load.balance import FIRST_TOKEN_WEIGHT, Balance, EngineLoad
 from harness.load.client import Answer, Client, Request
 from harness.load.stream import request_body
 from harness.node import probe
@@ -36,14 +35,46 @@ class Listener(Protocol):
         """A defect of the harness itself: something may never be answered."""
 
 
-@dataclass(eq=False)
-class _Lane:
+class _Lane(EngineLoad):
     """One engine with its load."""
 
-    ref: EngineRef
-    client: Client
-    bodies: list[bytes]
-    in_flight: int = 0
+    __slots__ = ("bodies", "client", "ref")
+
+    def __init__(self, ref: EngineRef, speed: float, client: Client, bodies: list[bytes]) -> None:
+        super().__init__(ref.max_in_flight, speed)
+        self.ref, self.client, self.bodies = ref, client, bodies
+
+
+class _Sent:
+    """A request under way: its load on the engine, and who hears of it."""
+
+    __slots__ = ("_key", "_lane", "_listener", "_pump", "_sample", "_weight")
+
+    def __init__(
+        self, lane: _Lane, weight: int, key: Hashable, sample: int, listener: Listener, pump: Callable[[], None]
+    ) -> None:
+        self._lane, self._weight, self._key, self._sample = lane, weight, key, sample
+        self._listener, self._pump = listener, pump
+        lane.sent(weight)
+
+    def first(self, token_ids: list[int]) -> None:
+        """The first token has come: what is left is light."""
+        self._lane.weight -= self._weight - 1
+        self._weight = 1
+        self._listener.on_first(self._key, self._sample, token_ids)
+
+    def over(self) -> None:
+        """The engine is through with it, well or not."""
+        self._lane.over(self._weight)
+        self._pump()
+
+    def done(self, answer: Answer) -> None:
+        """The whole answer has come."""
+        self._listener.on_done(self._key, self._sample, self._lane.ref.name, answer)
+
+    def failed(self, reason: str) -> None:
+        """It failed for good."""
+        self._listener.on_failed(self._key, self._sample, self._lane.ref.name, reason)
 
 
 class Dispatcher:
@@ -56,6 +87,9 @@ class Dispatcher:
         vocab_size: an answered id must lie in [0, vocab_size).
         seed: sampling seed sent with each request.
         timeout_s: longest time an engine may take for one request.
+        speeds: how fast each engine is, by name, in any one unit above 0, such as the samples/s of a calibration; None
+            takes them as equally fast.
+        first_token_weight: what a request weighs until its first token has come.
 
     Raises:
         NotReady: an engine cannot be reached (on making it).
@@ -71,19 +105,22 @@ class Dispatcher:
         vocab_size: int,
         seed: int,
         timeout_s: float,
+        speeds: Mapping[str, float] | None = None,
+        first_token_weight: int = FIRST_TOKEN_WEIGHT,
     ) -> None:
         self._listener = listener
         self._waiting: deque[tuple[Hashable, int]] = deque()
         self._inbox: deque[Sequence[tuple[Hashable, int]]] = deque()
         self._woken = False
-        self._turn = 0
         self._names = {engine: probe.model_card(engine.url)["id"] for engine in engines}
         # Built once and shared by engines that serve under the same name: nothing is encoded while the clock runs.
         self._bodies = {
             name: [request_body(name, prompt, seed) for prompt in prompts] for name in set(self._names.values())
         }
         self._vocab_size, self._timeout_s = vocab_size, timeout_s
+        self._speeds, self._weight = speeds, first_token_weight
         self._lanes: list[_Lane] = []
+        self._balance = Balance(self._lanes)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatch", daemon=True)
 
@@ -116,7 +153,8 @@ class Dispatcher:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(self._crashed)
         for ref, name in self._names.items():
-            lane = _Lane(ref, Client(ref.url, self._vocab_size, self._timeout_s), self._bodies[name])
+            speed = 1.0 if self._speeds is None else self._speeds[ref.name]
+            lane = _Lane(ref, speed, Client(ref.url, self._vocab_size, self._timeout_s), self._bodies[name])
             self._lanes.append(lane)
             await lane.client.open(min(ref.max_in_flight, len(lane.bodies), _OPENED))
         self._ready.set()
@@ -136,31 +174,10 @@ class Dispatcher:
     def _pump(self) -> None:
         """Send what may be sent, a few per turn of the loop: it writes them only when the turn ends."""
         for _ in range(_SENT_PER_TURN):
-            if not self._waiting or not (lane := self._least_loaded()):
+            if not self._waiting or (position := self._balance.choose()) is None:
                 return
             key, sample = self._waiting.popleft()
-            lane.in_flight += 1
-            lane.client.send(
-                Request(
-                    lane.bodies[sample],
-                    partial(self._listener.on_first, key, sample),
-                    partial(self._over, lane),
-                    partial(self._listener.on_done, key, sample, lane.ref.name),
-                    partial(self._listener.on_failed, key, sample, lane.ref.name),
-                )
-            )
+            lane = self._lanes[position]
+            sent = _Sent(lane, self._weight, key, sample, self._listener, self._pump)
+            lane.client.send(Request(lane.bodies[sample], sent.first, sent.over, sent.done, sent.failed))
         self._loop.call_soon(self._pump)
-
-    def _least_loaded(self) -> _Lane | None:
-        """The engine with room that has the fewest requests in flight; equals take turns."""
-        order = self._lanes[self._turn :] + self._lanes[: self._turn]
-        free = [lane for lane in order if lane.in_flight < lane.ref.max_in_flight]
-        if not free:
-            return None
-        best = min(free, key=lambda lane: lane.in_flight)
-        self._turn = (self._lanes.index(best) + 1) % len(self._lanes)
-        return best
-
-    def _over(self, lane: _Lane) -> None:
-        lane.in_flight -= 1
-        self._pump()

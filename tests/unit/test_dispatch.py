@@ -52,11 +52,20 @@ class Ear:
             assert time.monotonic() < deadline, f"{len(self.done)} done, {self.failed}, {self.crashes}"
             time.sleep(0.005)
 
+    def wait_for_first(self, *keys: Hashable) -> None:
+        """Wait until these samples have their first tokens."""
+        deadline = time.monotonic() + 20
+        while not self.firsts.issuperset(keys):
+            assert time.monotonic() < deadline, f"{self.firsts}, {self.failed}, {self.crashes}"
+            time.sleep(0.005)
+
 
 @contextmanager
-def dispatcher(folder: Path, ear: Ear, *servers: FakeServer, **values: Any) -> Iterator[Dispatcher]:
+def dispatcher(
+    folder: Path, ear: Ear, *servers: FakeServer, speeds: dict[str, float] | None = None, **values: Any
+) -> Iterator[Dispatcher]:
     asked = spec(folder, *servers, **values)
-    with Dispatcher(asked.engines, prompts(), ear, vocab_size=VOCABULARY, seed=42, timeout_s=20) as made:
+    with Dispatcher(asked.engines, prompts(), ear, vocab_size=VOCABULARY, seed=42, timeout_s=20, speeds=speeds) as made:
         yield made
 
 
@@ -100,6 +109,41 @@ def test_the_least_loaded_engine_comes_first(tmp_path: Path) -> None:
                 made.submit([(index, index)])
                 ear.wait(index)
             assert len(slow.records()) == 1 and len(quick.records()) == 11
+
+
+def test_an_engine_that_owes_a_first_token_waits_behind_one_that_decodes(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(first_ms=60_000) as prefilling, FakeServer(ms_per_token=100) as decoding:
+        with dispatcher(tmp_path, ear, prefilling, decoding) as made:
+            made.submit([(0, 0), (1, 1)])
+            for index in range(2, 10):
+                ear.wait_for_first(index - 1)  # only then it weighs less than the other engine's
+                made.submit([(index, index)])
+            ear.wait_for_first(9)
+            assert len(prefilling.records()) == 1 and len(decoding.records()) == 9
+
+
+def test_speeds_share_out_what_waits_for_its_first_token(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(first_ms=60_000) as fast, FakeServer(first_ms=60_000) as slow:
+        with dispatcher(tmp_path, ear, fast, slow, speeds={"engine0": 40.0, "engine1": 20.0}) as made:
+            made.submit([(index, index) for index in range(18)])
+            deadline = time.monotonic() + 20
+            while made.in_flight < 18 or len(fast.records()) + len(slow.records()) < 18:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert len(fast.records()) == 12 and len(slow.records()) == 6
+
+
+def test_a_failure_before_the_first_token_leaves_no_weight_behind(tmp_path: Path) -> None:
+    ear = Ear()
+    with FakeServer(faults={"http500": 2}) as bad, FakeServer(tokens=2) as good:
+        with dispatcher(tmp_path, ear, bad, good) as made:
+            for index in range(12):  # one at a time: both are idle at each choice
+                made.submit([(index, index)])
+                ear.wait(index + 1)
+        assert len(ear.failed) == 3
+        assert len(bad.records()) == len(good.records()) == 6
 
 
 def test_an_engine_gets_no_more_than_its_limit_and_samples_wait_in_order(tmp_path: Path) -> None:
