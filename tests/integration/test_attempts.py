@@ -129,6 +129,21 @@ def test_without_word_a_loadgen_decides_alone(tmp_path: Path) -> None:
     assert [made["verdict"] for made in outcome["attempts"]] == ["VALID"]
 
 
+def test_a_run_can_be_stopped_between_two_attempts(tmp_path: Path) -> None:
+    with FakeServer(**PACE) as server:
+        values = {"rate_attempts": 4, "attempts_together": True, "limits": {"min_duration_s": 8.0}}
+        asked = spec(tmp_path, server, target_qps=60.0, **values)
+        run_store.start(asked, tmp_path / "root")
+        folder = run_store.run_directory(tmp_path / "root", asked.run_id)
+        assert until(lambda: look(folder)["state"] == "waiting", 60)
+        assert run_store.start(asked, tmp_path / "root")[0] is False
+        changed, status = run_store.stop(tmp_path / "root", asked.run_id)
+    assert changed and (status["state"], status["phase"]) == ("stopped", "waiting for the other nodes")
+    outcome = json.loads((folder / "outcome.json").read_text())
+    assert [made["verdict"] for made in outcome["attempts"]] == ["VALID"]
+    assert not (folder / "accuracy").exists()
+
+
 def test_a_rate_given_as_a_number_is_run_once_as_ever(tmp_path: Path) -> None:
     with FakeServer(**PACE) as server:
         asked = spec(tmp_path, server, target_qps=300.0, mode="performance")
