@@ -227,14 +227,14 @@ def main() -> None:
     )
     params = module.params
     folder, files = params["path"], params["files"]
-    known = load(folder)
-    verified = dict(known)
+    recorded = load(folder)
+    verified = dict(recorded)
     wrong = verify(module, verified)
     try:
         for name in wrong if params["url"] and not module.check_mode else []:
             download(module, name)
             verified[name] = [files[name], *(stamp(os.path.join(folder, name)) or [])]
-        if verified != known and os.path.isdir(folder) and not module.check_mode:
+        if verified != recorded and os.path.isdir(folder) and not module.check_mode:
             with open(os.path.join(folder, VERIFIED), "w", encoding="utf-8") as stream:
                 json.dump(verified, stream)
             chown(folder, list(files), params["owner"])
