@@ -29,10 +29,6 @@ options:
     description: Whether to remove the archive after the import.
     type: bool
     default: false
-  hosts_folder:
-    description: Folder of containerd's registry settings.
-    type: path
-    default: /etc/containerd/certs.d
 author: The MLPerf distributed authors
 attributes:
   check_mode:
@@ -108,7 +104,7 @@ def install(module: Any) -> None:
             endpoint = "--runtime-endpoint=unix:///run/containerd/containerd.sock"
             code, out, err = module.run_command([crictl, endpoint, "pull", params["reference"]])
         else:
-            code, out, err = ctr(module, ["pull", f"--hosts-dir={params['hosts_folder']}", params["reference"]])
+            code, out, err = ctr(module, ["pull", "--hosts-dir=/etc/containerd/certs.d", params["reference"]])
         if code != 0:
             module.fail_json(
                 msg=f"{params['reference']} cannot be pulled: {(err.strip() or out.strip())[-600:]}. "
@@ -140,7 +136,6 @@ def main() -> None:
             "source": {"type": "str", "choices": ["nowhere", "registry", "archive"], "default": "nowhere"},
             "archive": {"type": "path", "default": ""},
             "remove_archive": {"type": "bool", "default": False},
-            "hosts_folder": {"type": "path", "default": "/etc/containerd/certs.d"},
         },
         supports_check_mode=True,
     )

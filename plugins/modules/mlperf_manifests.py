@@ -26,10 +26,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  field_manager:
-    description: Name of the owner of the fields.
-    type: str
-    default: mlperf
   timeout_s:
     description: How long to wait for a custom resource definition to be established, or an object to be deleted.
     type: int
@@ -120,7 +116,7 @@ def apply(module: Any, options: List[str], where: List[str], data: Optional[str]
 
 def present(module: Any, where: List[str], data: Optional[str]) -> None:
     """Apply the objects if they differ."""
-    options = ["--server-side", "--force-conflicts", f"--field-manager={module.params['field_manager']}"]
+    options = ["--server-side", "--force-conflicts", "--field-manager=mlperf"]
     code, out, err = call(module, ["diff", *options, *where], data)
     if code == 0:
         module.exit_json(changed=False, reason="", diff={"prepared": ""})
@@ -165,7 +161,6 @@ def main() -> None:
             "manifests": {"type": "list", "elements": "dict", "default": []},
             "src": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "field_manager": {"type": "str", "default": "mlperf"},
             "timeout_s": {"type": "int", "default": 120},
         },
         supports_check_mode=True,

@@ -27,10 +27,6 @@ options:
     description: Whether C(apt) keeps the packages at their version from then on.
     type: bool
     default: false
-  lock_timeout_s:
-    description: How long to wait while another process uses dpkg.
-    type: int
-    default: 300
 author: The MLPerf distributed authors
 attributes:
   check_mode:
@@ -70,6 +66,8 @@ from ansible.module_utils.mlperf_apt import complaints
 from ansible.module_utils.mlperf_host_facts import installed_packages
 
 VARIABLES = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C"}
+LOCK_TIMEOUT_S = 300
+"""How long apt waits for another process that uses dpkg."""
 KEEP_CONFIGURATION = ["--force-confdef", "--force-confold"]
 Installed = Dict[str, Dict[str, Any]]
 
@@ -84,7 +82,7 @@ def text(installed: Installed) -> str:
 
 def call(module: Any, arguments: List[str]) -> Tuple[int, str, str]:
     """Run apt-get without questions."""
-    argv = ["apt-get", "--quiet", "--yes", f"-oDPkg::Lock::Timeout={module.params['lock_timeout_s']}"]
+    argv = ["apt-get", "--quiet", "--yes", f"-oDPkg::Lock::Timeout={LOCK_TIMEOUT_S}"]
     argv += [*(f"-oDPkg::Options::={option}" for option in KEEP_CONFIGURATION), "--no-install-recommends"]
     code, out, err = module.run_command([*argv, *arguments], environ_update=VARIABLES)
     return code, out, err
@@ -158,7 +156,6 @@ def main() -> None:
             "packages": {"type": "dict", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "hold": {"type": "bool", "default": False},
-            "lock_timeout_s": {"type": "int", "default": 300},
         },
         supports_check_mode=True,
     )
