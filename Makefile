@@ -8,7 +8,7 @@ samples ?= 838
 site_words ?=
 # Tests that wait for processes more than they compute: side by side, and more of them than there are cores.
 PYTEST := $(BIN)/pytest
-SIDE_BY_SIDE := -n 4 --dist worksteal
+SIDE_BY_SIDE := -n 4 --dist loadgroup
 IMAGE_PACKAGES := buildah podman runc debootstrap openssh-client
 HOST_PACKAGES := debootstrap systemd-container iproute2 tinyproxy-bin dpkg-dev apt-utils gpg openssh-client util-linux
 # Debian packages that only tests need, where they can be installed.
