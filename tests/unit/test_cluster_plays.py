@@ -182,7 +182,7 @@ def test_watching_lives_through_a_server_that_is_away(
     run_task("mlperf_run", {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1", "spec": SPEC})
     looking = [*command, "watch", "--interval", "0.5", "run", "jw2"]
     args = {"kind": "run", "command": looking, "interval_s": 0.5, "lost_after_s": 20.0}
-    task = MagicMock(check_mode=False, args=args, async_val=0)
+    task = MagicMock(action="mlperf_watch", check_mode=False, args=args, async_val=0)
     plugin = action.ActionModule(task, *(MagicMock() for _ in range(5)))
 
     def others() -> None:

@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import yaml
+from ansible.plugins.loader import action_loader
 
 from harness.engine.config import parse_config
 from tests.unit.ansible_modules import PLUGINS, Failed, argument_spec, call, call_module, load
@@ -47,13 +48,11 @@ def test_documentation_equals_argument_spec(name: str) -> None:
     assert (documentation["attributes"]["check_mode"]["support"] == "full") is supports_check_mode
 
 
-def test_watch_documentation_equals_what_the_action_plugin_takes() -> None:
-    action = (PLUGINS / "action" / "mlperf_watch.py").read_text()
-    calls = [node for node in ast.walk(ast.parse(action)) if isinstance(node, ast.Call)]
-    (declared,) = [
-        ast.literal_eval(call.args[0]) for call in calls if getattr(call.func, "attr", "") == "validate_argument_spec"
-    ]
-    assert documented(yaml.safe_load(load("mlperf_watch").DOCUMENTATION)["options"]) == declared
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(WITH_MAIN)))
+def test_what_has_no_code_for_nodes_is_an_action_plugin(name: str) -> None:
+    options = yaml.safe_load(load(name).DOCUMENTATION)["options"]
+    assert load("mlperf_base", "action").documented_options(name) == documented(options)
+    assert issubclass(load(name, "action").ActionModule, action_loader.get("mlperf_base", class_only=True))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,13 +12,11 @@ from unittest.mock import MagicMock
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure
-from ansible.plugins.loader import module_utils_loader
 
 from harness import state_file
-from tests.unit.ansible_modules import PLUGINS, load
+from harness.benchmark import progress as lines
+from tests.unit.ansible_modules import load
 
-module_utils_loader.add_directory(str(PLUGINS / "module_utils"))
-lines = load("mlperf_lines", "module_utils")
 watch = load("mlperf_watch", "action")
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -42,6 +40,12 @@ def test_run_line_has_the_figures_of_a_terminal() -> None:
     assert lines.line("run", RUN, 0) == (
         "performance  1234/13368  9.2%  20.6 samples/s  TTFT p99 310 ms  TPOT p99 41.0 ms  ETA 10m12s"
     )
+
+
+def test_run_line_says_which_attempt_it_is() -> None:
+    attempt = RUN | {"attempt": 2, "attempts_most": 4}
+    assert lines.line("run", attempt, 0).startswith("performance  attempt 2 of 4  1234/13368")
+    assert lines.line("run", attempt | {"phase": "accuracy"}, 0).startswith("accuracy  1234/13368")
 
 
 def test_what_is_not_measured_is_left_out_and_zero_is_a_measurement() -> None:
@@ -124,7 +128,7 @@ def run(
     node: Node, *files: Path, host: str = "jw2", kind: str = "run", check: bool = False, **more: Any
 ) -> dict[str, Any]:
     args = {"kind": kind, "files": list(map(str, files)), "interval_s": 0.05, **more}
-    task = MagicMock(check_mode=check, args=args, async_val=0)
+    task = MagicMock(action="mlperf_watch", check_mode=check, args=args, async_val=0)
     plugin = watch.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
     plugin._low_level_execute_command = node.execute
     result: dict[str, Any] = plugin.run(
@@ -308,7 +312,7 @@ def test_watching_another_host_that_never_writes_is_bounded(tmp_path: Path, show
     engine = {"name": "e", "kind": "vllm", "pid": os.getpid(), "boot_id": BOOT, "started_unix": 1.0, "state": "ready"}
     file.write_text(json.dumps(engine))
     real = time.time
-    monkeypatch.setattr(watch.time, "time", lambda: real() * 1000)
+    monkeypatch.setattr(time, "time", lambda: real() * 1000)
     result = run(Node(), file, kind="engine", until="jw1", lost_after_s=1, progress=str(tmp_path / "p"))
     assert result["state"] == "ready"
 
