@@ -107,6 +107,16 @@ class Request(Record):
             )
         return self
 
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """Back from the JSON form, which may hold more."""
+        return cls.model_validate({name: document[name] for name in cls.model_fields})
+
+    def spec(self, **more: Any) -> dict[str, Any]:
+        """The run of a LoadGen as plain values: what is asked, and `more` of its node; without engines and rate."""
+        asked = self.asked.model_dump(mode="json", include={"scenario", "mode", "samples"})
+        return {**asked, "rate_attempts": self.attempts_most, **more}
+
     def begin(self) -> tuple[Path, bool]:
         """Write request.json, once; (its path, whether it was missing). With it a run counts as begun."""
         file = self.directory / "request.json"

@@ -22,12 +22,10 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
             engine = self._act(arguments)
             changed = bool(engine.pop("changed"))
             before = {"up": "down", "down": "up"}[arguments["state"]] if changed else engine["state"]
-        known = ("max_in_flight", "url") if on_cluster else ("max_in_flight",)
         return {
             "changed": changed,
             "state": engine.get("state", "absent"),
             "engine": engine,
-            "reference": {key: engine[key] for key in known if key in engine},
             "file": f"{arguments['root']}/engines/{arguments['name']}/engine.json",
             "diff": {"before": {"state": before}, "after": {"state": arguments["state"] if changed else before}},
         }

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ansible.plugins.loader import action_loader
 
@@ -16,8 +16,8 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
     """Writes the archive where it is missing."""
 
     def work(self, arguments):
-        """The archive's path and hash."""
-        from harness.benchmark import source
+        """The archive's path and hash, and how it is installed."""
+        from harness.benchmark import install, source
         from harness.files import write_atomic
 
         content = source.archive(Path(arguments["source"]), NAME)
@@ -27,4 +27,10 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         if changed and not self.check_mode:
             write_atomic(file, content)
         diff = {"before": "" if changed else f"{file}\n", "after": f"{file}\n"}
-        return {"changed": changed, "file": str(file), "sha256": sha256, "diff": diff}
+        result = {"changed": changed, "file": str(file), "sha256": sha256, "diff": diff}
+        if environment := arguments["environment"]:
+            path, staging = PurePosixPath(environment.pop("path")), PurePosixPath(environment.pop("staging"))
+            requirements = Path(environment.pop("requirements"))
+            result["files"] = install.files(environment["build"], deepspeed=environment["deepspeed"])
+            result["steps"] = install.steps(path, staging, file.name, requirements, **environment)
+        return result

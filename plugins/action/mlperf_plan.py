@@ -18,22 +18,26 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         from harness.benchmark.request import Request
         from harness.spec import EngineRef, Limits
 
-        request = Request.model_validate({name: arguments["request"][name] for name in Request.model_fields})
+        request = Request.of(arguments["request"])
         file = request.directory / "plan.json"
         kept = plan.load(file)
         made = kept or plan.make(
             plan.Basis(
                 request,
                 {
-                    host: [EngineRef.model_validate(engine) for engine in engines]
-                    for host, engines in arguments["nodes"].items()
+                    host: [EngineRef.model_validate(engine) for engine in node["references"]]
+                    for host, node in arguments["nodes"].items()
                 },
-                arguments["settings"],
+                {host: node["speed_depends_on"] for host, node in arguments["nodes"].items()},
                 arguments["loadgen_host"],
                 Limits.model_validate(arguments["limits"]),
                 arguments["shared_machine"],
             ),
-            arguments["calibration"],
+            {
+                host: watched["status"]["calibration"]
+                for host, watched in arguments["calibrations"].items()
+                if _found(watched)
+            },
         )
         if not kept and not self.check_mode:
             plan.keep(made, file)
@@ -41,3 +45,8 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         content = json.dumps(document, indent=2) + "\n"
         diff = {"before": content if kept else "", "after": content}
         return {"changed": not kept, "plan": document, "text": "\n".join(plan.describe(made)), "diff": diff}
+
+
+def _found(watched):
+    """Whether what was watched on a host is a calibration that found something; it is skipped on most hosts."""
+    return bool(watched.get("status", {}).get("calibration"))

@@ -28,8 +28,15 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         if notice:
             display.display(notice)
         node = watch.Node(host, self._execute, self._reset, lambda line: display.display(f"{host:<{width}}  {line}"))
-        progress = Path(arguments["progress"]) if arguments["progress"] else None
-        record = watch.Watch(node, watch.Options(**{**arguments, "progress": progress})).run()
+        options = watch.Options(
+            kind=arguments["kind"],
+            interval_s=arguments["interval_s"],
+            lost_after_s=arguments["lost_after_s"],
+            progress=Path(arguments["progress"]) if arguments["progress"] else None,
+            until=arguments["until"],
+            **_places(arguments, host),
+        )
+        record = watch.Watch(node, options).run()
         good = record["state"] in watch.GOOD
         reason = "" if good else record.get("reason") or f"it ended as {record['state']}"
         return {
@@ -58,3 +65,20 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
             self._connection.reset()
         except Exception as error:  # a broken connection may break in any way; the next look tells
             display.vv(f"resetting the connection: {error}")
+
+
+def _places(arguments, host):
+    """Where to look: state files on the node, or a command of the controller that looks at a cluster."""
+    from harness.state_file import engine_file, run_file
+
+    kind, root, run_id, engines = (arguments[name] for name in ("kind", "root", "run_id", "engines"))
+    if kind == "job":
+        return {"files": arguments["files"]}
+    if arguments["launcher"] == "process":
+        return {
+            "files": [engine_file(root, name) for name in engines] if kind == "engine" else [run_file(root, run_id)]
+        }
+    interval = ["watch", "--interval", str(arguments["interval_s"])]
+    if kind == "engine":
+        return {"command": [*arguments["command"], *interval, "engine", *engines]}
+    return {"command": [*arguments["command"], "--run-id", run_id, *interval, "run", host]}

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lists files with their hashes; the action plugin of the same name fetches them."""
+"""Lists files with their hashes; the action plugin of the same name calls this and fetches them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ options:
         description: Path below O(path), empty for O(path) itself.
         type: str
         default: ""
+      only:
+        description: Names of the folders in O(directories[].source) that are wanted; all when not given.
+        type: list
+        elements: str
   path:
     description: Directory on the controller for this node's files.
     type: path
@@ -129,6 +133,7 @@ def main() -> None:
                 "options": {
                     "source": {"type": "path", "required": True},
                     "target": {"type": "str", "default": ""},
+                    "only": {"type": "list", "elements": "str"},
                 },
             },
             "path": {"type": "path", "required": True},

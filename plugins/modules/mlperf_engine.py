@@ -40,7 +40,7 @@ options:
     choices: [up, down]
     default: up
   config:
-    description: The engine's settings, without its name; needed with O(state=up).
+    description: The engine's settings; needed with O(state=up).
     type: dict
     default: {}
 author: The MLPerf distributed authors
@@ -84,13 +84,6 @@ state:
   returned: success
   type: str
   sample: starting
-reference:
-  description:
-    - How runs refer to it beyond its name, how many requests they may keep at it (C(max_in_flight)), and on a cluster
-      its address (C(url)). Empty until it was started once.
-  returned: success
-  type: dict
-  sample: {max_in_flight: 72}
 file:
   description: Path of engine.json.
   returned: success

@@ -20,6 +20,39 @@ options:
     description: Directory for the archive.
     type: path
     required: true
+  environment:
+    description: The environment on a node that the harness and its engine are installed into.
+    type: dict
+    suboptions:
+      path:
+        description: Folder of the environment.
+        type: path
+        required: true
+      staging:
+        description: Folder on the node for the archive and RV(files).
+        type: path
+        required: true
+      requirements:
+        description: Folder of the pinned requirements here.
+        type: path
+        required: true
+      build:
+        description: Which build of vLLM.
+        type: str
+        choices: [cpu, cuda]
+        required: true
+      deepspeed:
+        description: Whether DeepSpeed is installed beside it.
+        type: bool
+        default: false
+      python:
+        description: Python that the environment is made with.
+        type: str
+        default: python3
+      torch_index:
+        description: Index of PyTorch's CPU wheels, asked for torch alone when the configured sources have none.
+        type: str
+        default: https://download.pytorch.org/whl/cpu
 author: The MLPerf distributed authors
 attributes:
   check_mode:
@@ -45,6 +78,16 @@ file:
   description: Path of the archive.
   returned: success
   type: str
+files:
+  description: Names of the files in O(environment.requirements) that the steps need on the node.
+  returned: with O(environment)
+  type: list
+  elements: str
+steps:
+  description: The commands that install, as M(mlperf_background_job) takes them.
+  returned: with O(environment)
+  type: list
+  elements: dict
 sha256:
   description: Hash of the archive.
   returned: success

@@ -19,15 +19,12 @@ options:
     type: dict
     required: true
   nodes:
-    description: Engines (name, url, node, max_in_flight) of each node that takes part, by host.
+    description: What M(mlperf_settings) returned on each node that takes part, by host.
     type: dict
     required: true
-  settings:
-    description: A hash of the settings that the speed of each node's engines depends on, by host.
-    type: dict
-    required: true
-  calibration:
-    description: What calibrating found, by the host that calibrated.
+  calibrations:
+    description:
+      - What M(mlperf_watch) returned on each host that watched a calibration; others and failed ones are left out.
     type: dict
     default: {}
   loadgen_host:
@@ -55,15 +52,12 @@ attributes:
 EXAMPLES = r"""
 - name: Plan
   mlperf_plan:
-    request: "{{ asked }}"
+    request: "{{ request }}"
     nodes:
-      node1: [{name: node1, url: "http://127.0.0.1:8101"}]
-    settings:
-      node1: "{{ engine_settings | to_json(sort_keys=true) | hash('sha256') }}"
-    calibration:
-      node1: {samples_per_s: 30.1, by_engine: {node1: 30.1}, target_qps: 21.0}
+      node1: "{{ hostvars.node1.settings }}"
+    calibrations:
+      node1: "{{ hostvars.node1.calibration }}"
     loadgen_host: node1
-  delegate_to: localhost
   run_once: true
   register: planned
 """

@@ -10,7 +10,7 @@ module: mlperf_watch
 short_description: Show live how far a node is, until it is done
 description:
   - Reads state files of the node (C(job.json), C(engine.json) or C(status.json)) every few seconds and shows one line
-    for each while it goes on. The end of one is noticed within a second.
+    for each while it goes on. The end of one is noticed within a second. On a cluster C(harness cluster watch) looks.
   - Is done when all have ended as they should, or the first has not.
   - Never fails for what it sees. Failure, death, silence and a lost connection are returned as data.
   - A connection that is lost or reset is tried again for a bounded time.
@@ -22,14 +22,30 @@ options:
     choices: [job, engine, calibration, run]
     required: true
   files:
-    description: Paths of the state files on the node.
+    description: Paths of the state files of jobs on the node.
     type: list
     elements: path
     default: []
+  engines:
+    description: Names of the engines that are watched, with O(kind=engine).
+    type: list
+    elements: str
+    default: []
+  run_id:
+    description: Name of the run that is watched, with O(kind=run) and O(kind=calibration).
+    type: str
+    default: ""
+  root:
+    description: Folder of this node's engines and runs.
+    type: path
+    default: ""
+  launcher:
+    description: What starts engines and runs; with another one than V(process), O(command) looks at them.
+    type: str
+    choices: [process, kubernetes, torchx]
+    default: process
   command:
-    description:
-      - Instead of O(files), a command of the controller that looks by itself and prints each look as a line of JSON,
-        with C(unix), C(records) and C(away), as C(harness cluster watch) does.
+    description: The C(harness cluster) command of the controller as a list of words.
     type: list
     elements: str
     default: []

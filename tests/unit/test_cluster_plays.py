@@ -17,6 +17,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from harness.__main__ import main
+from harness.benchmark.engines import on_cluster, reference_on_cluster
+from harness.cluster import settings
 from tests.cluster import Cluster, Image, scripts
 from tests.cluster.kinds import JOB, POD
 from tests.conftest import REPOSITORY
@@ -53,7 +55,7 @@ def command(cluster: Cluster) -> list[str]:
     words = render(
         "harness",
         "__harness_command",
-        __harness_asked=asked,
+        __harness_request=asked,
         harness_kubeconfig=str(cluster.kubeconfig()),
         harness_context="",
         harness_image=IMAGE,
@@ -99,7 +101,12 @@ def test_engines(cluster: Cluster, command: list[str]) -> None:
     assert (checked["changed"], checked["diff"]["after"], names(cluster)) == (True, {"state": "up"}, [])
     first = ask()
     assert (first["changed"], first["diff"]["after"]) == (True, {"state": "up"})
-    assert first["reference"] == {"max_in_flight": 288, "url": "http://engine-r1-e1.mlperf.svc:8000"}
+    shown = {key: first["engine"][key] for key in ("name", "url", "max_in_flight")}
+    reference = reference_on_cluster(
+        {**CONFIG, "name": "e1"}, node="jw2", cluster=settings.Cluster(image=IMAGE), run_id="r1"
+    )
+    assert shown == {"name": "e1", "url": "http://engine-r1-e1.mlperf.svc:8000", "max_in_flight": 288}
+    assert reference.model_dump() == {**shown, "node": "jw2"}
     for again in (ask(check=True), ask()):
         assert again["changed"] is False
         assert again["diff"]["before"] == again["diff"]["after"]
@@ -180,8 +187,10 @@ def test_watching_lives_through_a_server_that_is_away(
     shown: list[str] = []
     monkeypatch.setattr(action.display, "display", shown.append)
     run_task("mlperf_run", {"command": command, "root": ROOT, "launcher": "kubernetes", "run_id": "r1", "spec": SPEC})
-    looking = [*command, "watch", "--interval", "0.5", "run", "jw2"]
-    args = {"kind": "run", "command": looking, "interval_s": 0.5, "lost_after_s": 20.0}
+    args = {
+        "kind": "run", "command": command, "launcher": "kubernetes", "run_id": "r1", "interval_s": 0.5,
+        "lost_after_s": 20.0,
+    }  # fmt: skip
     task = MagicMock(action="mlperf_watch", check_mode=False, args=args, async_val=0)
     plugin = action.ActionModule(task, *(MagicMock() for _ in range(5)))
 
@@ -216,9 +225,7 @@ def test_collecting_through_the_api(cluster: Cluster, command: list[str], tmp_pa
     arguments = {"command": given, "path": str(into), "directories": [{"source": f"{ROOT}/runs/r1", "target": "run"}]}
 
     def collect(*, check: bool = False) -> Result:
-        task = MagicMock(check_mode=check, args=arguments, async_val=0)
-        result: Result = load("mlperf_collect", "action").ActionModule(task, *(MagicMock() for _ in range(5))).run()
-        return result
+        return run_task("mlperf_collect", arguments, check=check)
 
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         harness = Path(folder, "harness")
@@ -248,13 +255,7 @@ def test_collecting_through_the_api(cluster: Cluster, command: list[str], tmp_pa
     ],
 )
 def test_all_gpus_of_a_node_are_used(gpus: int | None, common: Result, own: Result, names_of: list[str]) -> None:
-    configs = render(
-        "harness",
-        "__harness_cluster_configs",
-        __harness_found={"gpus": gpus},
-        harness_engine_settings=common,
-        harness_engines=[{"name": "n1", "port": 8101, **own}],
-        harness_model="/m",
-    )
+    described = [{"name": "n1", "port": 8101, **own}]
+    configs = on_cluster(described, common, model="/m", gpus=gpus)
     assert [one["name"] for one in configs] == names_of
     assert {one.get("tensor_parallel") for one in configs} == {{**common, **own}.get("tensor_parallel")}

@@ -10,13 +10,14 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "harness"
+DOCUMENT = REPOSITORY / "docs" / "architecture.md"
 FILES = {path: path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
 PARTS = set(FILES.values()) - {"__init__"}
 
 
 def table() -> dict[str, set[str]]:
     """Part of the package -> the parts it may import, in the order of the document's table."""
-    rows = re.findall(r"^\| (`.*?) \| (.*?) ?\| .* \|$", (REPOSITORY / "docs" / "architecture.md").read_text(), re.M)
+    rows = re.findall(r"^\| (`(?!plugins/).*?) \| (.*?) ?\| .* \|$", DOCUMENT.read_text(), re.M)
     named = [(re.findall(r"`(\w+)`", part), set(re.findall(r"`(\w+)`", imports))) for part, imports in rows]
     ground, _ = named[0]
     before = accumulate(({part} for part in ground), set.union, initial=set[str]())
@@ -59,3 +60,17 @@ def test_a_part_imports_what_the_table_allows(part: str) -> None:
 def test_imports_are_found_in_every_form() -> None:
     source = "import harness.node.gpu\ndef f():\n from harness import engine, __version__\n from harness.cli.x import y"
     assert sorted(imported(source)) == ["cli", "engine", "node"]
+
+
+PLUGINS = REPOSITORY / "plugins"
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in PLUGINS.iterdir() if path.is_dir()))
+def test_plugins_import_what_their_table_allows(folder: str) -> None:
+    rows = re.findall(r"^\| `plugins/(\w+)` \| (.*?) ?\| .* \|$", DOCUMENT.read_text(), re.M)
+    allowed = {name: set(re.findall(r"`(\w+)`", parts)) for name, parts in rows}[folder]
+    own = [path for path in (PLUGINS / folder).glob("*.py") if not path.is_symlink()]
+    assert own
+    assert [(file.name, seen) for file in own for seen in imported(file.read_text()) if seen not in allowed] == []
+    links = [path for path in (PLUGINS / folder).iterdir() if path.is_symlink()]
+    assert all(folder == "module_utils" and link.resolve().parent == PACKAGE for link in links)

@@ -151,7 +151,7 @@ def test_engine_up_gives_the_whole_config_and_returns_how_to_refer_to_it(harness
     answer(harness, {"state": "starting", "max_in_flight": 72, "changed": True})
     result = call("mlperf_engine", engine(harness))
     assert result["changed"] is True
-    assert result["reference"] == {"max_in_flight": 72}
+    assert result["engine"] == {"state": "starting", "max_in_flight": 72}
     root = str(harness.parent / "root")
     assert calls(harness) == [[["engine", "up", "--no-wait", "--root", root, "--json"], {**CONFIG, "name": "one"}]]
     assert "changed" not in result["engine"]

@@ -9,6 +9,7 @@ import pytest
 
 from harness.benchmark import plan as planning
 from harness.benchmark.request import Asked
+from harness.spec import Limits
 from tests.unit.ansible_modules import Failed, call
 
 
@@ -82,8 +83,14 @@ def plan(
     return call(
         "mlperf_plan",
         {
-            "request": request, "nodes": nodes, "settings": settings, "calibration": calibration,
-            "loadgen_host": loadgen_host,
+            "request": request, "loadgen_host": loadgen_host,
+            "nodes": {
+                host: {"references": nodes[host], "speed_depends_on": settings[host]} for host in nodes
+            },
+            "calibrations": {
+                "idle": {"skipped": True},
+                **{host: {"status": {"calibration": calibration[host]}} for host in calibration},
+            },
         },
         check=check,
     )  # fmt: skip
@@ -137,6 +144,24 @@ def test_fleet_has_one_loadgen_over_all_engines(tmp_path: Path) -> None:
     assert "62%" in made["nodes"]["jw2"]["why"]
     assert made["nodes"]["jw1"]["hours_13368"] == pytest.approx(2 * 13_368 / 12.5 / 3600)
     assert "0.03 h for these 600 samples, 0.59 h for 13368" in result["text"]
+
+
+def test_plan_says_how_many_attempts_there_may_be_and_for_how_long(tmp_path: Path) -> None:
+    calibration = {"jw2": found(16, 12.5, jw2=10.0, jw3=6.0)}
+    text = plan(tmp_path, "fleet", engines("jw2", "jw3"), calibration)["text"]
+    # At 12.5/s a pass of 600 is 48 s, one of 13,368 is 1,069 s: four of them and one for accuracy.
+    assert "attempts: up to 4 performance runs" in text
+    assert text.endswith("at most 0.07 h for these 600 samples, 1.49 h for 13368")
+    once = plan(tmp_path, "fleet", engines("jw2", "jw3"), calibration, target_qps=12.5, folder="once")
+    assert "attempts" not in once["text"]
+    node = once["plan"]["nodes"]["jw2"]
+    assert node["hours_13368_longest"] == node["hours_13368"]
+    assert "attempts: up to 2" in plan(tmp_path, "fleet", engines("jw2"), {}, rate_attempts=2, folder="new")["text"]
+
+
+def test_shortest_duration_that_was_set_counts(tmp_path: Path) -> None:
+    long = planning.durations(Asked(**asked()), 600, 50.0, 20.0, Limits(min_duration_s=90.0))
+    assert long == (3 * 30.0, 30.0)
 
 
 def test_several_engines_of_a_node_add_up(tmp_path: Path) -> None:

@@ -101,6 +101,20 @@ def test_state_is_judged_by_process_boot_and_heartbeat(changes: dict[str, Any], 
 READY = ("ready", "ready")
 
 
+def run_file(root: Path) -> Path:
+    """State file of run r1."""
+    file = Path(state_file.run_file(str(root), "r1"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def engine_file(root: Path, name: str) -> Path:
+    """State file of an engine."""
+    file = Path(state_file.engine_file(str(root), name))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
 class Node:
     """Answers the plugin's shell calls with this machine's shell, or as told."""
 
@@ -127,7 +141,12 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(
     node: Node, *files: Path, host: str = "jw2", kind: str = "run", check: bool = False, **more: Any
 ) -> dict[str, Any]:
-    args = {"kind": kind, "files": list(map(str, files)), "interval_s": 0.05, **more}
+    places: dict[str, Any] = {"root": str(files[0].parents[2])} if files else {}
+    if kind == "engine":
+        places["engines"] = [file.parent.name for file in files]
+    if "command" in more:
+        places |= {"launcher": "kubernetes", "run_id": "r1", "engines": ["jw3"]}
+    args = {"kind": kind, "interval_s": 0.05, "run_id": "r1", **places, **more}
     task = MagicMock(action="mlperf_watch", check_mode=check, args=args, async_val=0)
     plugin = watch.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
     plugin._low_level_execute_command = node.execute
@@ -142,7 +161,7 @@ def status(file: Path, **changes: Any) -> None:
 
 
 def test_watches_to_the_end_and_writes_down_every_look(tmp_path: Path, shown: list[str]) -> None:
-    file, progress = tmp_path / "status.json", tmp_path / "deep" / "progress.jsonl"
+    file, progress = run_file(tmp_path), tmp_path / "deep" / "progress.jsonl"
     node = Node()
     node.before = [
         lambda: status(file),
@@ -163,7 +182,7 @@ def test_watches_to_the_end_and_writes_down_every_look(tmp_path: Path, shown: li
 
 
 def test_failure_is_data_with_reason_and_log(tmp_path: Path, shown: list[str]) -> None:
-    file = tmp_path / "status.json"
+    file = run_file(tmp_path)
     status(file, state="failed", reason="engine died")
     result = run(Node(), file)
     assert (result["good"], result["reason"], result["log"]) == (False, "engine died", "/r/harness.log")
@@ -171,7 +190,7 @@ def test_failure_is_data_with_reason_and_log(tmp_path: Path, shown: list[str]) -
 
 
 def test_dead_process_and_reboot_are_recognised_on_the_node(tmp_path: Path, shown: list[str]) -> None:
-    file = tmp_path / "status.json"
+    file = run_file(tmp_path)
     ended = subprocess.Popen(["true"])
     status(file, pid=ended.pid)
     time.sleep(0.2)  # not reaped: a zombie, which counts as dead
@@ -184,7 +203,7 @@ def test_dead_process_and_reboot_are_recognised_on_the_node(tmp_path: Path, show
 
 
 def test_lost_connections_are_tried_again(tmp_path: Path, shown: list[str]) -> None:
-    file, node = tmp_path / "status.json", Node()
+    file, node = run_file(tmp_path), Node()
     status(file, state="finished")
     node.faults = [AnsibleConnectionFailure("Connection reset by peer"), ConnectionResetError("reset")]
     result = run(node, file)
@@ -196,7 +215,7 @@ def test_lost_node_is_data_after_a_bounded_time(tmp_path: Path, shown: list[str]
     node, progress = Node(), tmp_path / "progress.jsonl"
     node.faults = [AnsibleConnectionFailure("No route to host") for _ in range(1000)]
     begun = time.monotonic()
-    result = run(node, tmp_path / "status.json", lost_after_s=1.5, progress=str(progress))
+    result = run(node, run_file(tmp_path), lost_after_s=1.5, progress=str(progress))
     assert time.monotonic() - begun < 20
     assert (result["good"], result["state"]) == (False, "lost")
     assert "No route to host" in result["reason"]
@@ -206,20 +225,20 @@ def test_lost_node_is_data_after_a_bounded_time(tmp_path: Path, shown: list[str]
 
 
 def test_half_an_answer_is_no_answer(tmp_path: Path, shown: list[str]) -> None:
-    node, file = Node(), tmp_path / "status.json"
+    node, file = Node(), run_file(tmp_path)
     status(file, state="finished")
     node.before = [lambda: file.write_text('{"state": "run'), lambda: status(file, state="finished")]
     assert run(node, file)["good"] is True
 
 
 def test_absent_file_is_said_soon(tmp_path: Path, shown: list[str]) -> None:
-    result = run(Node(), tmp_path / "status.json")
+    result = run(Node(), run_file(tmp_path))
     assert (result["good"], result["state"], result["status"]) == (False, "absent", {})
     assert "does not exist on jw2" in result["reason"]
 
 
 def test_engine_is_watched_until_ready(tmp_path: Path, shown: list[str]) -> None:
-    file, node = tmp_path / "engine.json", Node()
+    file, node = engine_file(tmp_path, "e"), Node()
     engine = {
         "name": "e",
         "kind": "vllm",
@@ -239,7 +258,7 @@ def test_engine_is_watched_until_ready(tmp_path: Path, shown: list[str]) -> None
 
 
 def test_ready_engine_is_watched_on_until_the_run_elsewhere_has_ended(tmp_path: Path, shown: list[str]) -> None:
-    file, progress, node = tmp_path / "engine.json", tmp_path / "progress.jsonl", Node()
+    file, progress, node = engine_file(tmp_path, "e"), tmp_path / "progress.jsonl", Node()
     engine = {"name": "e", "kind": "vllm", "pid": os.getpid(), "boot_id": BOOT, "started_unix": 1.0, "state": "ready"}
     file.write_text(json.dumps(engine))
 
@@ -255,14 +274,13 @@ def test_ready_engine_is_watched_on_until_the_run_elsewhere_has_ended(tmp_path: 
 
 @pytest.mark.parametrize("dies", ["one", "two"])
 def test_death_of_any_engine_of_a_node_ends_the_watching(tmp_path: Path, shown: list[str], dies: str) -> None:
-    files = {name: tmp_path / name / "engine.json" for name in ("one", "two")}
+    files = {name: engine_file(tmp_path, name) for name in ("one", "two")}
 
     def write(name: str, **changes: Any) -> None:
         engine = {"name": name, "kind": "vllm", "state": "ready", "pid": os.getpid(), "boot_id": BOOT}
         files[name].write_text(json.dumps(engine | {"started_unix": 1.0, "log": f"/{name}.log"} | changes))
 
     for name in files:
-        files[name].parent.mkdir()
         write(name)
     progress, node = tmp_path / "progress.jsonl", Node()
     node.before = [lambda: None, lambda: write(dies, state="failed", reason=f"{dies} was killed")]
@@ -274,11 +292,11 @@ def test_death_of_any_engine_of_a_node_ends_the_watching(tmp_path: Path, shown: 
 
 
 def test_engines_that_start_are_waited_for_until_all_are_ready(tmp_path: Path, shown: list[str]) -> None:
-    files = [tmp_path / name for name in ("one", "two")]
+    files = [engine_file(tmp_path, name) for name in ("one", "two")]
 
     def write(*states: str) -> None:
         for file, value in zip(files, states, strict=True):
-            engine = {"name": file.name, "kind": "vllm", "state": value, "pid": os.getpid(), "boot_id": BOOT}
+            engine = {"name": file.parent.name, "kind": "vllm", "state": value, "pid": os.getpid(), "boot_id": BOOT}
             file.write_text(json.dumps(engine | {"started_unix": time.time()}))
 
     node = Node()
@@ -289,7 +307,7 @@ def test_engines_that_start_are_waited_for_until_all_are_ready(tmp_path: Path, s
 
 
 def test_end_is_noticed_long_before_the_next_look(tmp_path: Path, shown: list[str]) -> None:
-    file = tmp_path / "status.json"
+    file = run_file(tmp_path)
     status(file)
     ending = threading.Timer(0.5, lambda: status(file, state="finished"))
     ending.start()
@@ -299,7 +317,7 @@ def test_end_is_noticed_long_before_the_next_look(tmp_path: Path, shown: list[st
 
 
 def test_engine_that_dies_meanwhile_ends_the_watching(tmp_path: Path, shown: list[str]) -> None:
-    file, node = tmp_path / "engine.json", Node()
+    file, node = engine_file(tmp_path, "e"), Node()
     engine = {"name": "e", "kind": "vllm", "pid": os.getpid(), "boot_id": BOOT, "started_unix": 1.0, "log": "/e.log"}
     file.write_text(json.dumps(engine | {"state": "ready"}))
     node.before = [lambda: None, lambda: file.write_text(json.dumps(engine | {"state": "failed", "reason": "killed"}))]
@@ -308,7 +326,7 @@ def test_engine_that_dies_meanwhile_ends_the_watching(tmp_path: Path, shown: lis
 
 
 def test_watching_another_host_that_never_writes_is_bounded(tmp_path: Path, shown: list[str], monkeypatch: Any) -> None:
-    file = tmp_path / "engine.json"
+    file = engine_file(tmp_path, "e")
     engine = {"name": "e", "kind": "vllm", "pid": os.getpid(), "boot_id": BOOT, "started_unix": 1.0, "state": "ready"}
     file.write_text(json.dumps(engine))
     real = time.time
@@ -318,7 +336,7 @@ def test_watching_another_host_that_never_writes_is_bounded(tmp_path: Path, show
 
 
 def test_check_mode_watches_nothing(tmp_path: Path, shown: list[str]) -> None:
-    result = run(Node(), tmp_path / "absent", check=True)
+    result = run(Node(), run_file(tmp_path), check=True)
     assert (result["skipped"], result["changed"], shown) == (True, False, [])
 
 
