@@ -19,11 +19,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A live process: its parent, its session, and the clock tick since boot at which it was started."""
+    """A live process: its parent and its session."""
 
     parent: int
     session: int
-    born: int
 
 
 def process(pid: int) -> Process | None:
@@ -32,17 +31,12 @@ def process(pid: int) -> Process | None:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return Process(int(fields[1]), int(fields[3]), int(fields[19])) if fields and fields[0] not in b"ZX" else None
+    return Process(int(fields[1]), int(fields[3])) if fields and fields[0] not in b"ZX" else None
 
 
 def pids() -> list[int]:
     """The number of every process."""
     return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
-
-
-def boot_id() -> str:
-    """The kernel's identity of this boot; process numbers from before it are stale."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def adopt_orphans() -> None:

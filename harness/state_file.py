@@ -16,7 +16,9 @@ STALE_AFTER_S = 30.0
 """A heartbeat older than this means that its process hangs."""
 START_TIMEOUT_S = 60.0
 """Between a request to start a process and its first own entry in the file."""
-RUNNING = frozenset({"starting", "running"})
+WAITING = "waiting"
+"""State of a run that is alive and has to be told whether to repeat its last attempt."""
+RUNNING = frozenset({"starting", "running", WAITING})
 ENDED = frozenset({"finished", "failed", "stopped"})
 
 Record = Dict[str, Any]
@@ -105,10 +107,11 @@ def judge(record: Record, *, now: float, boot: str, tick: Optional[int]) -> Reco
     """
     if record.get("state") not in RUNNING | {"ready"} or record.get("kind") == "endpoint":
         return record
-    who = "engine's supervisor" if "kind" in record else "harness" if "run_id" in record else "process"
+    thing = "engine" if "kind" in record else "run" if "run_id" in record else "job"
+    who = {"engine": "engine's supervisor", "run": "harness", "job": "process"}[thing]
     reason = None
     if record.get("boot_id") != boot:
-        reason = f"{who} died: the machine was restarted"
+        reason = f"the machine was restarted while the {thing} was {record['state']}"
     elif record.get("pid") is None:
         if now - float(record.get("started_unix") or now) > START_TIMEOUT_S:
             reason = f"{who} did not start"
@@ -141,5 +144,5 @@ def look_all(root: str, kind: str, file: str) -> List[Record]:
 def summary(runs: List[Record], run_id: str) -> Record:
     """The state of one run (`absent` when there is none), its record, and the names of all that are running."""
     run: Record = next((run for run in runs if run["run_id"] == run_id), {})
-    running = [each["run_id"] for each in runs if each["state"] == "running"]
+    running = [each["run_id"] for each in runs if each["state"] in RUNNING]
     return {"state": run.get("state", "absent"), "run": run, "running": running}

@@ -8,14 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness import state_file
 from harness.files import read_json, write_json
-from harness.linux import boot_id, process
 from harness.load.progress import Progress
 
-STALE_AFTER_S = 30.0
-WAITING = "waiting"
-"""State of a run that is alive and has to be told whether to repeat its last attempt."""
-TERMINAL = frozenset({"finished", "failed", "stopped"})
 _RESERVE_BYTES = 64 * 1024
 _NOTHING_YET = Progress(0, None, 0, 0, None, None, None, None, None, None, 0.0)
 
@@ -42,8 +38,8 @@ class Heartbeat:
             "reason": None,
             "log": str(log),
             "pid": os.getpid(),
-            "pid_born": _born(os.getpid()),
-            "boot_id": boot_id(),
+            "pid_born": state_file.start_tick(os.getpid()),
+            "boot_id": state_file.boot_id(),
             "started_unix": time.time(),
             "phases": [],
             "calibration": None,
@@ -79,7 +75,7 @@ class Heartbeat:
         """The run goes on when it is known whether all LoadGens repeat their attempts."""
         self.phase("waiting for the other nodes")
         with self._lock:
-            self._content["state"] = WAITING
+            self._content["state"] = state_file.WAITING
         self._write()
 
     def attempted(self, made: dict[str, Any]) -> None:
@@ -143,13 +139,8 @@ def _shown(progress: Progress) -> dict[str, Any]:
 
 
 def alive(status: dict[str, Any]) -> bool:
-    """Whether the very process that wrote this status still runs: a pid alone may be another's by now."""
-    return bool(status["boot_id"] == boot_id() and _born(status["pid"]) == status["pid_born"])
-
-
-def _born(pid: int) -> int | None:
-    found = process(pid)
-    return found.born if found else None
+    """Whether the very process that wrote this status still runs."""
+    return state_file.is_alive(status, state_file.boot_id(), state_file.start_tick(status["pid"]))
 
 
 def look(run_dir: Path) -> dict[str, Any]:
@@ -159,10 +150,5 @@ def look(run_dir: Path) -> dict[str, Any]:
         BadInput: there is no such run.
     """
     status: dict[str, Any] = read_json(run_dir / "status.json", "run status")
-    if status["state"] not in TERMINAL:
-        silent = time.time() - status["updated_unix"]
-        if not alive(status):
-            status.update(state="failed", reason=f"harness died (process {status['pid']} is gone); see {status['log']}")
-        elif silent > STALE_AFTER_S:
-            status.update(state="failed", reason=f"harness hangs: no heartbeat for {silent:.0f} s; see {status['log']}")
-    return status
+    judged = state_file.judge_here(status)
+    return judged if judged == status else {**judged, "reason": f"{judged['reason']}; see {status['log']}"}

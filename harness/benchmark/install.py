@@ -8,8 +8,9 @@ from typing import Any
 Step = dict[str, Any]
 """A command (`run`), one to try when it fails (`otherwise`), and what makes it run again when it changes (`inputs`)."""
 
-_SCRIPTS = ("venv.sh", "deb.sh", "numa.sh", "punkt.txt")
-_LOCKS = {"cpu": ("torch-cpu.txt", "engine-cpu.txt"), "cuda": ("engine-cuda.txt",)}
+_SCRIPTS = ("venv.sh", "deb.sh", "install.sh", "numa.sh", "punkt.txt")
+_TORCH = "torch-cpu.txt"
+_LOCKS = {"cpu": (_TORCH, "engine-cpu.txt"), "cuda": ("engine-cuda.txt",)}
 _DEEPSPEED = "deepspeed.txt"
 _FETCH_PUNKT = "import sys, pathlib; from harness.scoring import punkt; punkt.fetch(*map(pathlib.Path, sys.argv[1:]))"
 
@@ -45,13 +46,16 @@ def steps(
     interpreter = str(environment / "bin" / "python")
     pip = [interpreter, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", "--progress-bar", "off"]
 
-    def pinned(lock: str, *options: str, otherwise: Sequence[str] = ()) -> Step:
-        command = [*pip, *options, "--require-hashes", "-r", str(staging / lock)]
-        step: Step = {"run": command, "inputs": _sha256(requirements / lock)}
-        return {**step, "otherwise": [*command, *otherwise]} if otherwise else step
+    def locked(lock: str, command: Sequence[str], *fallback: str) -> Step:
+        run = [*command, str(staging / lock)]
+        otherwise = {"otherwise": [*run, *fallback]} if fallback else {}
+        return {"run": run, "inputs": _sha256(requirements / lock), **otherwise}
 
+    hashed = ("--require-hashes", "-r")
+    script = ("sh", str(staging / "install.sh"), interpreter)
     engine = [
-        pinned(lock, otherwise=("--index-url", torch_index) if lock == "torch-cpu.txt" else ())
+        # PyTorch's CPU wheels are on their own index only; it is asked after the configured sources.
+        locked(lock, [*pip, *hashed], "--index-url", torch_index) if lock == _TORCH else locked(lock, script)
         for lock in _LOCKS[build]
     ]
     if build == "cpu":
@@ -63,7 +67,7 @@ def steps(
         {"run": [*pip, "--no-build-isolation", "--force-reinstall", str(staging / archive)]},
         {"run": [interpreter, "-c", _FETCH_PUNKT, *punkt]},
         # Built where it is installed, with what the engine's step has brought.
-        *([pinned(_DEEPSPEED, "--no-build-isolation")] if deepspeed else []),
+        *([locked(_DEEPSPEED, [*pip, "--no-build-isolation", *hashed])] if deepspeed else []),
     ]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.state_file import RUNNING
+
 Record = dict[str, Any]
 
 MESSAGE_WIDTH = 100
@@ -37,7 +39,7 @@ def line(kind: str, record: Record, now: float) -> str:
         return _joined([record["name"], duration(now - record["started_unix"]), *end, message])
     if kind == "engine":
         return _engine(record, now)
-    if record["state"] != "running":
+    if record["state"] not in RUNNING:
         return _joined([record["state"], duration(record.get("elapsed_s") or 0.0), record.get("reason")])
     return _run(record)
 

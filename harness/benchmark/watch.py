@@ -25,11 +25,11 @@ _ABSENT_LOOKS = 3
 _LOOK_PAUSE_S = 0.5
 _ENGINE_KEYS = ("name", "kind", "state", "reason", "progress", "url", "log", "started_unix", "ready_unix")
 # One small shell call a look: a Python module would cost fifty times as much CPU on a node that is being measured. The
-# call itself waits there, up to {waits} pauses, until one of the files has come to its end: no end is noticed late.
+# call itself waits there, up to {waits} pauses, until a state has changed: no end is noticed late.
 _LOOK = """set -- {files}; left={waits}
-going() {{ grep -ls '"state": *"\\(starting\\|running\\)"' "$@" | wc -l; }}
+going() {{ grep -ohs '"state": *"\\(starting\\|running\\|waiting\\)"' "$@"; }}
 n=$(going "$@")
-while [ "$left" -gt 0 ] && [ "$n" -gt 0 ] && [ "$(going "$@")" -eq "$n" ]; do sleep {pause}; left=$((left - 1)); done
+while [ "$left" -gt 0 ] && [ "$n" ] && [ "$(going "$@")" = "$n" ]; do sleep {pause}; left=$((left - 1)); done
 date +%s; cat /proc/sys/kernel/random/boot_id
 for f; do printf '\\036\\n'
 p=$(sed -n 's/.*"pid": *\\([0-9][0-9]*\\).*/\\1/p' "$f" 2>/dev/null | head -n 1)

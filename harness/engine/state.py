@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import state_file
 from harness.engine.config import EngineConfig
-from harness.engine.processes import SUPERVISOR_MARK, carries
 from harness.files import read_json, write_json
-from harness.linux import boot_id
 
 SCHEMA = 1
-# Between the request to start a supervisor and its first sign of life.
-_BIRTH_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +19,9 @@ class EngineState:
 
     `state` is starting, ready, failed (then `reason` says why) or stopped. `asked` are the settings asked for,
     `verified` what the running server showed of them, `unverified` the rule-relevant ones it does not show. `pid` is
-    the supervisor, `engine_pid` the server and its session. `machine` is what it runs on and the weights it serves, as
-    in manifest.json; None for an endpoint. `telemetry_cost` is what sampling took while the engine was up (CPU seconds
-    `cpu_s`, `samples`, `wall_s`), known at its end.
+    the supervisor, `pid_born` the clock tick at which it was started, `engine_pid` the server and its session.
+    `machine` is what it runs on and the weights it serves, as in manifest.json; None for an endpoint. `telemetry_cost`
+    is what sampling took while the engine was up (CPU seconds `cpu_s`, `samples`, `wall_s`), known at its end.
     """
 
     name: str
@@ -41,6 +38,7 @@ class EngineState:
     reason: str | None = None
     progress: str = ""
     pid: int | None = None
+    pid_born: int | None = None
     engine_pid: int | None = None
     ready_unix: float | None = None
     stopped_unix: float | None = None
@@ -77,7 +75,7 @@ def first_state(config: EngineConfig, **more: Any) -> EngineState:
         asked=config.asked(),
         max_in_flight=config.max_in_flight,
         started_unix=time.time(),
-        boot_id=boot_id(),
+        boot_id=state_file.boot_id(),
         **more,
     )
 
@@ -98,19 +96,9 @@ def stored(directory: Path) -> EngineState | None:
 
 
 def actual(directory: Path) -> EngineState | None:
-    """The stored state, set right when the process that kept it is gone."""
+    """The stored state, corrected when the process that kept it is gone."""
     state = stored(directory)
-    if state is None or not state.running or state.kind == "endpoint" or supervised(directory, state):
-        return state
-    restarted = state.boot_id != boot_id()
-    cause = "the machine was restarted" if restarted else f"its supervisor (pid {state.pid}) is gone"
-    return dataclasses.replace(state, state="failed", reason=f"{cause} while the engine was {state.state}")
-
-
-def supervised(directory: Path, state: EngineState) -> bool:
-    """Whether the supervisor of this state is alive (or was asked to start a moment ago)."""
-    if state.boot_id != boot_id():
-        return False
-    if state.pid is None:
-        return state.running and time.time() - state.started_unix < _BIRTH_S
-    return carries(state.pid, SUPERVISOR_MARK, directory)
+    if state is None:
+        return None
+    judged = state_file.judge_here(state.document())
+    return dataclasses.replace(state, state=judged["state"], reason=judged["reason"])

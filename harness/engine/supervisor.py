@@ -28,6 +28,7 @@ from harness.errors import HarnessError
 from harness.node import probe
 from harness.node.machine import machine
 from harness.node.telemetry import Sampler
+from harness.state_file import start_tick
 
 STOP_GRACE_S = 10.0
 FAIL_GRACE_S = 3.0
@@ -52,7 +53,8 @@ class Supervisor:
         self._directory = directory
         stored = state.stored(directory)
         assert stored is not None
-        self._state = dataclasses.replace(stored, pid=os.getpid(), progress="starting the server")
+        pid = os.getpid()
+        self._state = dataclasses.replace(stored, pid=pid, pid_born=start_tick(pid), progress="starting the server")
         self._config = EngineConfig.model_validate(stored.config)
         self._log = Path(stored.log)
         self._start_log = StartLog(self._log)

@@ -38,9 +38,11 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
             words = ["stop", arguments["run_id"], *(["--check"] if self.check_mode else [])]
             answer = self.call_harness(arguments, words)
             return answer["changed"], answer["state"], "running" if answer["changed"] else answer["state"]
+        from harness.state_file import RUNNING
+
         before = self._look(arguments)
-        if before != "running" or self.check_mode:
-            return before == "running", before, before
+        if before not in RUNNING or self.check_mode:
+            return before in RUNNING, before, before
         answer = self.call_harness(arguments, ["stop", arguments["run_id"]])
         return answer["changed"], answer["state"], before
 
