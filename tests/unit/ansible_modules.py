@@ -47,14 +47,21 @@ class _Exited(Exception):
 
 
 def call(
-    name: str, arguments: dict[str, Any], *, check: bool = False, execute: Execute | None = None
+    name: str,
+    arguments: dict[str, Any],
+    *,
+    check: bool = False,
+    execute: Execute | None = None,
+    variables: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A task's result: of its action plugin where there is one, else of its module. Raises Failed.
 
-    `execute` stands for the connection to the node: (command, in_data, chdir) to rc, stdout and stderr.
+    `execute` stands for the connection to the node: (command, in_data, chdir) to rc, stdout and stderr. `variables` are
+    those of the host.
     """
     if (PLUGINS / "action" / f"{name}.py").exists():
-        result = action(name, arguments, check=check, execute=execute or on_this_machine).run(task_vars={})
+        plugin = action(name, arguments, check=check, execute=execute or on_this_machine)
+        result: dict[str, Any] = plugin.run(task_vars=variables or {})
         if result.get("failed"):
             raise Failed(result)
         return result
