@@ -13,7 +13,6 @@ from ansible.errors import AnsibleFileNotFound
 from ansible.plugins.loader import action_loader
 
 ATTEMPTS = 3
-SUMS = "SHA256SUMS"
 
 
 class ActionModule(action_loader.get("mlperf_base", class_only=True)):
@@ -31,6 +30,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         return {"changed": would_look or bool(fetched), "files": files, "fetched": fetched, "diff": diff}
 
     def _collect(self, path, directories):
+        from harness import checksums
         from harness.errors import RunFailed
 
         fetched = []
@@ -43,7 +43,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
             arrived = [self._fetch(file, path / file["target"]) for file in missing]
             if all(arrived):
                 if fetched:
-                    _add_sums(path / SUMS, {file["target"]: file["sha256"] for file in files})
+                    checksums.add(path, {file["target"]: file["sha256"] for file in files})
                 break
         else:
             names = ", ".join(file["target"] for file in missing)
@@ -71,6 +71,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
 
     def _collect_by_command(self, command, path, directories):
         """Through a cluster's API, which only the command can do."""
+        from harness import checksums
         from harness.errors import RunFailed
 
         if self.check_mode:
@@ -83,7 +84,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
             names, fetched = answer["files"], answer["fetched"]
         except (ValueError, KeyError):
             raise RunFailed(_reason(done)) from None
-        sums = _read_sums(path / SUMS)
+        sums = checksums.read(path)
         files = [{"target": name, "size": (path / name).stat().st_size, "sha256": sums[name]} for name in names]
         return files, fetched
 
@@ -108,17 +109,3 @@ def _is_there(place, file):
     from harness.files import sha256_file
 
     return place.is_file() and place.stat().st_size == file["size"] and sha256_file(place) == file["sha256"]
-
-
-def _read_sums(file):
-    if not file.exists():
-        return {}
-    return {name: digest for digest, name in (line.split("  ", 1) for line in file.read_text().splitlines())}
-
-
-def _add_sums(file, sums):
-    """Add hashes to those of earlier collections, in the form that sha256sum checks."""
-    from harness.files import write_atomic
-
-    known = {**_read_sums(file), **sums}
-    write_atomic(file, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
