@@ -146,6 +146,8 @@ class _Execution:
             found = calibrate(self._spec, samples, self.run_dir, self._tell)
             self._outcome["calibration"] = asdict(found)
             self._heartbeat.calibrated(asdict(found))
+            engines = tuple(ref.at_speed(found.by_engine) for ref in self._spec.engines)
+            self._spec = self._spec.model_copy(update={"engines": engines})
             asked = found.target_qps
         self._outcome["target_qps"] = asked
         return asked

@@ -1,6 +1,7 @@
 """What was asked: one validated, frozen record that everything else reads."""
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -72,12 +73,21 @@ class Record(BaseModel):
 
 
 class EngineRef(Record):
-    """An engine a run may send to: `url` is its base address, `max_in_flight` the most requests it is given at once."""
+    """An engine a run may send to.
+
+    `url` is its base address, `max_in_flight` the most requests it is given at once, `samples_per_s` its calibrated
+    speed; None where it is not known.
+    """
 
     name: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
     url: Annotated[str, Field(pattern=r"^https?://[^/\s]+$")]
     node: str = "localhost"
     max_in_flight: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    samples_per_s: Annotated[float, Field(gt=0)] | None = None
+
+    def at_speed(self, by_engine: Mapping[str, float]) -> Self:
+        """The same with its speed, from samples/s by engine's name."""
+        return self.model_copy(update={"samples_per_s": by_engine.get(self.name) or None})
 
 
 class Share(Record):
@@ -161,6 +171,12 @@ class Spec(Record):
     def window(self) -> Share:
         """The share this LoadGen issues, whole data set included."""
         return self.share or Share(start=0, stop=self.samples)
+
+    @property
+    def speeds(self) -> dict[str, float] | None:
+        """Samples/s of every engine by name; None unless all are known."""
+        known = {engine.name: engine.samples_per_s for engine in self.engines if engine.samples_per_s}
+        return known if len(known) == len(self.engines) else None
 
     @property
     def has_attempts(self) -> bool:

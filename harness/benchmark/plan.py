@@ -145,6 +145,11 @@ def make(basis: Basis, calibration: Mapping[str, dict[str, Any]]) -> Plan:
         rates = f"speeds taken from run {earlier.run_id}" if earlier else "no comparable earlier run"
     request = basis.request
     nodes = _nodes(basis, speeds(basis.engines, calibration))
+    by_engine = _by_engine(calibration)
+    nodes = {
+        host: node.model_copy(update={"engines": tuple(engine.at_speed(by_engine) for engine in node.engines)})
+        for host, node in nodes.items()
+    }
     return Plan(
         run_id=request.run_id,
         topology=request.topology,
@@ -162,13 +167,17 @@ def make(basis: Basis, calibration: Mapping[str, dict[str, Any]]) -> Plan:
 
 def speeds(engines: Engines, calibration: Mapping[str, dict[str, Any]]) -> dict[str, Speed]:
     """Speeds of nodes, from what was found by each host that calibrated; a node without any is unknown."""
-    found = {name: rate for record in calibration.values() for name, rate in record.get("by_engine", {}).items()}
+    found = _by_engine(calibration)
     known = {}
     for host, own in engines.items():
         rates = [found.get(engine.name) for engine in own]
         rate = None if None in rates or not rates else sum(value for value in rates if value)
         known[host] = Speed(rate, calibration.get(host, {}).get("target_qps"))
     return {**{host: Speed(None, record.get("target_qps")) for host, record in calibration.items()}, **known}
+
+
+def _by_engine(calibration: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+    return {name: rate for record in calibration.values() for name, rate in record.get("by_engine", {}).items()}
 
 
 def shares(samples: int, weights: Sequence[float]) -> list[int]:

@@ -71,6 +71,7 @@ class _Run:
             vocab_size=vocab_size(spec.model),
             seed=spec.seed,
             timeout_s=spec.limits.request_timeout_s,
+            speeds=spec.speeds,
         )
 
     def go(self) -> dict[str, Any]:

@@ -170,6 +170,12 @@ def test_several_engines_of_a_node_add_up(tmp_path: Path) -> None:
     assert made["nodes"]["jw2"]["samples_per_s"] == 7.0
 
 
+def test_each_engine_is_known_by_its_calibrated_speed(tmp_path: Path) -> None:
+    made = plan(tmp_path, "fleet", engines("node1", "node2"), {"node1": found(40.0, 30.0, node1=30.0, node2=10.0)})
+    speeds = [engine["samples_per_s"] for node in made["nodes"].values() for engine in node["engines"]]
+    assert speeds == [30.0, 10.0]
+
+
 def test_plan_is_written_once_and_kept(tmp_path: Path) -> None:
     first = plan(tmp_path, "per_node", engines("jw2"), {"jw2": found(10, 8, jw2=10.0)})
     assert (first["changed"], first["diff"]["before"]) == (True, "")
