@@ -1,4 +1,4 @@
-"""The doctor of all hosts: what nvidia-smi prints becomes sentences, and slower nodes are foretold."""
+"""Facts of hosts and their survey: the output of nvidia-smi, findings with advice, and which nodes will be slower."""
 
 import copy
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness import host_facts, host_survey
-from tests.unit.ansible_modules import call
+from tests.unit.ansible_modules import Failed, call
 
 A30 = (
     "NVIDIA A30, GPU-5c3a, 580.126.09, 8.0, Enabled, Disabled, Enabled, 0, 24576, 4, 1440, 1215, 1440, 210,"
@@ -33,13 +33,13 @@ def judge(**nodes: dict[str, Any]) -> list[dict[str, str]]:
     return host_survey.judge(dict(nodes), list(nodes), ["ubuntu 24.04", "debian 12"])
 
 
-def test_a_line_of_nvidia_smi_is_read() -> None:
+def test_a_line_of_nvidia_smi_is_parsed() -> None:
     (gpu,) = host_facts.parse_gpus(A30, host_facts.FIELDS)
     assert (gpu["name"], gpu["driver"], gpu["ecc"], gpu["mig"]) == ("NVIDIA A30", "580.126.09", True, False)
     assert (gpu["memory_mib"], gpu["power_limit_w"], gpu["pcie_width"], gpu["throttled"]) == (24576, 165, 16, [])
 
 
-def test_what_a_card_does_not_tell_is_none_and_throttling_is_named() -> None:
+def test_missing_values_are_none_and_throttling_is_named() -> None:
     (gpu,) = host_facts.parse_gpus(
         A30.replace("1440, 210", "[N/A], 210").replace("0x0000000000000001", "0x24"), host_facts.FIELDS
     )
@@ -47,7 +47,7 @@ def test_what_a_card_does_not_tell_is_none_and_throttling_is_named() -> None:
     assert gpu["throttled"] == ["power", "thermal"]
 
 
-def test_a_field_that_the_driver_no_longer_knows_costs_only_itself(tmp_path: Path) -> None:
+def test_a_field_that_the_driver_lacks_is_left_out(tmp_path: Path) -> None:
     smi = tmp_path / "nvidia-smi"
     smi.write_text(
         "#!/bin/sh\ncase $1 in\n"
@@ -60,7 +60,7 @@ def test_a_field_that_the_driver_no_longer_knows_costs_only_itself(tmp_path: Pat
     assert found["smi"]["gpus"][0]["sm_clock_mhz"] == 210
 
 
-def test_mismatch_is_recognised(tmp_path: Path) -> None:
+def test_driver_mismatch_is_recognised(tmp_path: Path) -> None:
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'; exit 18\n")
     smi.chmod(0o755)
@@ -69,7 +69,7 @@ def test_mismatch_is_recognised(tmp_path: Path) -> None:
     assert "mismatch" in found["error"]
 
 
-def test_the_pci_bus_and_the_drivers_own_sentence_are_read(tmp_path: Path) -> None:
+def test_pci_bus_and_driver_version_are_read(tmp_path: Path) -> None:
     for address, vendor, kind in (("0000:65:00.0", "0x10de", "0x030200"), ("0000:65:00.1", "0x10de", "0x040300")):
         (tmp_path / "pci" / address).mkdir(parents=True)
         (tmp_path / "pci" / address / "vendor").write_text(vendor)
@@ -81,7 +81,7 @@ def test_the_pci_bus_and_the_drivers_own_sentence_are_read(tmp_path: Path) -> No
     assert found["facts"]["driver_loaded"] == "580.126.09"
 
 
-def test_like_hosts_have_no_findings() -> None:
+def test_equal_hosts_have_no_findings() -> None:
     assert judge(jw2=node(), jw3=node()) == []
 
 
@@ -100,13 +100,13 @@ def test_like_hosts_have_no_findings() -> None:
         (A30, {"packages": {"kubelet": {"version": "1.35.0", "held": True}}}, "warn", "jw3 1.35.0"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(line: str, more: dict[str, Any], level: str, words: str) -> None:
+def test_problems_are_found_with_their_advice(line: str, more: dict[str, Any], level: str, words: str) -> None:
     found = judge(jw2=node(), jw3=node(line, **more))
     assert any(words in one["seen"] and one["level"] == level for one in found), found
     assert all(one["advice"] for one in found)
 
 
-def test_a_capped_node_is_foretold_to_be_slower_and_why() -> None:
+def test_a_node_with_a_lower_power_limit_is_predicted_to_be_slower() -> None:
     found = judge(jw2=node(), jw3=node(A30.replace("165.00, 165.00, 165.00", "100.00, 165.00, 165.00")))
     (slower,) = [one for one in found if one["check"] == "slower"]
     assert slower["host"] == "jw3"
@@ -114,7 +114,7 @@ def test_a_capped_node_is_foretold_to_be_slower_and_why() -> None:
     assert "39%" in slower["advice"]
 
 
-def test_the_module_writes_json_and_never_reports_a_change(tmp_path: Path) -> None:
+def test_the_survey_writes_json_and_never_reports_a_change(tmp_path: Path) -> None:
     busy = copy.deepcopy(node())
     busy["smi"]["processes"] = host_facts.parse_processes("GPU-5c3a, 4711, python3, 1024\n")
     file = tmp_path / "out" / "doctor.json"
@@ -125,3 +125,9 @@ def test_the_module_writes_json_and_never_reports_a_change(tmp_path: Path) -> No
     assert [one["check"] for one in result["findings"]] == ["reach", "gpu in use"]
     assert "no answer" in result["table"]
     assert file.exists()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Failed, match=r"cannot write .*/file/doctor.json: Not a directory|cannot write .*: File exists"):
+        call("mlperf_host_survey", {"hosts": {"jw2": {}}, "path": str(tmp_path / "file" / "doctor.json")})
