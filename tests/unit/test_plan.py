@@ -171,7 +171,9 @@ def test_several_engines_of_a_node_add_up(tmp_path: Path) -> None:
 
 
 def test_each_engine_is_known_by_its_calibrated_speed(tmp_path: Path) -> None:
-    made = plan(tmp_path, "fleet", engines("node1", "node2"), {"node1": found(40.0, 30.0, node1=30.0, node2=10.0)})
+    made = plan(tmp_path, "fleet", engines("node1", "node2"), {"node1": found(40.0, 30.0, node1=30.0, node2=10.0)})[
+        "plan"
+    ]
     speeds = [engine["samples_per_s"] for node in made["nodes"].values() for engine in node["engines"]]
     assert speeds == [30.0, 10.0]
 
