@@ -21,8 +21,9 @@ def fixed(weight: int, by_speed: bool) -> Rule:
     return Rule(lambda tokens: weight, by_speed)
 
 
+IN_FLIGHT = "1 (in flight)"
 RULES = {
-    "1 (in flight)": TODAY,
+    IN_FLIGHT: TODAY,
     "8": fixed(8, False),
     "16": fixed(16, False),
     "1, by speed": fixed(1, True),
@@ -35,33 +36,41 @@ RULES = {
 FULL = Setting(StepCosts(17, 0.1, 0.12, 2048, 48), 780)
 EMBEDDED = Setting(StepCosts(4, 0.06, 0.08, 4096, 64), 400)
 STALL_S = 1.3
+STALLS = "stalls"
+OTHERS = ("few slots", STALLS)
+STALL_HEADING = (
+    "one engine stalls for 1.3 s now and then: weight",
+    "TTFT p99, ms",
+    "first tokens over 1 s",
+    "most prompts in a step",
+)
 
 
-def compare(setting: Setting, speeds: tuple[float, ...], seeds: int, samples: int) -> dict[str, tuple[float, float]]:
-    """For each rule the medians over the seeds of TTFT p99 and TPOT p99, as ratios to TODAY's; its own are in ms."""
+def compare(setting: Setting, speeds: tuple[float, ...], seeds: int, samples: int) -> dict[str, list[float]]:
+    """For each rule TTFT p99, TPOT p99 and the rate of Offline, where all is due at once: medians over the seeds, as
+    ratios to those of TODAY, whose own are in ms and samples/s."""
     rate = fleets.UTILISATION * sum(fleets.alone(setting, speed) for speed in speeds)
-    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in RULES}
+    seen: dict[str, list[tuple[float, ...]]] = {name: [] for name in RULES}
     for seed in range(seeds):
         source = Random(seed)
         lengths, due_s = setting.lengths(source, samples), fleets.arrivals(source, rate, samples)
         for name, rule in RULES.items():
             latencies = Fleet(setting, speeds, rule, seed).run(due_s, lengths)
-            seen[name].append((p99(latencies.ttft_ms), p99(latencies.tpot_ms)))
-    base = seen["1 (in flight)"]
+            offline = Fleet(setting, speeds, rule, seed).run([0.0] * samples, lengths)
+            seen[name].append((p99(latencies.ttft_ms), p99(latencies.tpot_ms), samples / offline.seconds))
+    today = seen[IN_FLIGHT]
     ratios = {
-        name: tuple(
-            median(one[side] / today[side] for one, today in zip(figures, base, strict=True)) for side in (0, 1)
-        )
+        name: [median(one[n] / base[n] for one, base in zip(figures, today, strict=True)) for n in range(3)]
         for name, figures in seen.items()
     }
-    return {**ratios, "1 (in flight)": (median(one[0] for one in base), median(one[1] for one in base))}
+    return ratios | {IN_FLIGHT: [median(one[n] for one in today) for n in range(3)]}
 
 
 def stalls(seeds: int, samples: int) -> list[tuple[str, ...]]:
     """Two equal small engines of which one stands still for 1.3 s now and then, at half their sum."""
     rate = 0.5 * 2 * fleets.alone(EMBEDDED, 1.0)
     rows = []
-    for name in ("1 (in flight)", "8", "16"):
+    for name in (IN_FLIGHT, "8", "16"):
         late, together, ttft = [], [], []
         for seed in range(seeds):
             source = Random(seed)
@@ -79,22 +88,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=6000, help="requests of each run")
+    parser.add_argument("--setting", action="append", choices=[*SETTINGS, *OTHERS], help="all by default")
     asked = parser.parse_args()
-    for speeds, title in ((EQUAL, "equal engines"), (UNLIKE, "engines 1 : 0.6")):
-        for name, setting in {**SETTINGS, "few slots (see README)": FULL}.items():
-            found = compare(setting, speeds, asked.seeds, asked.samples)
-            rows = [(f"{title}, {name}: weight", "TTFT p99", "TPOT p99")]
-            for rule, (ttft, tpot) in found.items():
-                digits = 0 if rule == "1 (in flight)" else 2
-                rows.append((rule, f"{ttft:.{digits}f}", f"{tpot:.{digits}f}"))
+    settings = {**SETTINGS, "few slots": FULL}
+    for name in asked.setting or [*SETTINGS, *OTHERS]:
+        if name == STALLS:
+            pairs.table([STALL_HEADING, *stalls(asked.seeds, asked.samples)])
+            continue
+        for speeds, fleet in ((EQUAL, "equal"), (UNLIKE, "1 : 0.6")):
+            rows = [(f"{name}, {fleet}: weight", "TTFT p99", "TPOT p99", "Offline samples/s")]
+            for rule, figures in compare(settings[name], speeds, asked.seeds, asked.samples).items():
+                digits = (0, 1, 1) if rule == IN_FLIGHT else (2, 2, 3)
+                rows.append((rule, *(f"{value:.{digit}f}" for value, digit in zip(figures, digits, strict=True))))
             pairs.table(rows)
             print(flush=True)
-    pairs.table(
-        [
-            ("one engine stalls: weight", "TTFT p99, ms", "first tokens over 1 s", "most prompts in a step"),
-            *stalls(asked.seeds, asked.samples),
-        ]
-    )
 
 
 if __name__ == "__main__":

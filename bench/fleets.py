@@ -105,7 +105,7 @@ class Fleet:
         waiting: deque[int] = deque()
         requests = len(due_s)
         weights = [self._rule.weight(tokens) for tokens in prompt_tokens]
-        engine, first_s, last_s = [0] * requests, [0.0] * requests, [0.0] * requests
+        first_s, last_s = [0.0] * requests, [0.0] * requests
         issued, now = 0, 0.0
         while issued < requests or self._ends:
             if issued < requests and (not self._ends or due_s[issued] <= self._ends[0][0]):
@@ -124,7 +124,6 @@ class Fleet:
                 self._begin(position, now)
             while waiting and (chosen := self._balance.choose()) is not None:
                 request = waiting.popleft()
-                engine[request] = chosen
                 self._loads[chosen].sent(weights[request])
                 self._models[chosen].add(request, prompt_tokens[request], NEW_TOKENS)
                 if not self._busy[chosen]:
