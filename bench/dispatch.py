@@ -12,7 +12,7 @@ from random import Random
 from statistics import median
 
 from bench import fleets, pairs
-from bench.fleets import EQUAL, SETTINGS, TODAY, UNLIKE, Fleet, Rule, Setting, p99
+from bench.fleets import EQUAL, SETTINGS, SHIPPED, TODAY, UNLIKE, Fleet, Rule, Setting, p99
 from tests.engine_model import StepCosts
 
 
@@ -37,7 +37,9 @@ FULL = Setting(StepCosts(17, 0.1, 0.12, 2048, 48), 780)
 EMBEDDED = Setting(StepCosts(4, 0.06, 0.08, 4096, 64), 400)
 STALL_S = 1.3
 STALLS = "stalls"
-OTHERS = ("few slots", STALLS)
+MISJUDGED = ((EQUAL, (1.0, 0.75)), (UNLIKE, (1.0, 0.45)), (UNLIKE, (1.0, 0.75)))
+WRONG_SPEEDS = "wrong speeds"
+OTHERS = ("few slots", STALLS, WRONG_SPEEDS)
 STALL_HEADING = (
     "one engine stalls for 1.3 s now and then: weight",
     "TTFT p99, ms",
@@ -75,12 +77,30 @@ def stalls(seeds: int, samples: int) -> list[tuple[str, ...]]:
         for seed in range(seeds):
             source = Random(seed)
             lengths, due_s = EMBEDDED.lengths(source, samples), fleets.arrivals(source, rate, samples)
-            fleet = Fleet(EMBEDDED, EQUAL, RULES[name], seed, STALL_S)
+            fleet = Fleet(EMBEDDED, EQUAL, RULES[name], seed, stall_s=STALL_S)
             latencies = fleet.run(due_s, lengths)
             late.append(sum(value > 1000 for value in latencies.ttft_ms))
             together.append(max(fleet.prefilled_together))
             ttft.append(p99(latencies.ttft_ms))
         rows.append((name, f"{median(ttft):.0f}", f"{median(late):.0f}", f"{median(together):.0f}"))
+    return rows
+
+
+def misjudged(seeds: int, samples: int) -> list[tuple[str, ...]]:
+    """TTFT p99 of the shipped rule as a ratio to requests in flight, where it is told wrong speeds."""
+    rows = []
+    for name, setting in SETTINGS.items():
+        cells = []
+        for speeds, told in MISJUDGED:
+            rate = fleets.UTILISATION * sum(fleets.alone(setting, speed) for speed in speeds)
+            ratios = []
+            for seed in range(seeds):
+                source = Random(seed)
+                lengths, due_s = setting.lengths(source, samples), fleets.arrivals(source, rate, samples)
+                ours = Fleet(setting, speeds, SHIPPED, seed, told=told).run(due_s, lengths)
+                ratios.append(p99(ours.ttft_ms) / p99(Fleet(setting, speeds, TODAY, seed).run(due_s, lengths).ttft_ms))
+            cells.append(f"{median(ratios):.2f}")
+        rows.append((name, *cells))
     return rows
 
 
@@ -92,6 +112,10 @@ def main() -> None:
     asked = parser.parse_args()
     settings = {**SETTINGS, "few slots": FULL}
     for name in asked.setting or [*SETTINGS, *OTHERS]:
+        if name == WRONG_SPEEDS:
+            heading = [f"1 : {true[1]:g}, told 1 : {told[1]:g}" for true, told in MISJUDGED]
+            pairs.table([("TTFT p99 with wrong speeds", *heading), *misjudged(asked.seeds, asked.samples)])
+            continue
         if name == STALLS:
             pairs.table([STALL_HEADING, *stalls(asked.seeds, asked.samples)])
             continue

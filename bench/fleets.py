@@ -84,16 +84,32 @@ def p99(values: Sequence[float]) -> float:
 
 
 class Fleet:
-    """Engines of some speeds under one rule, in virtual time. `stall` is seconds that the first one stands still for,
-    on average every ten seconds, as a process does whose core is taken."""
+    """Engines of some speeds under one rule, in virtual time.
 
-    def __init__(self, setting: Setting, speeds: Sequence[float], rule: Rule, seed: int, stall_s: float = 0.0) -> None:
+    Args:
+        speeds: of the engines, full speed being 1.
+        stall_s: seconds that the first engine stands still for, on average every ten seconds, as a process does whose
+            core is taken.
+        told: what the rule takes for the speeds; None for the true ones.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        speeds: Sequence[float],
+        rule: Rule,
+        seed: int,
+        *,
+        stall_s: float = 0.0,
+        told: Sequence[float] | None = None,
+    ) -> None:
         self._rule, self._stall_s = rule, stall_s
         self._noise = [Random(f"{seed} {number}") for number in range(len(speeds))]
         self._stalls = Random(f"{seed} stalls")
         self._models = [EngineModel[int](setting.at(speed)) for speed in speeds]
         self._busy = [False] * len(speeds)
-        self._loads = [EngineLoad(setting.max_in_flight, speed if rule.by_speed else 1.0) for speed in speeds]
+        known = (told or speeds) if rule.by_speed else [1.0] * len(speeds)
+        self._loads = [EngineLoad(setting.max_in_flight, speed) for speed in known]
         self._balance = Balance(self._loads)
         self._ends: list[tuple[float, int, int, Step[int]]] = []
         self._order = count()
