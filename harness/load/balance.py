@@ -22,9 +22,14 @@ class EngineLoad:
     __slots__ = ("cost", "in_flight", "limit", "weight")
 
     def __init__(self, limit: int, speed: float = 1.0) -> None:
-        self.limit, self.cost = limit, 1 / speed
+        self.limit = limit
+        self.set_speed(speed)
         self.in_flight = 0
         self.weight = 0  # of all requests in flight; whole numbers, so that equals stay equal
+
+    def set_speed(self, speed: float) -> None:
+        """Take the engine as so fast from now on."""
+        self.cost = 1 / speed
 
     def sent(self, weight: int) -> None:
         """A request goes to this engine."""

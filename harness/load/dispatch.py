@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 
 import uvloop
 
+from harness.errors import BadInput
 from harness.load.balance import FIRST_TOKEN_WEIGHT, Balance, EngineLoad
 from harness.load.client import Answer, Client, Request
 from harness.load.stream import request_body
@@ -93,7 +94,7 @@ class Dispatcher:
 
     Raises:
         NotReady: an engine cannot be reached (on making it).
-        BadInput: an engine is no OpenAI server (on making it).
+        BadInput: an engine is no OpenAI server, or `speeds` has none above 0 for it (on making it).
     """
 
     def __init__(
@@ -118,8 +119,9 @@ class Dispatcher:
             name: [request_body(name, prompt, seed) for prompt in prompts] for name in set(self._names.values())
         }
         self._vocab_size, self._timeout_s = vocab_size, timeout_s
-        self._speeds, self._weight = speeds, first_token_weight
+        self._weight = first_token_weight
         self._lanes: list[_Lane] = []
+        self.set_speeds(speeds)
         self._balance = Balance(self._lanes)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatch", daemon=True)
@@ -145,6 +147,18 @@ class Dispatcher:
         """Requests sent and not answered, over all engines; may be read from any thread."""
         return sum(lane.in_flight for lane in self._lanes)
 
+    def set_speeds(self, speeds: Mapping[str, float] | None) -> None:
+        """Take the engines as so fast from now on; from any thread. `speeds`, BadInput: as on making it."""
+        slow = [engine.name for engine in self._names if speeds is not None and not speeds.get(engine.name, 0) > 0]
+        if slow:
+            raise BadInput(f"speeds = {speeds}: {', '.join(slow)} must have one above 0; give one for every engine")
+        self._speeds = speeds
+        for lane in self._lanes:
+            lane.set_speed(self._speed(lane.ref))
+
+    def _speed(self, engine: EngineRef) -> float:
+        return 1.0 if self._speeds is None else self._speeds[engine.name]
+
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._live())
@@ -153,8 +167,7 @@ class Dispatcher:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(self._crashed)
         for ref, name in self._names.items():
-            speed = 1.0 if self._speeds is None else self._speeds[ref.name]
-            lane = _Lane(ref, speed, Client(ref.url, self._vocab_size, self._timeout_s), self._bodies[name])
+            lane = _Lane(ref, self._speed(ref), Client(ref.url, self._vocab_size, self._timeout_s), self._bodies[name])
             self._lanes.append(lane)
             await lane.client.open(min(ref.max_in_flight, len(lane.bodies), _OPENED))
         self._ready.set()

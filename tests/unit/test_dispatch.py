@@ -123,10 +123,14 @@ def test_an_engine_that_owes_a_first_token_waits_behind_one_that_decodes(tmp_pat
             assert len(prefilling.records()) == 1 and len(decoding.records()) == 9
 
 
-def test_speeds_share_out_what_waits_for_its_first_token(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", [False, True])
+def test_speeds_share_out_what_waits_for_its_first_token(tmp_path: Path, later: bool) -> None:
     ear = Ear()
+    speeds = {"engine0": 40.0, "engine1": 20.0}
     with FakeServer(first_ms=60_000) as fast, FakeServer(first_ms=60_000) as slow:
-        with dispatcher(tmp_path, ear, fast, slow, speeds={"engine0": 40.0, "engine1": 20.0}) as made:
+        with dispatcher(tmp_path, ear, fast, slow, speeds=None if later else speeds) as made:
+            if later:
+                made.set_speeds(speeds)
             made.submit([(index, index) for index in range(18)])
             deadline = time.monotonic() + 20
             while made.in_flight < 18 or len(fast.records()) + len(slow.records()) < 18:
@@ -227,3 +231,11 @@ def test_an_address_that_is_no_openai_server_is_refused() -> None:
             Dispatcher([engine], [[1]], Ear(), vocab_size=9, seed=1, timeout_s=1)
     with pytest.raises(NotReady, match=r"nothing answers at .*start the server"):
         Dispatcher([engine], [[1]], Ear(), vocab_size=9, seed=1, timeout_s=1)
+
+
+@pytest.mark.parametrize("speeds", [{"engine0": 3.0}, {"engine0": 3.0, "engine1": 0.0}])
+def test_speeds_must_be_known_of_every_engine(tmp_path: Path, speeds: dict[str, float]) -> None:
+    with FakeServer() as one, FakeServer() as two:
+        with pytest.raises(BadInput, match=r"speeds = .*: engine1 must have one above 0; give one for every engine"):
+            with dispatcher(tmp_path, Ear(), one, two, speeds=speeds):
+                pass
