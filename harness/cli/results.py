@@ -1,4 +1,4 @@
-"""harness score and harness report: figures from files."""
+"""harness score and harness report."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -30,13 +30,13 @@ def score(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Score any mlperf_log_accuracy.json by MLPerf's reference method."""
+    """Score an mlperf_log_accuracy.json by MLPerf's reference method."""
     from harness import dataset
     from harness.scoring import accuracy, punkt
 
     data = dataset.load(dataset_path)
     data = data.share(first, first + samples if samples is not None else len(data))
-    found = accuracy.score(
+    result = accuracy.score(
         log,
         data,
         model,
@@ -45,15 +45,15 @@ def score(
         out_dir=out or log.parent,
         on_progress=say,
     )
-    show(asdict(found), as_json, accuracy.describe(found))
+    show(asdict(result), as_json, accuracy.describe(result))
 
 
 @click.command()
 @click.argument("folder", type=PATH)
-@click.option("--format", "form", type=click.Choice(["md", "html", "json"]), help="Rebuild and print only this one.")
+@click.option("--format", "form", type=click.Choice(["md", "html", "json"]), help="Write and print only this page.")
 @json_option
 def report(folder: Path, form: str | None, as_json: bool) -> int:
-    """Judge a result directory (or one run directory) and write its report again from its files."""
+    """Judge a result directory or a single run directory, and write its report from its files."""
     from harness import report as reports
 
     result = reports.report(folder, form)

@@ -1,4 +1,4 @@
-"""The right half: pure functions of a benchmark's files, so a report can be built again years later on a laptop."""
+"""Verdict, figures and report as pure functions of a benchmark's files: years later, on a laptop, they are the same."""
 
 from pathlib import Path
 

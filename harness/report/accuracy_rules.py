@@ -25,7 +25,7 @@ def is_real(model: ModelFacts) -> bool | None:
 
 
 def accuracy(inputs: Inputs, score: Score | None) -> Iterator[Reason]:
-    """Reasons that the answers give: whether all are there once, and whether they are good enough."""
+    """Reasons from the answers: whether each sample was answered once, and whether accuracy is sufficient."""
     spec = inputs.spec
     if score is None or spec is None:
         return
@@ -56,10 +56,10 @@ def accuracy(inputs: Inputs, score: Score | None) -> Iterator[Reason]:
 
 
 def _rouge_gate(score: Score, reference: Mapping[str, float]) -> Iterator[Reason]:
-    for metric, due in reference.items():
+    for metric, expected in reference.items():
         value = getattr(score, metric)
-        if value is not None and value < GATE * due:
-            yield Rule.ROUGE.reason(metric=metric, value=value, rule=GATE * due, reference=due)
+        if value is not None and value < GATE * expected:
+            yield Rule.ROUGE.reason(metric=metric, value=value, rule=GATE * expected, reference=expected)
 
 
 def reference_gate(score: Score, reference: Reference) -> Iterator[Reason]:
@@ -79,7 +79,7 @@ def reference_gate(score: Score, reference: Reference) -> Iterator[Reason]:
 
 
 def few(indexes: Sequence[int], most: int = 10) -> str:
-    """The first of some indices, and how many more there are."""
+    """The first indices of a list, and how many more there are."""
     return ", ".join(str(index) for index in indexes[:most]) + (
         f" and {len(indexes) - most} more" if len(indexes) > most else ""
     )

@@ -1,4 +1,4 @@
-"""What the attempts of a performance run show: in words, and which one setting would help where none held."""
+"""The attempts of a performance run in words, and the one setting that would help where the last did not hold."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ FEW_SEQUENCES = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the judged attempt's engines had to do.
+    """Load of the engines in the judged attempt.
 
     Args:
         distinct_samples: how many different samples were answered.

@@ -12,10 +12,10 @@ from harness.report import figures, findings, history, nodes, phases, tables, ve
 from harness.report.load_inputs import Inputs, LoadGenRun, load, output_directory
 from harness.report.record import (
     SCHEMA_VERSION,
-    Asked,
-    Compared,
     Figures,
     Published,
+    ReferenceComparison,
+    Request,
     Result,
     Rouge,
 )
@@ -31,7 +31,7 @@ PUBLISHED = (
 
 
 class Built(NamedTuple):
-    """A benchmark's record (no charts yet), and what it was made from."""
+    """A benchmark's record without its charts, and the data behind it."""
 
     result: Result
     journal: pd.DataFrame
@@ -40,7 +40,7 @@ class Built(NamedTuple):
 
 
 def build(path: Path) -> Built:
-    """Read `path` and judge it.
+    """Read the benchmark in `path` and judge it.
 
     Raises:
         BadInput: `path` is neither a result directory nor a run directory, or its baselines.json is broken.
@@ -51,11 +51,11 @@ def build(path: Path) -> Built:
     rows = journal[journal["mode"] == mode]
     score, problem = _merged_score(inputs.loadgens)
     inputs = replace(inputs, problems=(*inputs.problems, *problem))
-    asked = _asked(inputs)
+    request = _request(inputs)
     past = history.earlier(_candidates(inputs), output_directory(path) / history.BASELINES, _created(inputs))
-    parts = tuple(nodes.node(name, inputs, journal, mode, asked, past) for name in inputs.nodes)
+    parts = tuple(nodes.node(name, inputs, journal, mode, request, past) for name in inputs.nodes)
     pair = figures.pair(inputs.loadgens, rows, mode)
-    together = _together(inputs, rows, mode, figures.merged(score), asked)
+    together = _together(inputs, rows, mode, figures.merged(score), request)
     ratio, no_ratio = history.efficiency(together.samples_per_s, parts)
     runs = tuple(phases.phases(inputs.loadgens))
     shared = bool(inputs.plan and inputs.plan.shared_machine)
@@ -65,7 +65,7 @@ def build(path: Path) -> Built:
         schema_version=SCHEMA_VERSION,
         run_id=inputs.run_id,
         created_unix=_created(inputs),
-        asked=asked,
+        asked=request,
         verdict=judged,
         notice=NOTICE,
         together=together,
@@ -78,11 +78,11 @@ def build(path: Path) -> Built:
         calibration=tuple(phases.calibrations(inputs.loadgens)),
         attempts=tuple(phases.attempts(inputs.loadgens)),
         peaks=tuple(phases.peaks(inputs.loadgens)),
-        findings=findings.find(asked, together, parts, pair, runs, shared),
+        findings=findings.find(request, together, parts, pair, runs, shared),
         failures=tuple(phases.failures(inputs)),
         accuracy_reference=_compared(score),
         published=() if Rule.TINY_MODEL.broken(judged) or not inputs.loadgens else PUBLISHED,
-        history=(*history.past_runs(past, parts, asked.topology), *([now] if now else [])),
+        history=(*history.past_runs(past, parts, request.topology), *([now] if now else [])),
         charts=(),
     )
     return Built(result, journal, inputs, past)
@@ -99,11 +99,11 @@ def _merged_score(loadgens: Sequence[LoadGenRun]) -> tuple[Score | None, tuple[s
         return None, (str(error),)
 
 
-def _compared(score: Score | None) -> Compared | None:
+def _compared(score: Score | None) -> ReferenceComparison | None:
     if score is None or score.reference is None:
         return None
-    plain = asdict(score.reference)
-    return Compared(**{key: plain[key] for key in Compared.model_fields})
+    content = asdict(score.reference)
+    return ReferenceComparison(**{key: content[key] for key in ReferenceComparison.model_fields})
 
 
 def _candidates(inputs: Inputs) -> list[Path]:
@@ -120,14 +120,14 @@ def _created(inputs: Inputs) -> float | None:
     return min((status.started_unix for status in statuses if status and status.started_unix), default=None)
 
 
-def _asked(inputs: Inputs) -> Asked:
+def _request(inputs: Inputs) -> Request:
     spec, plan = inputs.spec, inputs.plan
-    public = plan.asked if plan else {}
-    rate = public.get("target_qps") if plan else spec.target_qps if spec else None
-    return Asked(
-        scenario=spec.scenario.value if spec else public.get("scenario"),
-        mode=spec.mode.value if spec else public.get("mode"),
-        samples=spec.samples if spec else _integer(public.get("samples")),
+    options = plan.asked if plan else {}
+    rate = options.get("target_qps") if plan else spec.target_qps if spec else None
+    return Request(
+        scenario=spec.scenario.value if spec else options.get("scenario"),
+        mode=spec.mode.value if spec else options.get("mode"),
+        samples=spec.samples if spec else _integer(options.get("samples")),
         target_qps=_rate(rate),
         topology=plan.topology if plan else None,
         launcher=plan.launcher if plan else None,
@@ -146,9 +146,11 @@ def _rate(value: Any) -> float | str | None:
         return None if value is None else str(value)
 
 
-def _together(inputs: Inputs, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None, asked: Asked) -> Figures:
+def _together(
+    inputs: Inputs, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None, request: Request
+) -> Figures:
     """One LoadGen: what it measured. Several: samples finished while all were running."""
-    offline = asked.scenario == "offline"
+    offline = request.scenario == "offline"
     if len(inputs.loadgens) == 1 and not _missing_loadgens(inputs):
         return figures.of(rows, nodes.log_of(inputs.loadgens[0], mode), rouge, offline=offline)
     span = None if _missing_loadgens(inputs) else figures.all_running(inputs.loadgens, rows, mode)

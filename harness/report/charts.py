@@ -1,4 +1,4 @@
-"""Pictures of what was measured. A chart without data is not made, and says why."""
+"""The report's charts. One without data is not drawn, and the report says why."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -60,23 +60,23 @@ def _save(folder: Path, name: str, title: str, drawn: Drawn) -> Chart:
 
 
 def _throughput(result: Result) -> Drawn:
-    measured = [(n.name, n.figures.samples_per_s, colour_of(result, n.name)) for n in result.nodes]
-    known = [(name, speed, colour) for name, speed, colour in measured if speed]
+    nodes = [(n.name, n.figures.samples_per_s, colour_of(result, n.name)) for n in result.nodes]
+    bars = [(name, speed, colour) for name, speed, colour in nodes if speed]
     if result.together.samples_per_s and len(result.nodes) > 1:
-        known.append(("together", result.together.samples_per_s, TOGETHER))
-    if not known:
+        bars.append(("together", result.together.samples_per_s, TOGETHER))
+    if not bars:
         return "no node has a measured speed"
-    names, speeds, colours = zip(*known, strict=True)
-    figure, axes = new_figure(height=1.5 + 0.5 * len(known))
-    bars = axes.barh(names, speeds, color=colours, height=0.6)
-    axes.bar_label(bars, labels=[f"{speed:,.2f}" for speed in speeds], padding=5)
+    names, speeds, colours = zip(*bars, strict=True)
+    figure, axes = new_figure(height=1.5 + 0.5 * len(bars))
+    drawn = axes.barh(names, speeds, color=colours, height=0.6)
+    axes.bar_label(drawn, labels=[f"{speed:,.2f}" for speed in speeds], padding=5)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, max(speeds) * 1.16)
     axes.set_xlabel("samples/s (unverified)")
     axes.set_title(f"{speeds[-1]:,.2f} samples/s, {names[-1]} ({result.asked.scenario})")
-    told = ", ".join(f"{name} {speed:.2f} samples/s" for name, speed in zip(names, speeds, strict=True))
-    return figure, f"Throughput: {told}"
+    listed = ", ".join(f"{name} {speed:.2f} samples/s" for name, speed in zip(names, speeds, strict=True))
+    return figure, f"Throughput: {listed}"
 
 
 def _efficiency(result: Result) -> Drawn:
@@ -110,25 +110,25 @@ def _latency(result: Result, rows: pd.DataFrame) -> Drawn:
         ("Time per output token", "tpot_ms", scenario.tpot_limit_ms if scenario else None, result.together.tpot),
         ("End to end", "e2e_ms", None, result.together.end_to_end),
     ]
-    known = [panel for panel in panels if rows[panel[1]].notna().sum() > 1]
-    if not known:
+    panels = [panel for panel in panels if rows[panel[1]].notna().sum() > 1]
+    if not panels:
         return "the journal holds no finished samples"
-    figure, grid = new_figure(1, len(known), height=4.2, squeeze=False, sharey=True)
-    told = []
-    for axes, (title, column, limit, figures_) in zip(grid[0], known, strict=True):
+    figure, grid = new_figure(1, len(panels), height=4.2, squeeze=False, sharey=True)
+    texts = []
+    for axes, (title, column, limit, figures_) in zip(grid[0], panels, strict=True):
         _distribution(axes, result, rows, column, limit)
-        seen = f"p50 {_ms(figures_.p50_ms)}, p99 {_ms(figures_.p99_ms)}" if figures_ else "together not measured"
-        axes.set_title(f"{title}\n{seen}", fontsize=11)
-        told.append(f"{title} {seen}")
+        text = f"p50 {_ms(figures_.p50_ms)}, p99 {_ms(figures_.p99_ms)}" if figures_ else "together not measured"
+        axes.set_title(f"{title}\n{text}", fontsize=11)
+        texts.append(f"{title} {text}")
     grid[0][0].set_ylabel("samples at or below (%)")
     grid[0][0].set_yticks([0, 25, 50, 75, 99])
     if len(result.nodes) > 1:
         figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(result.nodes))
-    return figure, "Latency distributions: " + "; ".join(told)
+    return figure, "Latency distributions: " + "; ".join(texts)
 
 
 def _distribution(axes: Any, result: Result, rows: pd.DataFrame, column: str, limit: float | None) -> None:
-    """How many percent of a node's samples took at most so long; the limit is drawn, or named where it is far off."""
+    """Cumulative distribution of each node's samples in percent; a limit far off the axis is named at its edge."""
     for node in result.nodes:
         own = rows[rows["node"] == node.name][column].dropna()
         if len(own):

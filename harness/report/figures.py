@@ -12,7 +12,7 @@ import pandas as pd
 from harness.report import logs, tables
 from harness.report.input_models import Part
 from harness.report.load_inputs import LoadGenRun
-from harness.report.machines import Telemetry, Used
+from harness.report.machines import Telemetry, Usage
 from harness.report.record import Figures, Latency, Pair, Rouge
 from harness.scoring.scores import METRICS, Score
 from harness.spec import FULL_SAMPLES, OFFLINE_MARGIN, OFFLINE_SLACK, RULE_MIN_DURATION_S
@@ -33,14 +33,14 @@ class _Speed:
 
 
 def measured(loadgens: Sequence[LoadGenRun], journal: pd.DataFrame) -> Measured:
-    """The mode that speed and latency are taken from: performance, or accuracy where that is all there was."""
+    """The mode that speed and latency are taken from: performance, or accuracy where there was no other run."""
     if any(loadgen.performance for loadgen in loadgens) or (journal["mode"] == "performance").any():
         return "performance"
     return "accuracy"
 
 
 def part_of(loadgen: LoadGenRun, mode: Measured) -> Part | None:
-    """The harness's own account of one LoadGen run; None when it did not finish."""
+    """The harness's own record of one LoadGen run; None when it did not finish."""
     return loadgen.outcome.performance if mode == "performance" else loadgen.outcome.accuracy
 
 
@@ -51,13 +51,13 @@ def window(loadgens: Sequence[LoadGenRun], mode: Measured) -> tuple[float, float
     """
     attempts = [loadgen.last_attempt if mode == "performance" else None for loadgen in loadgens]
     parts = [attempt or part_of(loadgen, mode) for loadgen, attempt in zip(loadgens, attempts, strict=True)]
-    known = [part for part in parts if part]
-    return (min(p.started_unix for p in known), max(p.finished_unix for p in known)) if known else None
+    runs = [part for part in parts if part]
+    return (min(run.started_unix for run in runs), max(run.finished_unix for run in runs)) if runs else None
 
 
 def _spans(loadgens: Sequence[LoadGenRun], rows: pd.DataFrame, mode: Measured) -> pd.DataFrame | None:
     """`start` and `stop` of each LoadGen in unix seconds: first issue and last answer in its journal; None when one of
-    them did not finish. Its own account of its end would count the time in which LoadGen writes its logs."""
+    them did not finish. `finished_unix` in the outcome would count the time in which LoadGen writes its logs."""
     spans = rows.groupby("loadgen").agg(start=("issued_unix", "min"), stop=("done_unix", "max"))
     whole = all(part_of(loadgen, mode) and loadgen.host in spans.index for loadgen in loadgens)
     return spans if whole and len(spans) else None
@@ -154,8 +154,7 @@ def projected_hours(samples_per_s: float | None, offline: bool) -> tuple[float |
 def _latency(logged: logs.Percentiles | None, values: pd.Series) -> Latency | None:
     if logged:
         return Latency(p50_ms=logged.p50_ms, p90_ms=logged.p90_ms, p99_ms=logged.p99_ms, source="LoadGen")
-    known = [tables.percentile(values, percent) for percent in (50, 90, 99)]
-    p50, p90, p99 = known
+    p50, p90, p99 = (tables.percentile(values, percent) for percent in (50, 90, 99))
     if p50 is None or p90 is None or p99 is None:
         return None
     return Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, source="journal")
@@ -188,10 +187,10 @@ def partial(table: pd.DataFrame, qsl_indexes: pd.Series) -> Rouge | None:
     return Rouge.model_validate({**values, "gen_len_characters": characters, "gen_num": len(own)})
 
 
-def use(
+def telemetry(
     paths: Sequence[Path], engines: set[str] | None, span: tuple[float, float] | None, cost: float | None
 ) -> Telemetry:
-    """What a node did between two unix seconds, from its telemetry files; `engines` None takes all that are there."""
+    """A node's telemetry in `span` (unix seconds), from its telemetry files; `engines` None takes all in them."""
     table = tables.readings(paths, span)
     machine = tables.readings(paths[:1], span)
     machine = machine.groupby(machine["unix_s"].round(), as_index=False).first()
@@ -200,27 +199,27 @@ def use(
     throttled, why = _throttling(gpus)
     total = machine["memory_total_gib"].dropna()
     return Telemetry(
-        cpu_percent=_used(machine["cpu_percent"]),
-        memory_used_gib=_used(machine["memory_used_gib"]),
+        cpu_percent=_usage(machine["cpu_percent"]),
+        memory_used_gib=_usage(machine["memory_used_gib"]),
         memory_total_gib=float(total.iloc[0]) if len(total) else None,
-        gpu_util_percent=_used(gpus["gpu_util_percent"]),
-        gpu_memory_used_gib=_used(gpus["gpu_memory_used_gib"]),
-        gpu_power_w=_used(gpus["gpu_power_w"]),
-        gpu_sm_clock_mhz=_used(gpus["gpu_sm_clock_mhz"]),
-        gpu_temperature_c=_used(gpus["gpu_temperature_c"]),
+        gpu_util_percent=_usage(gpus["gpu_util_percent"]),
+        gpu_memory_used_gib=_usage(gpus["gpu_memory_used_gib"]),
+        gpu_power_w=_usage(gpus["gpu_power_w"]),
+        gpu_sm_clock_mhz=_usage(gpus["gpu_sm_clock_mhz"]),
+        gpu_temperature_c=_usage(gpus["gpu_temperature_c"]),
         throttled_percent=throttled,
         throttle_reasons=why,
-        running=_used(own["running"]),
-        waiting=_used(own["waiting"]),
-        kv_cache_percent=_used(own["kv_cache_percent"]),
+        running=_usage(own["running"]),
+        waiting=_usage(own["waiting"]),
+        kv_cache_percent=_usage(own["kv_cache_percent"]),
         gap_s=_gap(machine["unix_s"], span) if any(path.exists() for path in paths) else None,
         own_cost_cpu_percent=cost,
     )
 
 
-def _used(values: pd.Series) -> Used | None:
-    known = values.dropna()
-    return Used(mean=float(known.mean()), peak=float(known.max()), seconds=len(known)) if len(known) else None
+def _usage(values: pd.Series) -> Usage | None:
+    values = values.dropna()
+    return Usage(mean=float(values.mean()), peak=float(values.max()), seconds=len(values)) if len(values) else None
 
 
 def _gap(seconds: pd.Series, span: tuple[float, float] | None) -> float | None:
@@ -234,5 +233,5 @@ def _throttling(gpus: pd.DataFrame) -> tuple[float | None, tuple[str, ...]]:
     if gpus.empty:
         return None, ()
     reasons = gpus["gpu_throttle"].fillna("").astype(str).str.strip()
-    held = reasons[~reasons.str.lower().isin(NO_THROTTLE)]
-    return 100 * len(held) / len(reasons), tuple(sorted(set(held)))
+    throttled = reasons[~reasons.str.lower().isin(NO_THROTTLE)]
+    return 100 * len(throttled) / len(reasons), tuple(sorted(set(throttled)))

@@ -1,4 +1,4 @@
-"""Earlier results: which are comparable, what they measured, and what is kept of them."""
+"""Earlier results: which are comparable, their speeds, and the copy of these that a report keeps."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,29 +9,31 @@ from harness.errors import BadInput
 from harness.files import read_json, sha256_json, write_json
 from harness.report.input_models import EarlierResult
 from harness.report.machines import EngineSettings, Machine, Record
-from harness.report.record import Asked, Level, Node, PastRun, Result
+from harness.report.record import Level, Node, PastRun, Request, Result
 from harness.spec import explain
 
 BASELINES = "baselines.json"
 
 
-def comparable(asked: Asked, machine: Machine, engines: Sequence[EngineSettings]) -> str | None:
+def comparable(request: Request, machine: Machine, engines: Sequence[EngineSettings]) -> str | None:
     """Fingerprint of what makes two speeds of one node comparable; None when something needed is unknown.
 
     Same scenario, samples, way of choosing the rate, weights, environment, engine settings, CPU, GPUs and driver; and
-    the speed taken from the same mode. A rate that the asker chose is part of it, since the rate then bounds the speed.
+    the speed taken from the same mode. A rate given as a number is part of it, since the rate then bounds the speed.
     """
-    known = (machine.model_sha256, machine.samples_sha256, machine.environment_sha256)
-    if None in known or not engines:
+    hashes = (machine.model_sha256, machine.samples_sha256, machine.environment_sha256)
+    if None in hashes or not engines:
         return None
     settings = [(engine.kind, engine.settings_sha256, engine.version) for engine in engines]
-    rate = None if asked.scenario == "offline" else asked.target_qps
+    rate = None if request.scenario == "offline" else request.target_qps
     hardware = (machine.cpu_model, machine.cpu_count, [gpu.model_dump() for gpu in machine.gpus], machine.driver)
-    return sha256_json([asked.scenario, asked.mode == "accuracy", asked.samples, rate, known, settings, hardware])
+    return sha256_json(
+        [request.scenario, request.mode == "accuracy", request.samples, rate, hashes, settings, hardware]
+    )
 
 
 class Baseline(Record):
-    """What later runs compare themselves with: an earlier run's speed, and of each of its nodes the fingerprint."""
+    """An earlier run to compare with: its speed, and the fingerprint of each of its nodes."""
 
     run: PastRun
     topology: str | None
@@ -42,30 +44,30 @@ _KEPT = TypeAdapter(tuple[Baseline, ...])
 
 
 def earlier(candidates: Iterable[Path], kept: Path, created_unix: float | None) -> list[Baseline]:
-    """Runs made before `created_unix`, oldest first, out of other results and of what a former report kept of them.
+    """Runs created before `created_unix`, oldest first, from other results and from the copy in baselines.json.
 
     Args:
-        candidates: result.json files. They outrank what was kept. An INVALID one is left out, and so is what cannot be
-            read: history is beside the point of a report.
-        kept: the baselines.json of a former report, for results that are no longer there.
-        created_unix: when the run in question was made; None leaves no run before it.
+        candidates: result.json files. They replace what was kept of the same run. INVALID ones are left out, and files
+            that cannot be read, since a report does not fail for its history.
+        kept: baselines.json of an earlier report on the same run, for results that were deleted since.
+        created_unix: when the run that is reported was created; None gives no earlier runs.
 
     Raises:
         BadInput: `kept` is there and broken.
     """
-    found = {baseline.run.run_id: baseline for baseline in _kept(kept)}
+    by_run = {baseline.run.run_id: baseline for baseline in _kept(kept)}
     for path in candidates:
         try:
             result = EarlierResult.model_validate(read_json(path, "result"))
         except (BadInput, ValidationError):
             continue
-        found.pop(result.run_id, None)
+        by_run.pop(result.run_id, None)
         speed = result.together
         run = point(result.run_id, result.created_unix, len(result.nodes), speed.samples_per_s, speed.seconds)
         if run and result.verdict.level != Level.INVALID:
             comparables = {node.name: node.comparable for node in result.nodes}
-            found[run.run_id] = Baseline(run=run, topology=result.asked.topology, comparable=comparables)
-    past = [baseline for baseline in found.values() if baseline.run.created_unix < (created_unix or 0.0)]
+            by_run[run.run_id] = Baseline(run=run, topology=result.asked.topology, comparable=comparables)
+    past = [baseline for baseline in by_run.values() if baseline.run.created_unix < (created_unix or 0.0)]
     return sorted(past, key=lambda baseline: (baseline.run.created_unix, baseline.run.run_id))
 
 
@@ -79,19 +81,19 @@ def _kept(path: Path) -> tuple[Baseline, ...]:
 
 
 def keep(path: Path, past: Sequence[Baseline], result: Result) -> None:
-    """Write those of `past` that `result` compares itself with, for when it is reported again without their results."""
+    """Write those of `past` that `result` is compared with, so that it can be reported again without their results."""
     named = {run.run_id for run in result.history} | {node.alone_run_id for node in result.nodes}
     write_json(path, [baseline.model_dump(mode="json") for baseline in past if baseline.run.run_id in named])
 
 
 def alone(past: Sequence[Baseline], fingerprint: str | None, name: str) -> PastRun | None:
-    """The latest comparable run that had this node alone; None when there is none."""
+    """The latest comparable run on this node alone; None when there is none."""
     same = (baseline.run for baseline in reversed(past) if baseline.comparable == {name: fingerprint})
     return next(same, None) if fingerprint else None
 
 
 def summed(nodes: Sequence[Node]) -> float | None:
-    """The nodes' speeds alone added up; None while one of them was not measured."""
+    """Sum of the nodes' speeds alone; None while one of them was not measured."""
     speeds = [node.alone_samples_per_s for node in nodes if node.alone_samples_per_s is not None]
     return sum(speeds) if speeds and len(speeds) == len(nodes) else None
 

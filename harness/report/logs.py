@@ -1,4 +1,4 @@
-"""LoadGen's own logs as one frozen record: what it was told, what it did, what it concluded."""
+"""LoadGen's logs of one run as a frozen record: its settings, its measurements and its result."""
 
 import re
 from collections import Counter
@@ -25,7 +25,7 @@ class Percentiles:
 class LoadGenLog:
     """One LoadGen run. None means that LoadGen did not write the key in this scenario or mode.
 
-    The latency limits are those LoadGen judged by; `queries_short` is how many more queries early stopping asks for;
+    The latency limits are those LoadGen judged by; `queries_short` is how many more queries early stopping needs;
     `errors` are (message, count); times are milliseconds unless the name says seconds. `result_token_throughput`
     (wrong unit) and `result_overlatency_query_count` (judged by a target of 0) are left out on purpose.
     """
@@ -137,9 +137,9 @@ def _words(text: str | None) -> str | None:
 
 
 def _queries_short(*results: str | None) -> int | None:
-    """How many more queries early stopping asks for; it says so in words only, one result for each latency."""
-    asked = [int(count) for text in results for count in re.findall(r"at least (\d+) more queries", text or "")]
-    return max(asked, default=None)
+    """How many more queries early stopping needs, from its sentences, one for each latency."""
+    counts = [int(count) for text in results for count in re.findall(r"at least (\d+) more queries", text or "")]
+    return max(counts, default=None)
 
 
 def _ms(nanoseconds: float | None) -> float | None:
@@ -147,21 +147,21 @@ def _ms(nanoseconds: float | None) -> float | None:
 
 
 def _percentiles(values: dict[str, Any], key: str) -> Percentiles | None:
-    found = [_ms(values.get(key.format(percentile))) for percentile in PERCENTILES]
-    if any(value is None for value in found):
+    times = [_ms(values.get(key.format(percentile))) for percentile in PERCENTILES]
+    if any(value is None for value in times):
         return None
-    return Percentiles(*(value for value in found if value is not None))
+    return Percentiles(*(value for value in times if value is not None))
 
 
 def _check_summary(path: Path, log: LoadGenLog) -> None:
-    """The verdict rests on the summary's line; the record on the detail log. They must say the same."""
+    """The summary's result, which submissions show, must be that of the detail log, which the record shows."""
     text = mllog.text(path)
     if log.mode == "accuracy":
         return  # an accuracy run's summary has no result
-    said = re.search(r"^Result is : (\w+)", text, re.MULTILINE)
-    if not said:
+    result = re.search(r"^Result is : (\w+)", text, re.MULTILINE)
+    if not result:
         raise BadInput(f"{path} is cut short: it has no 'Result is' line, so LoadGen did not finish; run again")
-    if said[1] != log.validity:
+    if result[1] != log.validity:
         raise BadInput(
-            f"{path} says {said[1]} but mlperf_log_detail.txt says {log.validity}; one of them is not this run's"
+            f"{path} says {result[1]} but mlperf_log_detail.txt says {log.validity}; one of them is not this run's"
         )

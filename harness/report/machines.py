@@ -89,8 +89,8 @@ def _gpu_fields(gpu: Any) -> Any:
     return {name: gpu.get(name) for name in Gpu.model_fields} | {"pcie": pcie}
 
 
-class Used(Record):
-    """Mean and peak of one reading during the performance run; `seconds` is how many seconds were read."""
+class Usage(Record):
+    """Mean and peak of one reading during the performance run, and the number of seconds with a reading."""
 
     mean: float
     peak: float
@@ -104,18 +104,18 @@ class Telemetry(Record):
     throttled.
     """
 
-    cpu_percent: Used | None
-    memory_used_gib: Used | None
+    cpu_percent: Usage | None
+    memory_used_gib: Usage | None
     memory_total_gib: float | None
-    gpu_util_percent: Used | None
-    gpu_memory_used_gib: Used | None
-    gpu_power_w: Used | None
-    gpu_sm_clock_mhz: Used | None
-    gpu_temperature_c: Used | None
+    gpu_util_percent: Usage | None
+    gpu_memory_used_gib: Usage | None
+    gpu_power_w: Usage | None
+    gpu_sm_clock_mhz: Usage | None
+    gpu_temperature_c: Usage | None
     throttled_percent: float | None
     throttle_reasons: tuple[str, ...]
-    running: Used | None
-    waiting: Used | None
-    kv_cache_percent: Used | None
+    running: Usage | None
+    waiting: Usage | None
+    kv_cache_percent: Usage | None
     gap_s: float | None
     own_cost_cpu_percent: float | None

@@ -1,4 +1,4 @@
-"""One node of a benchmark: what it did, what it is made of, what its engines were set to."""
+"""One node of a benchmark: its figures, its machine, and its engines' settings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from harness.report.input_models import ManifestFile
 from harness.report.load_inputs import Inputs, LoadGenRun
 from harness.report.logs import LoadGenLog
 from harness.report.machines import EngineSettings, Machine, Telemetry
-from harness.report.record import Asked, Node, Share
+from harness.report.record import Node, Request, Share
 from harness.report.steadiness import steadiness
 
 ADDRESS = ("name", "model", "host", "port", "url")
@@ -29,7 +29,7 @@ def node(
     inputs: Inputs,
     journal: pd.DataFrame,
     mode: figures.Measured,
-    asked: Asked,
+    request: Request,
     past: Sequence[history.Baseline],
 ) -> Node:
     """One node's record, from the samples that its engines answered.
@@ -39,7 +39,7 @@ def node(
         inputs: all files.
         journal: all samples of both modes.
         mode: the one that speed and latency are taken from.
-        asked: what was asked, to tell which of the `past` runs are comparable.
+        request: the benchmark that was requested, for telling which of the `past` runs are comparable.
         past: earlier runs.
     """
     loadgen = next((loadgen for loadgen in inputs.loadgens if loadgen.host == name), None)
@@ -51,7 +51,7 @@ def node(
     rouge = figures.partial(figures.scores(inputs.loadgens), answered)
     settings = tuple(_settings(engine.file.model_dump()) for engine in inputs.engines if engine.node == name)
     machine = _machine(name, inputs)
-    fingerprint = history.comparable(asked, machine, settings)
+    fingerprint = history.comparable(request, machine, settings)
     single = history.alone(past, fingerprint, name)
     planned = inputs.plan.nodes.get(name, {}) if inputs.plan else {}
     share = planned.get("share") or (loadgen.spec.window.model_dump() if loadgen and loadgen.spec and whole else None)
@@ -60,7 +60,7 @@ def node(
         loadgen=loadgen is not None,
         share=Share.model_validate(share) if share else None,
         why=planned.get("why"),
-        figures=figures.of(own, log, rouge, offline=asked.scenario == "offline"),
+        figures=figures.of(own, log, rouge, offline=request.scenario == "offline"),
         client_queue_p99_ms=tables.percentile(own["queue_ms"], 99),
         alone_samples_per_s=single.samples_per_s if single else None,
         alone_run_id=single.run_id if single else None,
@@ -79,17 +79,17 @@ def _telemetry(name: str, inputs: Inputs, loadgen: LoadGenRun | None, mode: figu
     costs = [engine.file.telemetry_cost for engine in inputs.engines if engine.node == name]
     costs += [loadgen.outcome.telemetry_cost] if loadgen else []
     percents = [100 * cost.cpu_s / cost.wall_s for cost in costs if cost and cost.wall_s > 0]
-    return figures.use(paths, names or None, span, sum(percents) if percents else None)
+    return figures.telemetry(paths, names or None, span, sum(percents) if percents else None)
 
 
 def telemetry_files(name: str, inputs: Inputs) -> list[Path]:
-    """A node's telemetry: its engines' own, else what the LoadGen on it wrote."""
+    """Paths of a node's telemetry: its engines' files, else that of the LoadGen on it."""
     own = [engine.telemetry for engine in inputs.engines if engine.node == name and engine.telemetry]
     return own or [loadgen.path / "telemetry.csv" for loadgen in inputs.loadgens if loadgen.host == name]
 
 
 def _machine(name: str, inputs: Inputs) -> Machine:
-    """The node's engines describe it; the LoadGen on it does where they do not, or where only it read the data set."""
+    """The machine as the node's engines describe it, else its LoadGen; the data set by whoever read it."""
     manifests = {loadgen.host: loadgen.manifest.machine for loadgen in inputs.loadgens}
     described = [engine.file.machine for engine in inputs.engines if engine.node == name and engine.file.machine]
     machine = next(iter(described), manifests.get(name) or ManifestFile().machine)
@@ -100,18 +100,18 @@ def _machine(name: str, inputs: Inputs) -> Machine:
 
 
 def _settings(engine: dict[str, Any]) -> EngineSettings:
-    config, asked, seen = engine["config"], engine["asked"], engine["verified"]
+    config, requested, verified = engine["config"], engine["asked"], engine["verified"]
     return EngineSettings(
         name=engine["name"],
         kind=engine["kind"],
         state=engine["state"],
         version=engine["version"],
-        dtype=seen.get("dtype") or config.get("dtype") or asked.get("dtype"),
+        dtype=verified.get("dtype") or config.get("dtype") or requested.get("dtype"),
         max_num_seqs=config.get("max_num_seqs"),
-        max_model_len=seen.get("max_model_len"),
-        prefix_caching=seen.get("enable_prefix_caching"),
-        speculative_decoding=seen.get("speculative_decoding"),
-        quantization=seen.get("quantization") or config.get("quantization"),
+        max_model_len=verified.get("max_model_len"),
+        prefix_caching=verified.get("enable_prefix_caching"),
+        speculative_decoding=verified.get("speculative_decoding"),
+        quantization=verified.get("quantization") or config.get("quantization"),
         unverified=engine["unverified"],
         settings_sha256=sha256_json({key: value for key, value in config.items() if key not in ADDRESS}),
     )

@@ -1,4 +1,4 @@
-"""What each LoadGen's run did, for the record: its phases, calibration, attempts, search and failures."""
+"""The record's parts about each LoadGen's run: phases, calibration, attempts, search and failures."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ import pandas as pd
 from harness.report import figures
 from harness.report.attempts import Load
 from harness.report.load_inputs import Inputs, LoadGenRun
-from harness.report.record import Attempt, Calibrated, Failure, Peak, Phase
+from harness.report.record import Attempt, Calibration, Failure, Peak, Phase
 
 
 def phases(loadgens: Sequence[LoadGenRun]) -> Iterator[Phase]:
@@ -29,11 +29,11 @@ def phases(loadgens: Sequence[LoadGenRun]) -> Iterator[Phase]:
             )
 
 
-def calibrations(loadgens: Sequence[LoadGenRun]) -> Iterator[Calibrated]:
+def calibrations(loadgens: Sequence[LoadGenRun]) -> Iterator[Calibration]:
     """The measurement that chose each LoadGen's rate."""
     for loadgen in loadgens:
         if calibration := loadgen.outcome.calibration:
-            yield Calibrated(node=loadgen.host, **calibration.model_dump(exclude={"tried"}))
+            yield Calibration(node=loadgen.host, **calibration.model_dump(exclude={"tried"}))
 
 
 def attempts(loadgens: Sequence[LoadGenRun]) -> Iterator[Attempt]:
@@ -51,23 +51,23 @@ def peaks(loadgens: Sequence[LoadGenRun]) -> Iterator[Peak]:
 
 
 def loads(inputs: Inputs, journal: pd.DataFrame) -> dict[str, Load]:
-    """What each LoadGen's judged performance run asked of its engines, by host."""
+    """Load of the engines in each LoadGen's judged performance run, by host."""
     limits = {engine.file.name: engine.file.config.get("max_num_seqs") for engine in inputs.engines}
-    found = {}
+    by_host = {}
     for host, rows in journal[journal["mode"] == "performance"].groupby("loadgen"):
         engines = set(rows["engine"])
         seconds = float(rows["done_unix"].max() - rows["issued_unix"].min())
-        known = [limit for engine in engines if isinstance(limit := limits.get(engine), int)]
-        found[str(host)] = Load(
+        sizes = [limit for engine in engines if isinstance(limit := limits.get(engine), int)]
+        by_host[str(host)] = Load(
             distinct_samples=int(rows["qsl_idx"].nunique()),
             in_flight=float(rows["e2e_ms"].sum()) / 1e3 / seconds / len(engines) if seconds > 0 else None,
-            max_num_seqs=min(known) if len(known) == len(engines) else None,
+            max_num_seqs=min(sizes) if len(sizes) == len(engines) else None,
         )
-    return found
+    return by_host
 
 
 def failures(inputs: Inputs) -> Iterator[Failure]:
-    """What Ansible saw fail, then what the runs' own status says of the other hosts."""
+    """Failures that Ansible reported, then those in the status of the other hosts' runs."""
     for failure in inputs.failures:
         yield Failure(node=failure.host, phase=failure.phase, reason=failure.reason, log=failure.log)
     reported = {failure.host for failure in inputs.failures}

@@ -71,18 +71,18 @@ def _points(result: Result) -> list[_Point]:
 
 
 def _panel(axes: Any, name: str, limit_ms: float, points: list[tuple[_Point, float | None]]) -> None:
-    known = [(point, value) for point, value in points if value is not None]
+    marks = [(point, value) for point, value in points if value is not None]
     for (whole, held), (label, mark) in MARKS.items():
-        own = [(point.rate, value) for point, value in known if (point.whole, point.held) == (whole, held)]
+        own = [(point.rate, value) for point, value in marks if (point.whole, point.held) == (whole, held)]
         if own:
             axes.scatter(*zip(*own, strict=True), label=label, linewidths=1.6, zorder=3 if whole else 2, **mark)
-    for point, value in known:
+    for point, value in marks:
         if point.whole:
             # Latency grows with the rate, so the upper left of a point is the emptiest corner.
             place = {"textcoords": "offset points", "xytext": (-8, 4), "ha": "right"}
             axes.annotate(point.name, (point.rate, value), fontsize=9.5, **place)
     axes.axhline(limit_ms, color=LIMIT, linestyle="--", linewidth=1.4)
-    rates, values = [point.rate for point, _ in known], [limit_ms, *(value for _, value in known)]
+    rates, values = [point.rate for point, _ in marks], [limit_ms, *(value for _, value in marks)]
     if min(values) > 0 and max(values) > MOST_LINEAR * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

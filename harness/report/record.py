@@ -21,7 +21,7 @@ class Level(StrEnum):
 
 
 class Reason(Record):
-    """Why the verdict is not VALID. `code` is stable, `sentence` is for people."""
+    """Why the verdict is not VALID: a stable `code`, and a `sentence` for people."""
 
     code: str
     level: Level
@@ -29,14 +29,14 @@ class Reason(Record):
 
 
 class Verdict(Record):
-    """The verdict with all its reasons, the gravest first."""
+    """The verdict with all its reasons, the most severe first."""
 
     level: Level
     reasons: tuple[Reason, ...]
 
 
-class Asked(Record):
-    """What was asked for; `target_qps` is the number given, or "auto"."""
+class Request(Record):
+    """The benchmark that was requested; `target_qps` is a number, "auto" or "peak"."""
 
     scenario: str | None
     mode: str | None
@@ -47,16 +47,16 @@ class Asked(Record):
     sampling_seed: int | None
 
 
-def latency_limits(asked: Asked) -> tuple[float, float] | None:
+def latency_limits(request: Request) -> tuple[float, float] | None:
     """The scenario's limits of TTFT and TPOT in ms at the 99th percentile; None where it has none."""
-    scenario = Scenario(asked.scenario) if asked.scenario else None
+    scenario = Scenario(request.scenario) if request.scenario else None
     if scenario is None or scenario.ttft_limit_ms is None or scenario.tpot_limit_ms is None:
         return None
     return scenario.ttft_limit_ms, scenario.tpot_limit_ms
 
 
 class Latency(Record):
-    """Percentiles in milliseconds and who measured them."""
+    """Percentiles in milliseconds, and whether LoadGen or the journal measured them."""
 
     p50_ms: float
     p90_ms: float
@@ -78,7 +78,7 @@ class Rouge(Record):
 class Figures(Record):
     """Speed, latency and accuracy of one node or of all together.
 
-    `samples`, `tokens` and `seconds` are those that the speed was taken from. `source` says who measured the speed.
+    `samples`, `tokens` and `seconds` are those of the speed. `source` says who measured it.
     `scheduled_samples_per_s` is the rate at which LoadGen sent (Server and Interactive).
     Hours are for one performance run at the rule's length and one accuracy run of 13,368 samples at this speed.
     """
@@ -172,7 +172,7 @@ class Probe(input_models.Probe):
 
 
 class Peak(input_models.Peak):
-    """What the search for the highest VALID rate found with the LoadGen on `node`."""
+    """Result of the search for the highest VALID rate with the LoadGen on `node`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -191,8 +191,8 @@ class Phase(Record):
     target_qps: float | None
 
 
-class Calibrated(Record):
-    """What the short calibration found, and the target it chose."""
+class Calibration(Record):
+    """Speed measured by the calibration, and the target rate that follows from it."""
 
     node: str
     samples_per_s: float
@@ -203,7 +203,7 @@ class Calibrated(Record):
 
 
 class Finding(Record):
-    """Something seen in the figures: what it was, what it may mean, what to do. `code` is stable."""
+    """An observation about the figures: what was measured, what it may mean, what to do. `code` is stable."""
 
     code: str
     node: str | None
@@ -211,7 +211,7 @@ class Finding(Record):
 
 
 class Failure(Record):
-    """What broke, where, why, and the log to read."""
+    """A failure: the node, the phase, the reason, and the log to read."""
 
     node: str
     phase: str | None
@@ -220,15 +220,15 @@ class Failure(Record):
 
 
 class Published(Record):
-    """A figure that others published, to stand beside a real Llama-3.1-8B's."""
+    """A published result, shown beside results of the real Llama-3.1-8B."""
 
     system: str
     offline_tokens_per_s: float
     server_tokens_per_s: float
 
 
-class Compared(Record):
-    """How many answers are those of an independent engine; the lists hold qsl_idx.
+class ReferenceComparison(Record):
+    """How many answers equal those of an independent engine; the lists hold qsl_idx.
 
     `differing` are those that are not. Of these, `misplaced` are another sample's answer, `shifted` have the right ids
     one position off or cut, `decode_differing` have the right ids but another text.
@@ -243,7 +243,7 @@ class Compared(Record):
 
 
 class Chart(Record):
-    """A picture that was made (`file`), or the reason why it was not (`absent`)."""
+    """A chart's PNG (`file`), or the reason why it was not drawn (`absent`)."""
 
     name: str
     title: str
@@ -268,7 +268,7 @@ class Result(Record):
     schema_version: int
     run_id: str
     created_unix: float | None
-    asked: Asked
+    asked: Request
     verdict: Verdict
     notice: str
     together: Figures
@@ -278,12 +278,12 @@ class Result(Record):
     efficiency_absent: str | None
     shared_machine: bool
     phases: tuple[Phase, ...]
-    calibration: tuple[Calibrated, ...]
+    calibration: tuple[Calibration, ...]
     attempts: tuple[Attempt, ...]
     peaks: tuple[Peak, ...]
     findings: tuple[Finding, ...]
     failures: tuple[Failure, ...]
-    accuracy_reference: Compared | None
+    accuracy_reference: ReferenceComparison | None
     published: tuple[Published, ...]
     history: tuple[PastRun, ...]
     charts: tuple[Chart, ...]

@@ -1,4 +1,4 @@
-"""Pages from the record. Deterministic: same record, same bytes."""
+"""The report's pages from the record. The same record gives the same bytes."""
 
 import math
 import xml.etree.ElementTree as Xml
@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from harness.report.accuracy_rules import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
 from harness.report.attempts import highest_valid
 from harness.report.history import summed
-from harness.report.machines import EngineSettings, Gpu, Used
+from harness.report.machines import EngineSettings, Gpu, Usage
 from harness.report.record import Figures, Latency, Level, Node, Result, latency_limits
 from harness.report.rules import Rule
 from harness.spec import FULL_SAMPLES, OFFLINE_MARGIN, OFFLINE_SLACK, RULE_MIN_DURATION_S, Scenario
@@ -21,7 +21,7 @@ NONE = "–"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure for people; None, not measured, is a dash and never a zero."""
+    """A figure with thousands separated; None, not measured, is a dash and never a zero."""
     return NONE if value is None else f"{value:,.{digits}f}"
 
 
@@ -31,14 +31,14 @@ def percent(value: float | None) -> str:
 
 
 def milliseconds(latency: Latency | None) -> str:
-    """Median and 99th percentile, the two a reader needs."""
+    """Median and 99th percentile."""
     if latency is None:
         return NONE
     return " / ".join(number(value, 0 if value >= 100 else 1) for value in (latency.p50_ms, latency.p99_ms))
 
 
 def hours(value: float | None) -> str:
-    """Hours with the digits that matter."""
+    """Hours with two digits below ten, one above."""
     return NONE if value is None else number(value, 2 if value < 10 else 1)
 
 
@@ -47,7 +47,7 @@ def moment(unix: float | None) -> str:
     return NONE if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def used(value: Used | None, digits: int = 0) -> str:
+def usage(value: Usage | None, digits: int = 0) -> str:
     """Mean and peak."""
     return NONE if value is None else f"{number(value.mean, digits)} / {number(value.peak, digits)}"
 
@@ -61,7 +61,7 @@ def short(value: Any) -> str:
 
 
 def switched(value: bool | None) -> str:
-    """On, off, or a dash for what the running server did not show."""
+    """On, off, or a dash for a setting that the running server did not show."""
     return NONE if value is None else "on" if value else "off"
 
 
@@ -72,7 +72,7 @@ HEAD = (
 
 
 def headline(result: Result) -> list[list[str]]:
-    """The ten-second table: one row per node, one for all together."""
+    """The table at the top: a row for each node and one for all together."""
     rows = [_row(node.name, node.figures, number(node.alone_samples_per_s), NONE) for node in result.nodes]
     if len(result.nodes) == 1:
         rows = []
@@ -132,7 +132,7 @@ _Property = tuple[str, Callable[[Node], Sequence[Any]], Callable[..., str]]
 
 
 def infrastructure(result: Result) -> list[list[str]]:
-    """What each node is made of and what it did: the names, then a row for each property that any node is known by."""
+    """The nodes' machines and their use: the names, then a row for each property known of any node."""
     rows = [["node", *(node.name for node in result.nodes)]]
     for name, values_of, show in _PROPERTIES:
         values = [values_of(node) for node in result.nodes]
@@ -150,7 +150,7 @@ def _package(label: str, name: str) -> _Property:
 
 
 def _telemetry(label: str, name: str, digits: int = 0) -> _Property:
-    return f"{label}, mean / peak", lambda node: [getattr(node.telemetry, name)], lambda value: used(value, digits)
+    return f"{label}, mean / peak", lambda node: [getattr(node.telemetry, name)], lambda value: usage(value, digits)
 
 
 def _listed(*values: Any) -> str:
@@ -163,23 +163,23 @@ def _version(node: Node, name: str) -> str | None:
 
 
 def _gpus(gpus: Sequence[Gpu]) -> str:
-    told = [
+    texts = [
         ", ".join(
             part for part in (gpu.name, f"{gpu.memory_gib:.0f} GiB" if gpu.memory_gib else None, gpu.pcie) if part
         )
         for gpu in gpus
     ]
-    return "; ".join(told) or "none"
+    return "; ".join(texts) or "none"
 
 
 def _engines(engines: Sequence[EngineSettings] | None) -> str:
-    told = [
+    texts = [
         f"{engine.name} ({_kind(engine)}, max_num_seqs {short(engine.max_num_seqs)}, "
         f"context {short(engine.max_model_len)}, prefix caching {switched(engine.prefix_caching)}, "
         f"speculative decoding {switched(engine.speculative_decoding)})"
         for engine in engines or ()
     ]
-    return "; ".join(told) or NONE
+    return "; ".join(texts) or NONE
 
 
 def _kind(engine: EngineSettings) -> str:

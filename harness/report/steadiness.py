@@ -33,17 +33,17 @@ def steadiness(rows: pd.DataFrame) -> Steadiness | None:
     Returns:
         None for fewer than 200 samples, less than 30 s, or answers that came in one piece.
     """
-    known = rows[rows["tpot_ms"] > 0]
-    if len(known) < max(LEAST_SAMPLES, 0.9 * len(rows)):
+    answers = rows[rows["tpot_ms"] > 0]
+    if len(answers) < max(LEAST_SAMPLES, 0.9 * len(rows)):
         return None
-    first = (known["issued_unix"] + known["ttft_ms"] / 1e3).to_numpy(dtype=float)
-    last = known["done_unix"].to_numpy(dtype=float)
+    first = (answers["issued_unix"] + answers["ttft_ms"] / 1e3).to_numpy(dtype=float)
+    last = answers["done_unix"].to_numpy(dtype=float)
     if last.max() - first.min() < LEAST_SECONDS:
         return None
     order = np.argsort(first, kind="stable")
-    engines = pd.factorize(known["engine"].to_numpy()[order])[0]
+    engines = pd.factorize(answers["engine"].to_numpy()[order])[0]
     second = np.arange(len(order)) >= len(order) // 2
-    logarithms = np.log(known["tpot_ms"].to_numpy(dtype=float)[order])
+    logarithms = np.log(answers["tpot_ms"].to_numpy(dtype=float)[order])
     figure = _at_equal_load(logarithms, first[order], last[order], engines, second)
     halves = [np.array_split(figure[second == half], BATCHES) for half in (False, True)]
     means = np.array([[batch.mean() for batch in half] for half in halves])

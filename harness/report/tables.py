@@ -94,8 +94,8 @@ def between(table: pd.DataFrame, window: tuple[float, float] | None) -> pd.DataF
 
 def percentile(values: pd.Series, percent: float) -> float | None:
     """Nearest-rank percentile as LoadGen takes it (a value that was measured, never one between two)."""
-    known = values.dropna().to_numpy(dtype=float)
-    return float(np.percentile(known, percent, method="higher")) if known.size else None
+    numbers = values.dropna().to_numpy(dtype=float)
+    return float(np.percentile(numbers, percent, method="higher")) if numbers.size else None
 
 
 def per_second(

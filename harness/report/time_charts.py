@@ -1,4 +1,4 @@
-"""Charts over the run's time: samples finished, and what nodes and engines did."""
+"""Charts over time: samples finished, and the use of nodes and engines."""
 
 import pandas as pd
 from matplotlib.ticker import FixedLocator, MaxNLocator
@@ -57,10 +57,15 @@ def utilisation(result: Result, inputs: Inputs, span: tuple[float, float] | None
     figure, grid = new_figure(len(panels), 1, height=1.1 + 1.15 * len(panels), squeeze=False, sharex=True)
     for axes, (column, label, top) in zip(grid[:, 0], panels, strict=True):
         for name, table in by_node.items():
-            known = table[["t_s", column]].dropna()
-            if len(known):
+            plotted = table[["t_s", column]].dropna()
+            if len(plotted):
                 axes.plot(
-                    known["t_s"], known[column], color=colour_of(result, name), label=name, alpha=0.85, clip_on=False
+                    plotted["t_s"],
+                    plotted[column],
+                    color=colour_of(result, name),
+                    label=name,
+                    alpha=0.85,
+                    clip_on=False,
                 )
         highest = top or max(float(table[column].max()) for table in by_node.values() if table[column].notna().any())
         axes.set_ylim(0, (highest or 1) * 1.08)
@@ -68,7 +73,7 @@ def utilisation(result: Result, inputs: Inputs, span: tuple[float, float] | None
         axes.yaxis.set_major_formatter(GROUPED)
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
         axes.yaxis.set_label_coords(-0.09, 0.5)
-    grid[0, 0].set_title(f"What the nodes and their engines did (means of {width:.0f} s)")
+    grid[0, 0].set_title(f"Use of the nodes and their engines (means of {width:.0f} s)")
     grid[0, 0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     grid[-1, 0].set_xlim(0, span[1] - span[0])
     grid[-1, 0].set_xlabel("seconds since the run's start")

@@ -1,6 +1,6 @@
 """VALID, UNOFFICIAL or INVALID, with every reason.
 
-Something that went wrong is INVALID. A rule that a smoke run cannot meet is UNOFFICIAL.
+A broken rule or a failure is INVALID. A rule that a smoke test cannot meet is UNOFFICIAL.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,22 +38,22 @@ def judge(inputs: Inputs, score: Score | None, loads: Mapping[str, Load]) -> Ver
         loads: per LoadGen host, what its performance journal holds.
     """
     reasons: list[Reason] = []
-    reasons += _whole(inputs)
+    reasons += _completeness(inputs)
     for loadgen in inputs.loadgens:
         reasons += _loadgen_run(loadgen, loads.get(loadgen.host, Load()))
     reasons += accuracy(inputs, score)
     for engine in inputs.engines:
         reasons += _engine(engine)
-    reasons += _alike(inputs)
+    reasons += _equality(inputs)
     reasons += _model(inputs)
     if inputs.spec:
-        reasons += _asked(inputs, inputs.spec)
+        reasons += _request(inputs, inputs.spec)
     unique = sorted(dict.fromkeys(reasons), key=lambda reason: ORDER[reason.level])
     level = unique[0].level if unique else Level.VALID
     return Verdict(level=level, reasons=tuple(unique))
 
 
-def _whole(inputs: Inputs) -> Iterator[Reason]:
+def _completeness(inputs: Inputs) -> Iterator[Reason]:
     broken = {failure.host for failure in inputs.failures}
     for failure in inputs.failures:
         yield Rule.RUN_FINISHED.reason(node=failure.host, phase=failure.phase, reason=failure.reason, log=failure.log)
@@ -139,61 +139,61 @@ def _loadgen(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
 
 
 def _performance(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
-    """LoadGen's own result: each cause of an INVALID is named; a cause that only a smoke run has is UNOFFICIAL."""
+    """LoadGen's own result: each cause of an INVALID is named; a cause that only a smoke test has is UNOFFICIAL."""
     full = spec.samples == FULL_SAMPLES
     size = spec.window.stop - spec.window.start
-    found: list[Reason] = []
+    reasons: list[Reason] = []
     if log.latency_limits_met is False:
-        found.append(Rule.LATENCY_LIMITS.reason(node=node, why=_over_limit(log) or log.invalid_reason))
+        reasons.append(Rule.LATENCY_LIMITS.reason(node=node, why=_over_limit(log) or log.invalid_reason))
     elif log.early_stopping_met is False:
         rule = Rule.EARLY_STOPPING if full else Rule.EARLY_STOPPING_SUBSET
-        found.append(rule.reason(node=node, count=log.samples, short=log.queries_short))
+        reasons.append(rule.reason(node=node, count=log.samples, short=log.queries_short))
     if log.min_duration_met is False:
-        found.append(Rule.MIN_DURATION.reason(node=node, asked=(log.min_duration_ms or 0) / 1e3))
+        reasons.append(Rule.MIN_DURATION.reason(node=node, minimum=(log.min_duration_ms or 0) / 1e3))
     if log.min_queries_met is False or (log.samples or 0) < size:
-        found.append(Rule.QUERY_COUNT.reason(node=node, count=log.samples, rule=max(size, log.min_query_count or 0)))
-    if log.validity == "INVALID" and not found:
-        found.append(Rule.LOADGEN_RESULT.reason(node=node, why=log.invalid_reason))
-    yield from found
-    asked_s = (log.min_duration_ms or 0) / 1e3
-    if asked_s < RULE_MIN_DURATION_S:
-        yield Rule.SHORT.reason(asked=asked_s, rule=RULE_MIN_DURATION_S)
+        reasons.append(Rule.QUERY_COUNT.reason(node=node, count=log.samples, rule=max(size, log.min_query_count or 0)))
+    if log.validity == "INVALID" and not reasons:
+        reasons.append(Rule.LOADGEN_RESULT.reason(node=node, why=log.invalid_reason))
+    yield from reasons
+    minimum_s = (log.min_duration_ms or 0) / 1e3
+    if minimum_s < RULE_MIN_DURATION_S:
+        yield Rule.SHORT.reason(minimum=minimum_s, rule=RULE_MIN_DURATION_S)
 
 
 def _over_limit(log: LoadGenLog) -> str:
     pairs = (("TTFT", log.ttft, log.ttft_limit_ms), ("TPOT", log.tpot, log.tpot_limit_ms))
     return " and ".join(
-        f"{name} p99 is {seen.p99_ms:,.0f} ms of {limit:,.0f} ms allowed"
-        for name, seen, limit in pairs
-        if seen and limit and seen.p99_ms > limit
+        f"{name} p99 is {latency.p99_ms:,.0f} ms of {limit:,.0f} ms allowed"
+        for name, latency, limit in pairs
+        if latency and limit and latency.p99_ms > limit
     )
 
 
 def _engine(engine: Engine) -> Iterator[Reason]:
-    name, seen = f"{engine.node}/{engine.file.name}", engine.file.verified
+    name, verified = f"{engine.node}/{engine.file.name}", engine.file.verified
     if engine.file.state == "failed":
         yield Rule.ENGINE_ALIVE.reason(engine=name, reason=engine.file.reason)
         return
-    if seen.get("enable_prefix_caching"):
+    if verified.get("enable_prefix_caching"):
         yield Rule.PREFIX_CACHING.reason(engine=name)
-    if seen.get("speculative_decoding"):
+    if verified.get("speculative_decoding"):
         yield Rule.SPECULATIVE.reason(engine=name)
-    length = seen.get("max_model_len")
+    length = verified.get("max_model_len")
     if length is not None and length < MAX_MODEL_LEN:
         yield Rule.CONTEXT_LENGTH.reason(engine=name, value=length, rule=MAX_MODEL_LEN)
-    demanded = ("enable_prefix_caching", "speculative_decoding", "max_model_len")
-    unseen = sorted({*engine.file.unverified, *(key for key in demanded if seen.get(key) is None)})
-    if unseen:
-        yield Rule.UNVERIFIED.reason(engine=name, what=", ".join(unseen))
+    required = ("enable_prefix_caching", "speculative_decoding", "max_model_len")
+    unknown = sorted({*engine.file.unverified, *(key for key in required if verified.get(key) is None)})
+    if unknown:
+        yield Rule.UNVERIFIED.reason(engine=name, what=", ".join(unknown))
 
 
-def _alike(inputs: Inputs) -> Iterator[Reason]:
-    """All nodes that made tokens must have run the same; LoadGens must have read the same samples."""
+def _equality(inputs: Inputs) -> Iterator[Reason]:
+    """All nodes with engines must have run the same software; LoadGens must have read the same samples."""
     machines = {engine.node: engine.file.machine for engine in inputs.engines}
     for loadgen in inputs.loadgens:
         if machines.get(loadgen.host) is None and loadgen.host in machines:
             machines[loadgen.host] = loadgen.manifest.machine
-    due: dict[str, dict[str, str | None]] = {
+    required: dict[str, dict[str, str | None]] = {
         "weights": {node: machine.model_sha256 if machine else None for node, machine in machines.items()},
         "environment": {node: machine.environment_sha256 if machine else None for node, machine in machines.items()},
         "engine versions": {engine.node: _versions(engine.file.version) for engine in inputs.engines},
@@ -204,12 +204,12 @@ def _alike(inputs: Inputs) -> Iterator[Reason]:
         "image": {node: machine.image_digest for node, machine in machines.items() if machine},
         "driver": {node: machine.driver for node, machine in machines.items() if machine},
     }
-    for what, values in {**due, **optional}.items():
+    for what, values in {**required, **optional}.items():
         different = set(values.values()) - (set() if what in optional else {None})
         if len(different) > 1:
             shown = ", ".join(f"{node}: {_short(value)}" for node, value in values.items())
             yield Rule.NODES_ALIKE.reason(what=what, values=shown)
-    unknown = [what for what, values in due.items() if len(values) > 1 and None in values.values()]
+    unknown = [what for what, values in required.items() if len(values) > 1 and None in values.values()]
     if unknown:
         yield Rule.NODES_UNVERIFIED.reason(what=" and ".join(unknown))
 
@@ -220,7 +220,7 @@ def _model(inputs: Inputs) -> Iterator[Reason]:
         yield Rule.TINY_MODEL.reason(model=_describe(others[0]))
 
 
-def _asked(inputs: Inputs, spec: Spec) -> Iterator[Reason]:
+def _request(inputs: Inputs, spec: Spec) -> Iterator[Reason]:
     if spec.samples < FULL_SAMPLES:
         yield Rule.SUBSET.reason(count=f"{spec.samples:,}", rule=f"{FULL_SAMPLES:,}")
     if spec.mode is not Mode.BOTH:

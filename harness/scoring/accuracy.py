@@ -30,12 +30,12 @@ _CHUNK = 100
 _PAIRS_WORTH_A_PROCESS = 400
 _PROGRESS_EVERY_S = 2.0
 _SHORTEST_UNIQUE = 8
-"""Shorter lists of ids may be alike by chance."""
+"""Shorter lists of ids may be equal by chance."""
 
 
 @dataclass(frozen=True)
 class _Log:
-    """What an accuracy log holds: the first answer per global qsl_idx, and which indexes were not as they should."""
+    """Content of an accuracy log: the first answer by global qsl_idx, and the indexes that break a rule."""
 
     answers: dict[int, list[int]]
     duplicates: set[int]
@@ -64,36 +64,36 @@ def score(
         punkt_dir: Punkt's English data, from `punkt.find`.
         out_dir: where the three files go.
         workers: processes; None for as many as there are cores, fewer where that is little work.
-        on_progress: told a line every other second.
+        on_progress: called with a line every other second.
 
     Raises:
         BadInput: the log is missing, cut short or broken, or model files or references are.
         RunFailed: a scoring process died.
     """
     began = time.monotonic()
-    found = _read(log, dataset, vocab_size(model_dir))
+    answered = _read(log, dataset, vocab_size(model_dir))
     ends = end_tokens(model_dir)
     load_tokenizer(model_dir)
     references = _references(reference_ids, dataset) if reference_ids else None
-    wanted = workers or min(cores(), math.ceil(len(found.answers) / _PAIRS_WORTH_A_PROCESS))
-    judged = _judge(partial(Judge, model_dir, punkt_dir), _chunks(found, dataset), wanted, on_progress)
+    processes = workers or min(cores(), math.ceil(len(answered.answers) / _PAIRS_WORTH_A_PROCESS))
+    judged = _judge(partial(Judge, model_dir, punkt_dir), _chunks(answered, dataset), processes, on_progress)
     window = scores.Window(dataset.start, dataset.start + len(dataset))
     rows = [item.row for item in judged]
-    answers = sorted(found.answers.items())
+    answers = sorted(answered.answers.items())
     result = Score(
         **scores.figures(rows),
         samples_expected=len(dataset),
-        missing=tuple(index for index in range(window.start, window.stop) if index not in found.answers),
-        duplicates=tuple(sorted(found.duplicates)),
-        foreign=tuple(sorted(found.foreign)),
+        missing=tuple(index for index in range(window.start, window.stop) if index not in answered.answers),
+        duplicates=tuple(sorted(answered.duplicates)),
+        foreign=tuple(sorted(answered.foreign)),
         end_token_violations=tuple(index for index, ids in answers if not ends.isdisjoint(ids[:-1])),
         one_token_answers=tuple(index for index, ids in answers if len(ids) < 2),
         punkt=punkt_dir is not None,
-        reference=None if references is None else _compare(found.answers, judged, references),
-        log_sha256=found.sha256,
+        reference=None if references is None else _compare(answered.answers, judged, references),
+        log_sha256=answered.sha256,
         share=window,
         seconds=round(time.monotonic() - began, 3),
-        workers=wanted,
+        workers=processes,
     )
     scores.save(out_dir, result, rows)
     return result
@@ -112,7 +112,7 @@ def _read(log: Path, dataset: Dataset, vocabulary: int) -> _Log:
         raise BadInput(f"accuracy log {log} is cut short or broken ({error}); give the whole file") from None
     if not isinstance(entries, list) or not entries:
         raise BadInput(f"accuracy log {log} holds no list of answers; run LoadGen in accuracy mode again")
-    found = _Log({}, set(), set(), hashlib.sha256(content).hexdigest())
+    answered = _Log({}, set(), set(), hashlib.sha256(content).hexdigest())
     for position, entry in enumerate(entries):
         try:
             local, ids = _entry(entry, vocabulary)
@@ -120,14 +120,14 @@ def _read(log: Path, dataset: Dataset, vocabulary: int) -> _Log:
             raise BadInput(f"accuracy log {log}: entry {position} is broken: {error!s}") from None
         index = dataset.start + local
         if not 0 <= local < len(dataset):
-            found.foreign.add(index)
-        elif index in found.answers:
-            found.duplicates.add(index)
+            answered.foreign.add(index)
+        elif index in answered.answers:
+            answered.duplicates.add(index)
         else:
-            found.answers[index] = ids
-    if not found.answers:
+            answered.answers[index] = ids
+    if not answered.answers:
         raise BadInput(f"accuracy log {log} answers none of the {len(dataset)} samples of {dataset.path}")
-    return found
+    return answered
 
 
 def _entry(entry: Any, vocabulary: int) -> tuple[int, list[int]]:
@@ -163,12 +163,12 @@ def _judge(
     """Judge all chunks; the answers come back in the order of their qsl_idx."""
     total = sum(len(chunk.indexes) for chunk in chunks)
     results: dict[int, list[Judged]] = {}
-    done, told = 0, time.monotonic()
+    done, reported = 0, time.monotonic()
     for number, result in spread(make, chunks, workers):
         results[number] = result
         done += len(result)
-        if on_progress and time.monotonic() - told >= _PROGRESS_EVERY_S:
-            told = time.monotonic()
+        if on_progress and time.monotonic() - reported >= _PROGRESS_EVERY_S:
+            reported = time.monotonic()
             on_progress(f"scored {done} of {total} answers")
     return [item for number in sorted(results) for item in results[number]]
 
@@ -179,7 +179,7 @@ def _references(path: Path, dataset: Dataset) -> dict[int, list[int]]:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise BadInput(f"reference answers {path} cannot be read: {error.strerror}") from None
-    found = {}
+    references = {}
     for number, line in enumerate(lines, 1):
         try:
             entry = orjson.loads(line)
@@ -187,8 +187,8 @@ def _references(path: Path, dataset: Dataset) -> dict[int, list[int]]:
         except (KeyError, TypeError, ValueError):
             raise BadInput(f"reference answers {path}: line {number} is broken; build them again") from None
         if dataset.start <= index < dataset.start + len(dataset):
-            found[index] = ids
-    return found
+            references[index] = ids
+    return references
 
 
 def _compare(
@@ -197,11 +197,11 @@ def _compare(
     common = answers.keys() & references.keys()
     other_ids = {index for index in common if answers[index] != references[index]}
     other_text = {item.row.qsl_idx for item in judged if not item.decodes_to_target} & common - other_ids
-    known = {tuple(ids) for ids in references.values() if len(ids) >= _SHORTEST_UNIQUE}
+    all_references = {tuple(ids) for ids in references.values() if len(ids) >= _SHORTEST_UNIQUE}
     return scores.reference(
         len(common),
         other_ids,
-        misplaced=(index for index in other_ids if tuple(answers[index]) in known),
+        misplaced=(index for index in other_ids if tuple(answers[index]) in all_references),
         shifted=(index for index in other_ids if _shifted(answers[index], references[index])),
         other_text=other_text,
     )

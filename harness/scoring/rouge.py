@@ -1,6 +1,6 @@
 """ROUGE F-measures, figure for figure those of `rouge_score` 0.1.2 with its stemmer, at a fraction of its time.
 
-Two things make the difference. Each word is stemmed once, not each time it is met. The table of longest common
+Two things make the difference. Each word is stemmed once. The table of longest common
 subsequences is a row of bits held in one integer: bit j of row i is clear where the table's value grows from column j
 to j + 1, so a value is a count of clear bits and a row costs a few operations, not one per cell.
 """
@@ -26,7 +26,7 @@ class Rouge(NamedTuple):
 
 
 class Scorer:
-    """Scores pairs; remembers the stem of every word it met."""
+    """Scores pairs of texts, with a cache of stems."""
 
     def __init__(self) -> None:
         from nltk.stem.porter import PorterStemmer  # half a second, and what merges scores for a report needs none
@@ -38,15 +38,16 @@ class Scorer:
         """Compare two texts whose sentences are separated by newlines."""
         targets, predictions = self._sentences(target), self._sentences(prediction)
         expected = [word for sentence in targets for word in sentence]
-        given = [word for sentence in predictions for word in sentence]
-        if not expected or not given:
+        predicted = [word for sentence in predictions for word in sentence]
+        if not expected or not predicted:
             return Rouge(0.0, 0.0, 0.0, 0.0)
-        union = _union_hits(targets, predictions, Counter(expected), Counter(given))
+        longest = len(predicted) - _rows(expected, predicted)[-1].bit_count()
+        union = _union_hits(targets, predictions, Counter(expected), Counter(predicted))
         return Rouge(
-            rouge1=_overlap(Counter(expected), Counter(given)),
-            rouge2=_overlap(_pairs(expected), _pairs(given)),
-            rougeL=_f_measure(len(given) - _rows(expected, given)[-1].bit_count(), len(given), len(expected)),
-            rougeLsum=_f_measure(union, len(given), len(expected)),
+            rouge1=_overlap(Counter(expected), Counter(predicted)),
+            rouge2=_overlap(_pairs(expected), _pairs(predicted)),
+            rougeL=_f_measure(longest, len(predicted), len(expected)),
+            rougeLsum=_f_measure(union, len(predicted), len(expected)),
         )
 
     def _sentences(self, text: str) -> list[list[str]]:
@@ -60,8 +61,8 @@ class Scorer:
         return self._stems[word]
 
 
-def _f_measure(hits: int, given: int, expected: int) -> float:
-    precision, recall = hits / max(given, 1), hits / max(expected, 1)
+def _f_measure(hits: int, predicted: int, expected: int) -> float:
+    precision, recall = hits / max(predicted, 1), hits / max(expected, 1)
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
@@ -69,16 +70,16 @@ def _pairs(words: Sequence[str]) -> Counter[tuple[str, str]]:
     return Counter(pairwise(words))
 
 
-def _overlap(expected: Counter[_T], given: Counter[_T]) -> float:
-    hits = sum(min(count, given[item]) for item, count in expected.items())
-    return _f_measure(hits, given.total(), expected.total())
+def _overlap(expected: Counter[_T], predicted: Counter[_T]) -> float:
+    hits = sum(min(count, predicted[item]) for item, count in expected.items())
+    return _f_measure(hits, predicted.total(), expected.total())
 
 
-def _rows(expected: Sequence[str], given: Sequence[str]) -> list[int]:
-    """Rows 0 to len(expected) of the table, each len(given) bits; a clear bit is a step up by one."""
-    full = (1 << len(given)) - 1
+def _rows(expected: Sequence[str], predicted: Sequence[str]) -> list[int]:
+    """Rows 0 to len(expected) of the table, each len(predicted) bits; a clear bit is a step up by one."""
+    full = (1 << len(predicted)) - 1
     where: dict[str, int] = {}
-    for column, word in enumerate(given):
+    for column, word in enumerate(predicted):
         where[word] = where.get(word, 0) | 1 << column
     rows = [full]
     for word in expected:
@@ -88,16 +89,16 @@ def _rows(expected: Sequence[str], given: Sequence[str]) -> list[int]:
     return rows
 
 
-def _aligned(expected: Sequence[str], given: Sequence[str]) -> set[int]:
+def _aligned(expected: Sequence[str], predicted: Sequence[str]) -> set[int]:
     """Positions in `expected` of the one longest common subsequence that `rouge_score` picks of several.
 
     It walks back from the table's end, takes a match at once, and else goes left only where that is strictly better.
     """
-    rows = _rows(expected, given)
-    row, column = len(expected), len(given)
+    rows = _rows(expected, predicted)
+    row, column = len(expected), len(predicted)
     taken = set()
     while row and column:
-        if expected[row - 1] == given[column - 1]:
+        if expected[row - 1] == predicted[column - 1]:
             row -= 1
             column -= 1
             taken.add(row)
@@ -115,16 +116,16 @@ def _union_hits(
     targets: Sequence[Sequence[str]],
     predictions: Sequence[Sequence[str]],
     expected: Counter[str],
-    given: Counter[str],
+    predicted: Counter[str],
 ) -> int:
     """Words of all target sentences that some prediction sentence aligns with; each occurrence counts once."""
     hits = 0
     for target in targets:
-        known = [sentence for sentence in predictions if not set(target).isdisjoint(sentence)]
-        union = set().union(*(_aligned(target, sentence) for sentence in known))
+        related = [sentence for sentence in predictions if not set(target).isdisjoint(sentence)]
+        union = set().union(*(_aligned(target, sentence) for sentence in related))
         for word in (target[position] for position in sorted(union)):
-            if expected[word] > 0 and given[word] > 0:
+            if expected[word] > 0 and predicted[word] > 0:
                 hits += 1
                 expected[word] -= 1
-                given[word] -= 1
+                predicted[word] -= 1
     return hits

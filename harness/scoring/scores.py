@@ -1,4 +1,4 @@
-"""The accuracy figures of one or several nodes: a record, its files, and how several become one. Pure functions."""
+"""The accuracy score of one node or several: the record, its files, and merging. Pure functions."""
 
 import csv
 import io
@@ -30,10 +30,10 @@ class Reference:
     """How answers compare, sample by sample, with those of an independent engine.
 
     An answer is identical when its whole list of ids is and when it decodes to the data set's target, which for such a
-    data set is the text of the reference answer. Two engines may part at a near tie of two logits, so a few may differ;
-    three kinds among `differing` no rounding can bring about, so that a single one shows a fault: `misplaced` are
-    another sample's answer, `shifted` have the right ids one position off or not all of them, `decode_differing` have
-    the right ids but another text.
+    data set is the text of the reference answer. Two engines may differ at a near tie of two logits, so a few answers
+    may differ; rounding cannot explain three kinds among `differing`, so that a single one shows a fault: `misplaced`
+    are another sample's answer, `shifted` have the right ids one position off or not all of them, `decode_differing`
+    have the right ids but another text.
     """
 
     compared: int
@@ -92,9 +92,9 @@ class Row(NamedTuple):
 
 def figures(rows: Sequence[Row]) -> dict[str, Any]:
     """The fields of a Score that are means or sums over answers."""
-    found: dict[str, Any] = {name: _percent([getattr(row, name) for row in rows]) for name in METRICS}
+    means: dict[str, Any] = {name: _percent([getattr(row, name) for row in rows]) for name in METRICS}
     lengths = [row.gen_len for row in rows if row.gen_len is not None]
-    return {**found, "gen_len": sum(lengths) if len(lengths) == len(rows) else None, "gen_num": len(rows)}
+    return {**means, "gen_len": sum(lengths) if len(lengths) == len(rows) else None, "gen_num": len(rows)}
 
 
 def reference(
@@ -163,7 +163,7 @@ def merge(folders: Sequence[Path]) -> Score:
 
 
 def describe(score: Score) -> str:
-    """A score in a few lines, for a person."""
+    """A score as a few lines of text."""
     values = ((name, getattr(score, name)) for name in METRICS)
     lines = ["  ".join(f"{name} {'–' if value is None else f'{value:.4f}'}" for name, value in values)]
     length = "–" if score.gen_len is None else f"{score.gen_len} characters"
@@ -186,11 +186,11 @@ def _few(indexes: Sequence[int]) -> str:
 
 
 def _percent(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
+    numbers = [value for value in values if value is not None]
+    if not numbers or len(numbers) < len(values):
         return None
     # fsum does not depend on the order, so shares merge to the very figure of one log.
-    return round(100 * math.fsum(known) / len(known), 4)
+    return round(100 * math.fsum(numbers) / len(numbers), 4)
 
 
 def _union(lists: Iterable[Iterable[int]]) -> tuple[int, ...]:

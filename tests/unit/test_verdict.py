@@ -65,7 +65,7 @@ def test_smoke_run_is_unofficial_with_every_reason(tmp_path: Path) -> None:
     verdict = judge(smoke(tmp_path))
     assert (verdict.level, codes(verdict)) == (Level.UNOFFICIAL, SMOKE)
     sentences = " ".join(reason.sentence for reason in verdict.reasons)
-    assert "LoadGen asks for at least 409 more" in sentences and "50 of 13,368 samples" in sentences
+    assert "LoadGen needs at least 409 more" in sentences and "50 of 13,368 samples" in sentences
 
 
 def test_invalid_outranks_unofficial_and_comes_first(tmp_path: Path) -> None:
