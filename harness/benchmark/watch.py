@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import state_file
-from harness.benchmark import progress
+from harness.benchmark import attempts, progress
 
 Record = dict[str, Any]
 Look = tuple[float, list[Record | None]]
@@ -47,18 +47,20 @@ class Node:
     """The node that is watched.
 
     `execute` runs a shell command there and returns its output; ConnectionError when there is no answer. `reset` makes
-    its connection anew. `show` prints a line.
+    its connection anew. `show` prints a line. `decide` tells the run there whether to repeat an attempt.
     """
 
     host: str
     execute: Callable[[str], str]
     reset: Callable[[], None]
     show: Callable[[str], None]
+    decide: Callable[[int, bool], None] = lambda number, repeat: None
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is watched, and how; see the module `mlperf_watch`."""
+    """What is watched, and how; see the module `mlperf_watch`. `together` are the hosts of all LoadGens, where there
+    are several and they repeat their attempts together."""
 
     kind: str
     files: Sequence[str] = ()
@@ -67,6 +69,7 @@ class Options:
     lost_after_s: float = 120.0
     progress: Path | None = None
     until: str = ""
+    together: Sequence[str] = ()
 
 
 class Watch:
@@ -77,6 +80,7 @@ class Watch:
         self._command: _LookCommand | None = None
         self._last_look: Look | None = None
         self._started_unix = time.time()
+        self._decided: set[int] = set()
 
     def run(self) -> Record:
         """The last record seen; state `lost` or `absent`, with a reason, where there is none."""
@@ -98,6 +102,7 @@ class Watch:
             for record in filter(None, records):
                 self._node.show(progress.line(options.kind, record, now))
                 self._record(record)
+                self._decide(record)
             absent = absent + 1 if missing else 0
             if absent >= _ABSENT_LOOKS:
                 return {"state": "absent", "reason": f"{missing[0]} does not exist on {self._node.host}"}
@@ -106,6 +111,16 @@ class Watch:
             patience_s = 0.0 if missing or options.until else options.interval_s
             if not patience_s and not options.command:
                 self._wait(min(options.interval_s, 1.0) if missing else options.interval_s)
+
+    def _decide(self, record: Record) -> None:
+        """Tell a run that waits for the others, once it is known, whether all repeat their attempts."""
+        path, number = self._options.progress, record.get("attempt")
+        if record["state"] != state_file.WAITING or path is None or number is None or number in self._decided:
+            return
+        repeat = attempts.repeat(number, [progress.last_look(path, host) for host in self._options.together])
+        if repeat is not None:
+            self._node.decide(number, repeat)
+            self._decided.add(number)
 
     def _final(self, records: Sequence[Record | None]) -> Record | None:
         """The record that ends the watching: the first bad one, or any when all are where they should be; else None."""

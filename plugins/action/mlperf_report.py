@@ -4,40 +4,54 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ansible.plugins.loader import action_loader
 
 PRODUCTS = ("result.json", "report.md", "report.html", "junit.xml", "charts/*.png")
+STOPPED = "stopped"
 
 
 class ActionModule(action_loader.get("mlperf_base", class_only=True)):
-    """Writes what failed, then the report."""
+    """Records what failed on the nodes, then writes the report."""
 
     def work(self, arguments):
-        """Verdict and summary."""
+        """Verdict and summary; what failed is returned also when no report can be made."""
         from harness import report
-        from harness.files import write_atomic
+        from harness.errors import HarnessError
+        from harness.files import read_json, write_json
 
         path = Path(arguments["path"])
-        before = _products(path)
+        file, before = path / "failures.json", _products(path)
+        known = read_json(file, "failures") if file.exists() else None
+        given = arguments["failures"]
+        record = given is not None and not arguments["ended"] and given != known
+        failures = given if record else [*(known or []), *(one for one in given or [] if one not in (known or []))]
+        result = {
+            "failures": [_sentence(failure) for failure in failures if failure.get("phase") != STOPPED],
+            "stopped": any(failure.get("phase") == STOPPED for failure in failures),
+        }
         if self.check_mode:
-            return {"changed": "result.json" not in before}
-        noted = False
-        if arguments["failures"] is not None:
-            file, content = path / "failures.json", json.dumps(arguments["failures"], indent=4) + "\n"
-            noted = not file.exists() or file.read_text(encoding="utf-8") != content
-            if noted:
-                write_atomic(file, content)
-        result = report.report(path)
+            return {**result, "changed": "result.json" not in before}
+        if record:
+            write_json(file, given)
+        try:
+            judged = report.report(path)
+        except HarnessError as error:
+            return {**result, "failed": True, "msg": str(error), "exit": error.exit_code}
         after = _products(path)
         return {
-            "changed": noted or before != after,
-            "verdict": str(result.verdict.level),
-            "summary": report.summary(result).strip("\n"),
+            **result,
+            "changed": record or before != after,
+            "verdict": str(judged.verdict.level),
+            "summary": report.summary(judged).strip("\n"),
             "diff": {"before": _listed(before), "after": _listed(after)},
         }
+
+
+def _sentence(failure):
+    """Where, at what and why, and the log to read."""
+    return " | ".join(filter(None, (failure.get(key) for key in ("host", "phase", "reason", "log"))))
 
 
 def _products(path):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from ansible.errors import AnsibleError
@@ -27,13 +28,20 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         notice = arguments.pop("notice")
         if notice:
             display.display(notice)
-        node = watch.Node(host, self._execute, self._reset, lambda line: display.display(f"{host:<{width}}  {line}"))
+        node = watch.Node(
+            host,
+            self._execute,
+            self._reset,
+            lambda line: display.display(f"{host:<{width}}  {line}"),
+            functools.partial(self._decide, arguments),
+        )
         options = watch.Options(
             kind=arguments["kind"],
             interval_s=arguments["interval_s"],
             lost_after_s=arguments["lost_after_s"],
             progress=Path(arguments["progress"]) if arguments["progress"] else None,
             until=arguments["until"],
+            together=arguments["together"],
             **_places(arguments, host),
         )
         record = watch.Watch(node, options).run()
@@ -48,6 +56,16 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
             "log": record.get("log") or "",
             "status": {} if record["state"] in ("lost", "absent") else record,
         }
+
+    def _decide(self, arguments, number, repeat):
+        """Tell the run on the node; where that fails it decides alone after a while."""
+        from harness.errors import HarnessError
+
+        words = ["decide", arguments["run_id"], str(number), "--repeat" if repeat else "--accept"]
+        try:
+            self.call_harness(arguments, words)
+        except HarnessError as error:
+            display.display(f"attempt {number}: {error}")
 
     def _execute(self, command):
         """Output of a command on the node."""

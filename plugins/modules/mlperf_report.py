@@ -11,7 +11,7 @@ short_description: Judge the collected files of a run and write its report
 description:
   - Does what C(harness report) does, on the controller. The report is a function of the run's own files, and for
     efficiency and history of the results beside O(path).
-  - What failed on the nodes is written beside it first, as C(failures.json); with that file a run counts as ended.
+  - What failed on the nodes is recorded beside it first, as C(failures.json); with that file a run counts as ended.
   - A verdict of INVALID is a result, not a failure of this module.
 options:
   path:
@@ -24,6 +24,10 @@ options:
       - When not given, the file stays as it is.
     type: list
     elements: dict
+  ended:
+    description: Whether the run has ended before. What failed then stays recorded, and O(failures) is only returned.
+    type: bool
+    default: false
 author: The MLPerf distributed authors
 attributes:
   check_mode:
@@ -45,6 +49,15 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+failures:
+  description: What failed on the nodes, a sentence each, with where and at what; that a run was stopped is left out.
+  returned: always
+  type: list
+  elements: str
+stopped:
+  description: Whether the run was stopped on request.
+  returned: always
+  type: bool
 verdict:
   description: VALID, INVALID or UNOFFICIAL.
   returned: success, not in check mode

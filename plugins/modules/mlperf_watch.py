@@ -45,7 +45,7 @@ options:
     choices: [process, kubernetes, torchx]
     default: process
   command:
-    description: The C(harness cluster) command of the controller as a list of words.
+    description: The C(harness) command of the node, or C(harness cluster) of the controller, as a list of words.
     type: list
     elements: str
     default: []
@@ -65,6 +65,13 @@ options:
     description: A line to show once when watching begins.
     type: str
     default: ""
+  together:
+    description:
+      - The hosts of all LoadGens, where several repeat their attempts together. When all of them have ended an attempt
+        (by O(progress)), O(command) tells the run on this host whether to repeat it.
+    type: list
+    elements: str
+    default: []
   until:
     description: Watch engines that are ready on, until the run on this other host has ended (by O(progress)).
     type: str

@@ -116,7 +116,7 @@ def test_failing_node_costs_neither_the_other_nor_the_report(fakes: Fakes) -> No
     assert all(failure["reason"] for failure in failures)
     log = next(failure["log"] for failure in failures if failure["phase"] == "run")
     assert log.endswith("harness.log")
-    tail = " ".join(site.output().split("Fail for what failed on a node")[1].split())
+    tail = " ".join(site.output().split("Fail if a node failed")[1].split())
     assert "node2 | run |" in tail
     assert log.split("/")[-1] in tail
     share = site.read("broken", "plan.json")["nodes"]["node1"]["share"]
@@ -138,7 +138,7 @@ def fail_on_node2(fakes: Fakes, spoil: Callable[[], object], **more: object) -> 
     assert process.wait(200) == 2, site.output()
     (failure,) = site.read("broken", "failures.json")
     assert (failure["host"], failure["phase"]) == ("node2", "run")
-    said = "".join(site.output().split("Fail for what failed on a node")[1].split())
+    said = "".join(site.output().split("Fail if a node failed")[1].split())
     assert "".join(f"node2 | run | {failure['reason']} | {failure['log']}".split()) in said
     share = site.read("broken", "plan.json")["nodes"]["node1"]["share"]
     assert len(site.lines("broken", "nodes/node1/journal.jsonl")) == share["stop"] - share["start"]

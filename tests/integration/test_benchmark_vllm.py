@@ -118,6 +118,6 @@ def test_killed_engine_names_node_reason_and_log(own: Site) -> None:
     assert by_phase["engine"]["log"].endswith("engines/node1/engine.log")
     assert by_phase["run"]["log"].endswith("harness.log")
     assert own.read("killed", "result.json")["verdict"]["level"] == "INVALID"
-    said = own.output().split("Fail for what failed on a node")[1]
+    said = own.output().split("Fail if a node failed")[1]
     assert "node1 | engine |" in " ".join(said.split())
     assert (own.results / "killed" / "nodes" / "node1" / "engines" / "node1" / "engine.log").stat().st_size > 0

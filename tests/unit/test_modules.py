@@ -358,7 +358,12 @@ def test_report_says_whether_files_changed(tmp_path: Path) -> None:
     for changed in (True, False):
         assert call("mlperf_report", {**arguments, "failures": failures})["changed"] is changed
         assert json.loads((results / "failures.json").read_text()) == failures
-    assert call("mlperf_report", arguments)["verdict"] == "INVALID"
+    later = [{"host": "jw3", "phase": "reach", "reason": "no answer", "log": "/l"}]
+    again = call("mlperf_report", {**arguments, "failures": later, "ended": True})
+    assert (again["changed"], again["verdict"], again["stopped"]) == (False, "INVALID", False)
+    assert again["failures"] == ["jw2 | run | it died", "jw3 | reach | no answer | /l"]
+    stopped = [{"host": "jw2", "phase": "stopped", "reason": "on request", "log": None}]
+    assert call("mlperf_report", {**arguments, "failures": stopped})["failures"] == []
     with pytest.raises(Failed, match="is not a directory") as refused:
         call("mlperf_report", {"path": str(tmp_path / "empty")})
     assert refused.value.result["exit"] == 2

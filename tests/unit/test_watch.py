@@ -15,6 +15,7 @@ from ansible.errors import AnsibleConnectionFailure
 
 from harness import state_file
 from harness.benchmark import progress as lines
+from harness.benchmark.attempts import repeat
 from tests.unit.ansible_modules import load
 
 watch = load("mlperf_watch", "action")
@@ -122,7 +123,7 @@ class Node:
         self.faults: list[Exception] = []
         self.before: list[Any] = []
 
-    def execute(self, command: str) -> dict[str, Any]:
+    def execute(self, command: str, in_data: bytes | None = None, chdir: str | None = None) -> dict[str, Any]:
         if self.faults:
             raise self.faults.pop(0)
         if self.before:
@@ -144,7 +145,7 @@ def run(
     places: dict[str, Any] = {"root": str(files[0].parents[2])} if files else {}
     if kind == "engine":
         places["engines"] = [file.parent.name for file in files]
-    if "command" in more:
+    if "command" in more and more.get("launcher") != "process":
         places |= {"launcher": "kubernetes", "run_id": "r1", "engines": ["jw3"]}
     args = {"kind": kind, "interval_s": 0.05, "run_id": "r1", **places, **more}
     task = MagicMock(action="mlperf_watch", check_mode=check, args=args, async_val=0)
@@ -395,3 +396,50 @@ def test_engines_that_a_command_looks_at_are_watched_until_the_run_has_ended(tmp
     result = run(Node(), command=command, kind="engine", until="jw1", interval_s=60, progress=str(progress))
     assert (result["good"], result["state"]) == (True, "ready")
     assert 0.6 < time.monotonic() - begun < 30
+
+
+def attempt(number: int, verdict: str, forgiven: int = 2) -> dict[str, Any]:
+    return {"number": number, "verdict": verdict, "forgiven": forgiven}
+
+
+def seen(*made: dict[str, Any], state: str = "waiting", lost: str | None = None) -> dict[str, Any]:
+    return {"status": None if lost else {"state": state, "attempts": list(made)}, "lost": lost}
+
+
+@pytest.mark.parametrize(
+    ("other", "decision"),
+    [
+        (seen(attempt(1, "INVALID")), True), (seen(attempt(1, "ENDED EARLY")), True),
+        (seen(attempt(1, "VALID")), False),
+        # Too few samples to confirm a limit at any rate.
+        (seen(attempt(1, "INVALID", -1)), False),
+        (None, None), (seen(state="running"), None), (seen(state="failed"), False), (seen(lost="no answer"), False),
+        (seen(attempt(1, "INVALID"), attempt(2, "VALID"), state="running"), True),
+    ],
+)  # fmt: skip
+def test_attempts_are_repeated_together_or_not_at_all(other: dict[str, Any] | None, decision: bool | None) -> None:
+    assert repeat(1, [seen(attempt(1, "VALID")), other]) is decision
+
+
+def test_a_run_that_waits_for_the_others_is_told_once_what_all_do(tmp_path: Path, shown: list[str]) -> None:
+    file, progress, node = run_file(tmp_path), tmp_path / "progress.jsonl", Node()
+    command = tmp_path / "harness"
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\necho "{{}}"\n')
+    command.chmod(0o755)
+    other = {"unix": time.time(), "host": "jw3", "kind": "run", "lost": None}
+
+    def note(*made: dict[str, Any]) -> None:
+        look = {**other, "status": {"state": "running" if not made else "waiting", "attempts": list(made)}}
+        with progress.open("a") as stream:
+            stream.write(json.dumps(look) + "\n")
+
+    waiting = {"state": "waiting", "attempt": 1, "attempts_most": 4, "attempts": [attempt(1, "VALID")]}
+    status(file, **waiting)
+    node.before = [
+        note, lambda: note(attempt(1, "INVALID")), lambda: None, lambda: status(file, state="finished")
+    ]  # fmt: skip
+    more = {"launcher": "process", "together": ["jw2", "jw3"], "progress": str(progress)}
+    plugin_command = {"command": [str(command)], **more}
+    assert run(node, file, **plugin_command)["good"] is True
+    told = [line.split(" --root")[0] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert told == ["decide r1 1 --repeat"]
