@@ -46,7 +46,7 @@ def benchmark(
         inventory: an inventory as Ansible takes it; None is the project's own (inventory/local).
         limit: run on these hosts only, as in `ansible-playbook --limit`.
         project: the directory of benchmark.yml; None looks upwards from the working directory.
-        on_output: told what ansible-playbook prints, as it prints it.
+        on_output: called with the output of ansible-playbook as it appears.
         public: the other settings listed at the top of benchmark.yml.
 
     Raises:
@@ -106,7 +106,7 @@ class Benchmark:
         """Run it.
 
         Raises:
-            HarnessError: it ended before there was a result; BadInput and NotReady when a node said so.
+            HarnessError: it ended before there was a result; BadInput, NotReady if a node refused with that exit code.
         """
         written = self._written()
         play = Play(self._root, DOOR, self._inventory, self._limit, self._values, self._on_output)

@@ -1,4 +1,4 @@
-"""One ansible-playbook through ansible-runner: started, heard, ended."""
+"""One ansible-playbook, run by ansible-runner: its output, its failures and its end."""
 
 import os
 import sys
@@ -43,7 +43,7 @@ class Play:
             playbook=playbook,
             extravars=values,
             envvars=_environment(root),
-            event_handler=self._hear,
+            event_handler=self._handle,
             cancel_callback=lambda: self._cancelled,
             quiet=True,
             **options,
@@ -54,38 +54,38 @@ class Play:
         return bool(self._thread.is_alive())
 
     def cancel(self) -> None:
-        """End it now."""
+        """Stop it now."""
         self._cancelled = True
         self.wait()
 
     def wait(self) -> None:
-        """Until it has ended, for a bounded time."""
+        """Wait for its end, for a bounded time."""
         self._thread.join(timeout=_CANCEL_TIMEOUT_S)
         self._private.cleanup()
 
     @property
     def return_code(self) -> int:
-        """What ansible-playbook ended with."""
+        """Exit code of ansible-playbook."""
         self.wait()
         return int(self._runner.rc or 0)
 
     def error(self, run_id: str) -> HarnessError:
         """Why there is no result, by who must act: a module passes on the exit code of the command that refused."""
-        told = [f"{failure['host']}: {failure['message']}" for failure in self._failures]
-        sentence = "; ".join(dict.fromkeys(told)) or f"ansible-playbook ended with {self._runner.rc} and no word"
+        messages = [f"{failure['host']}: {failure['message']}" for failure in self._failures]
+        sentence = "; ".join(dict.fromkeys(messages)) or f"ansible-playbook ended with {self._runner.rc} and no message"
         codes = {failure["exit"] for failure in self._failures}
         kind = next((kind for kind in (BadInput, NotReady) if kind.exit_code in codes), RunFailed)
         return kind(f"run {run_id} has no result: {sentence}")
 
-    def _hear(self, event: dict[str, Any]) -> bool:
+    def _handle(self, event: dict[str, Any]) -> bool:
         if event.get("stdout"):
             self._on_output(event["stdout"])
         if event["event"] in ("runner_on_failed", "runner_on_unreachable"):
-            told = event["event_data"]
-            answer = told.get("res") or {}
-            if not told.get("ignore_errors"):
-                message = str(answer.get("msg") or answer.get("reason") or "failed without a word").strip()
-                self._failures.append({"host": told.get("host"), "message": message, "exit": answer.get("exit")})
+            data = event["event_data"]
+            result = data.get("res") or {}
+            if not data.get("ignore_errors"):
+                message = str(result.get("msg") or result.get("reason") or "failed without a message").strip()
+                self._failures.append({"host": data.get("host"), "message": message, "exit": result.get("exit")})
         return False
 
 

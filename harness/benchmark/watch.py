@@ -197,7 +197,7 @@ class Watch:
                 return self._last_look
             if time.monotonic() > end:
                 self._end_command()
-                raise ConnectionError(f"looking has said nothing for {patience_s:.0f} s")
+                raise ConnectionError(f"the command has printed nothing for {patience_s:.0f} s")
         try:
             look = self._command.next()
         except ConnectionError:

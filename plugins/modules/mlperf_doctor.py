@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: mlperf_doctor
 short_description: Check a machine before a benchmark
-description: Runs C(harness doctor), which changes nothing, and fails when a run could not work on this machine.
+description: Runs C(harness doctor), which changes nothing. Fails if a run would fail on this machine.
 options:
   command:
     description: The C(harness) command as a list of words.
@@ -21,18 +21,18 @@ options:
     required: true
   launcher:
     description:
-      - What starts engines and runs. With another one than V(process) O(command) is C(harness cluster), which works on
-        a cluster from wherever it is called, and O(root) is the folder that pods have their claims in.
+      - What starts engines and runs. Unless it is V(process), O(command) is C(harness cluster), which manages Jobs by
+        the cluster's API, and O(root) is the folder in which pods mount their claims.
     type: str
     choices: [process, kubernetes, torchx]
     default: process
   engines:
-    description: Settings of the engines that are going to be brought up on this machine.
+    description: Settings of the engines to be started on this machine.
     type: list
     elements: dict
     default: []
   spec:
-    description: The run that this machine may have to drive; empty for none.
+    description: The spec of the run to be started on this machine; empty for none.
     type: dict
     default: {}
 author: The MLPerf distributed authors

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_engine
-short_description: Bring an inference engine up or take it down
+short_description: Start or stop an inference engine
 description:
-  - Starts a server that makes tokens (O(config.kind=vllm) or O(config.kind=deepspeed)), attaches to a running one
-    (O(config.kind=endpoint)), or stops it with all its children.
-  - Starting returns at once. Watch the engine with M(mlperf_watch), look at it with M(mlperf_engine_info).
-  - An engine that runs under the same name with another configuration is refused, both values named.
+  - Starts an inference server (O(config.kind=vllm) or O(config.kind=deepspeed)), attaches to a running one
+    (O(config.kind=endpoint)), or stops it with all its child processes.
+  - Starting returns immediately. Watch the engine with M(mlperf_watch), read its state with M(mlperf_engine_info).
+  - Fails if an engine of that name runs with other settings, and names both values.
 options:
   command:
     description: The C(harness) command as a list of words.
@@ -25,8 +25,8 @@ options:
     required: true
   launcher:
     description:
-      - What starts engines and runs. With another one than V(process) O(command) is C(harness cluster), which works on
-        a cluster from wherever it is called, and O(root) is the folder that pods have their claims in.
+      - What starts engines and runs. Unless it is V(process), O(command) is C(harness cluster), which manages Jobs by
+        the cluster's API, and O(root) is the folder in which pods mount their claims.
     type: str
     choices: [process, kubernetes, torchx]
     default: process
@@ -35,7 +35,7 @@ options:
     type: str
     required: true
   state:
-    description: Whether it shall run.
+    description: Whether the engine runs.
     type: str
     choices: [up, down]
     default: up
@@ -48,7 +48,7 @@ attributes:
   check_mode:
     support: full
     description:
-      - Starts and stops nothing, and says whether it would. Settings, model, port and disk are judged as a start would.
+      - Starts and stops nothing, and reports whether it would. Settings, model, port and disk are checked, too.
   diff_mode:
     support: full
     description: Shows state and settings before and after.

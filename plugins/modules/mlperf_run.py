@@ -7,11 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_run
-short_description: Start or stop a benchmark run on a node
+short_description: Start, stop or release a benchmark run
 description:
-  - Starts a LoadGen run in the background. Watch it with M(mlperf_watch), look at it with M(mlperf_run_info).
-  - A run that exists with the same spec, running or finished, is left as it is. With another spec it is refused,
-    both values named.
+  - Starts a LoadGen run in the background. Watch it with M(mlperf_watch), read its state with M(mlperf_run_info).
+  - Changes nothing if a run with the same spec exists, running or finished. Fails if its spec is another one, and names
+    both values.
 options:
   command:
     description: The C(harness) command as a list of words.
@@ -24,8 +24,8 @@ options:
     required: true
   launcher:
     description:
-      - What starts engines and runs. With another one than V(process) O(command) is C(harness cluster), which works on
-        a cluster from wherever it is called, and O(root) is the folder that pods have their claims in.
+      - What starts engines and runs. Unless it is V(process), O(command) is C(harness cluster), which manages Jobs by
+        the cluster's API, and O(root) is the folder in which pods mount their claims.
     type: str
     choices: [process, kubernetes, torchx]
     default: process
@@ -35,20 +35,20 @@ options:
     required: true
   state:
     description:
-      - Whether it shall run (or have run), be ended, or, when its files were collected, be removed by its cluster in
-        due time.
+      - V(started) if the run exists, V(stopped) if it does not run, V(released) to set a TTL on its finished Jobs once
+        its files are collected.
     type: str
     choices: [started, stopped, released]
     default: started
   spec:
-    description: What is asked, without the run's name; needed with O(state=started).
+    description: The spec of the run, without its name; needed with O(state=started).
     type: dict
     default: {}
 author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: full
-    description: Validates the spec, the data set, the model and the disk, starts nothing, and says whether it would.
+    description: Starts nothing, validates spec, data set, model and disk, and reports whether it would start.
   diff_mode:
     support: full
     description: Shows the run's state, or the keys in which specs differ.
@@ -66,7 +66,7 @@ EXAMPLES = r"""
       samples: 600
       engines: [{name: node1, url: "http://127.0.0.1:8101"}]
 
-- name: End it
+- name: Stop it
   mlperf_run:
     command: [/srv/mlperf/env/bin/python, -m, harness]
     root: /srv/mlperf
