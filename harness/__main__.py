@@ -1,4 +1,4 @@
-"""The command's outer shell: the only place that exits."""
+"""Entry point of the `harness` command; turns errors into messages and exit codes."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from harness.errors import HarnessError
 
 
 def main() -> None:
-    """Run the command; errors become one line (or one JSON object with --json) and an exit code."""
+    """Run the command; an error is printed as one line, with --json also as one JSON object, and sets the exit code."""
     try:
         code = cli.main(prog_name="harness", standalone_mode=False)
     except HarnessError as error:

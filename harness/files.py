@@ -1,4 +1,4 @@
-"""Plain files, the contract between the halves: a finished file is complete or absent."""
+"""Read and write files. A file that is written here is complete or absent."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from harness.errors import BadInput
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the whole new one."""
+    """Write `content` to `path` atomically: a reader sees the old file or the complete new one."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -33,8 +33,8 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Read JSON from `path`; `what` names it in the error.
+def read_json(path: Path, description: str) -> Any:
+    """Read JSON from `path`; error messages call the file by its `description`.
 
     Raises:
         BadInput: the file is missing, unreadable or not JSON.
@@ -42,11 +42,11 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise BadInput(f"{what} {path} does not exist; check the path") from None
+        raise BadInput(f"{description} {path} does not exist; check the path") from None
     except OSError as error:
-        raise BadInput(f"{what} {path} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{description} {path} cannot be read: {error.strerror}; check its permissions") from None
     except ValueError as error:
-        raise BadInput(f"{what} {path} is not JSON: {error}") from None
+        raise BadInput(f"{description} {path} is not JSON: {error}") from None
 
 
 def sha256_file(path: Path) -> str:
@@ -56,12 +56,12 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Hex SHA-256 of a JSON value in a canonical form (sorted keys, no blanks)."""
+    """Hex SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def tail(path: Path, lines: int = 20, limit_bytes: int = 65536) -> list[str]:
-    """The last `lines` lines of a log; empty when there is none."""
+    """The last `lines` lines of a log; empty when it cannot be read."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - limit_bytes))
@@ -72,19 +72,19 @@ def tail(path: Path, lines: int = 20, limit_bytes: int = 65536) -> list[str]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Keys (dotted) whose values differ between two nested mappings, with (old, new)."""
-    found: dict[str, tuple[Any, Any]] = {}
+    different: dict[str, tuple[Any, Any]] = {}
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found.update(differences(before, after, f"{prefix}{key}."))
+            different.update(differences(before, after, f"{prefix}{key}."))
         elif before != after:
-            found[f"{prefix}{key}"] = (before, after)
-    return found
+            different[f"{prefix}{key}"] = (before, after)
+    return different
 
 
-def describe_differences(found: Mapping[str, Any]) -> str:
-    """What `differences` found, as a sentence; values of environment variables may be secrets, so they are not told."""
+def describe_differences(different: Mapping[str, Any]) -> str:
+    """The result of `differences` in words, without the values of environment variables, which may be secrets."""
     return "; ".join(
-        f"{key} differs" if key.startswith("env.") else f"{key}: it has {old!r}, you ask {new!r}"
-        for key, (old, new) in found.items()
+        f"{key} differs" if key.startswith("env.") else f"{key}: existing {old!r}, requested {new!r}"
+        for key, (old, new) in different.items()
     )

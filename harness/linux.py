@@ -1,4 +1,4 @@
-"""What Linux tells about processes, and what it does when one dies or is told to end."""
+"""Linux processes: what /proc says about them, signals, and what happens when a parent dies."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from types import FrameType
 
 from harness.errors import Stopped
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -19,14 +19,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A live process: its parent and its session."""
+    """A live process: the ids of its parent and its session."""
 
     parent: int
     session: int
 
 
 def process(pid: int) -> Process | None:
-    """The live process of this number; None when there is none (a zombie is none)."""
+    """The live process with this id; None when there is none. Zombies do not count."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -35,22 +35,22 @@ def process(pid: int) -> Process | None:
 
 
 def pids() -> list[int]:
-    """The number of every process."""
+    """The ids of all processes."""
     return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
 
 
 def adopt_orphans() -> None:
-    """Make this process the new parent of every descendant whose own parent dies."""
+    """Make this process the parent of every descendant whose own parent dies (subreaper)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def signal_on_parent_death(number: signal.Signals) -> None:
-    """Have the kernel send `number` to this process when its parent dies; kept over exec, not over fork."""
+    """Have the kernel send signal `number` to this process when its parent dies; survives exec, not fork."""
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def die_with_parent(parent: int) -> None:
-    """End this process as soon as `parent`, which started it, is gone: at once if it is gone already."""
+    """Have the kernel kill this process when `parent`, which started it, dies; exit now if it is already dead."""
     signal_on_parent_death(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -58,9 +58,9 @@ def die_with_parent(parent: int) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn the first SIGTERM, SIGINT or SIGHUP into `Stopped`; what tidies up after it is not disturbed by another.
+    """Raise `Stopped` at the first SIGTERM, SIGINT or SIGHUP; later ones are ignored, so that cleanup can finish.
 
-    A signal that the process was told to ignore (as `nohup` does) stays ignored. For the main thread.
+    A signal that the process already ignores (under `nohup`) stays ignored. For the main thread only.
     """
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -68,7 +68,7 @@ def stoppable() -> Iterator[None]:
             signal.signal(caught, signal.SIG_IGN)
         raise Stopped(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.getsignal(number) for number in STOPPING}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, stop)

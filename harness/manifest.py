@@ -1,4 +1,4 @@
-"""manifest.json: what a run ran on, so that two runs can be told to be comparable years later."""
+"""manifest.json: hardware, software, data and engines of a run, so that runs can be compared years later."""
 
 import time
 from pathlib import Path
@@ -14,20 +14,20 @@ from harness.spec import EngineRef, Spec
 
 
 def manifest(spec: Spec, root: Path, samples: Dataset) -> dict[str, Any]:
-    """Everything about this machine, the data and the engines that a run of `samples` under `root` depends on.
+    """The content of manifest.json for a run of `samples` under `root`.
 
-    Engines known under `root` are taken from their engine.json, others are asked what they show.
+    Engines started under `root` are described by their engine.json, others by what they report.
 
     Raises:
-        BadInput: the model or an engine is not what it should be.
+        BadInput: the model is incomplete, or an engine is not an OpenAI-compatible server.
         NotReady: an engine does not answer.
     """
-    found = punkt.find(spec.punkt, root)
+    punkt_folder = punkt.find(spec.punkt, root)
     return {
         "schema": 1,
         **machine(spec.model, root),
         "dataset": samples.facts(),
-        "punkt": str(found) if found else None,
+        "punkt": str(punkt_folder) if punkt_folder else None,
         "engines": [_engine(reference, spec, root).document() for reference in spec.engines],
         "seeds": {"sampling": spec.seed, "loadgen": "built in"},
         "started_unix": time.time(),

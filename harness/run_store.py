@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import dataset
 from harness.errors import BadInput, NotReady, RunFailed
-from harness.files import differences, read_json, tail, write_json
+from harness.files import describe_differences, differences, read_json, tail, write_json
 from harness.node.model import model_files
 from harness.scoring import punkt
 from harness.spec import Mode, Spec
@@ -79,8 +79,9 @@ def refuse_other(spec: Spec, root: Path) -> bool:
     """
     different = compare(spec, root)
     if different:
-        values = "; ".join(f"{key}: it has {old!r}, you ask {new!r}" for key, (old, new) in different.items())
-        raise BadInput(f"run_id {spec.run_id} exists with another spec ({values}); choose another run_id")
+        raise BadInput(
+            f"run_id {spec.run_id} exists with another spec ({describe_differences(different)}); choose another run_id"
+        )
     return different is None
 
 

@@ -261,7 +261,7 @@ def _refuse_contradiction(run_id: str, asked: Asked, given: Mapping[str, Any], b
     now = asked.model_dump(mode="json")
     other = [name for name in now if name in given and name in before and now[name] != before[name]]
     if other:
-        values = "; ".join(f"{name}: it has {before[name]!r}, you ask {now[name]!r}" for name in other)
+        values = "; ".join(f"{name}: existing {before[name]!r}, requested {now[name]!r}" for name in other)
         raise BadInput(f"run_id {run_id} was begun with other settings ({values}); choose another run_id")
 
 

@@ -1,4 +1,4 @@
-"""The `harness` command: a person types it, Ansible's modules run it with --json."""
+"""The `harness` command, for people and, with --json, for the Ansible modules."""
 
 import click
 
@@ -8,7 +8,7 @@ from harness.cli import cluster, engines, machine, manifests, results, runs
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 2 bad input, 3 machine not ready, 4 the run failed, 5 finished but INVALID.",
+    epilog="Exit codes: 0 success, 2 bad input, 3 machine not ready, 4 run failed, 5 finished but INVALID.",
 )
 @click.version_option(__version__, prog_name="harness")
 def cli() -> None:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the one way they print."""
+"""Options and output functions that the commands share."""
 
 import json
 import sys
@@ -19,13 +19,13 @@ root_option = click.option(
     envvar="HARNESS_ROOT",
     show_default=True,
     callback=lambda context, option, value: value.absolute(),
-    help="Folder of this node's engines and runs.",
+    help="Directory of this node's engines and runs.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 
 
 def say(line: str) -> None:
-    """A line of progress, on standard error so that standard output stays a result."""
+    """Print a line of progress to standard error; standard output has the result only."""
     click.echo(line, err=True)
 
 
@@ -34,15 +34,15 @@ def show(value: Any, as_json: bool, text: str) -> None:
     click.echo(json.dumps(value) if as_json else text)
 
 
-def read_values(source: str, what: str) -> Any:
-    """JSON values from a file, or from standard input when `source` is "-".
+def read_values(source: str, description: str) -> Any:
+    """JSON from a file, or from standard input when `source` is "-"; error messages call it by its `description`.
 
     Raises:
-        BadInput: no such file, or not JSON.
+        BadInput: the file is missing, or not JSON.
     """
     if source != "-":
-        return read_json(Path(source), what)
+        return read_json(Path(source), description)
     try:
         return json.loads(sys.stdin.read())
     except ValueError as error:
-        raise BadInput(f"{what} on standard input is not JSON: {error}") from None
+        raise BadInput(f"{description} on standard input is not JSON: {error}") from None

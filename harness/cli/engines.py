@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def engine() -> None:
-    """Start, look at and stop the servers that make tokens."""
+    """Start, inspect and stop inference servers."""
 
 
 @engine.command()
@@ -25,20 +25,20 @@ def engine() -> None:
 @click.option(
     "--config", default="-", show_default=True, help='EngineConfig as JSON: a file, or "-" for standard input.'
 )
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it answers and is verified.")
-@click.option("--check", is_flag=True, help="Start nothing; say whether it would, or what would keep it from that.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it is ready and verified.")
+@click.option("--check", is_flag=True, help="Start nothing; report whether it would start, or why it could not.")
 @json_option
 def up(root: Path, config: str, wait: bool, check: bool, as_json: bool) -> None:
-    """Start an engine and verify what it really uses; nothing changes if it is up already."""
+    """Start an engine and verify its settings; changes nothing if it is running."""
     from harness import engine as engines
 
-    asked = engines.parse_config(read_values(config, "engine config"))
+    requested = engines.parse_config(read_values(config, "engine config"))
     if check:
-        change = engines.check(root, asked)
-        show({"would_change": change}, as_json, "would start" if change else "is up already")
+        would_change = engines.check(root, requested)
+        show({"would_change": would_change}, as_json, "would start" if would_change else "is already running")
         return
     with stoppable():
-        state = engines.up(root, asked, wait=wait, on_progress=say)
+        state = engines.up(root, requested, wait=wait, on_progress=say)
     show({**state.document(), "changed": state.changed}, as_json, _line(state))
 
 
@@ -49,23 +49,23 @@ def up(root: Path, config: str, wait: bool, check: bool, as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print its state as one JSON object a second, for programs.")
 def serve(root: Path, config: str, as_json: bool) -> None:
-    """Have an engine up for as long as this command runs, as in a container; a signal takes it down."""
+    """Run an engine in the foreground, as in a container; a signal stops it."""
     from harness import engine as engines
     from harness.node.telemetry import queue
 
-    said = ""
+    printed = ""
 
-    def tell(state: "EngineState") -> None:
-        nonlocal said
-        # Who looks from outside sees no file, so the engine's queue is told, too.
+    def print_state(state: "EngineState") -> None:
+        nonlocal printed
+        # Readers of a container's output cannot read its files, so the queue is included.
         document = {**state.document(), "telemetry": queue(Path(state.log).with_name("telemetry.csv"))}
         line = json.dumps(document) if as_json else _line(state)
-        if as_json or line != said:
-            said = line
+        if as_json or line != printed:
+            printed = line
             click.echo(line)
 
     with stoppable(), contextlib.suppress(Stopped):
-        engines.serve(root, engines.parse_config(read_values(config, "engine config")), tell)
+        engines.serve(root, engines.parse_config(read_values(config, "engine config")), print_state)
 
 
 @engine.command()
@@ -76,9 +76,9 @@ def status(root: Path, name: str | None, as_json: bool) -> None:
     """Show one engine, or all of this root."""
     from harness import engine as engines
 
-    found = [engines.status(root, one) for one in ([name] if name else engines.names(root))]
-    documents = [state.document() for state in found]
-    lines = "\n".join(map(_line, found)) or f"no engines under {root}"
+    states = [engines.status(root, each) for each in ([name] if name else engines.names(root))]
+    documents = [state.document() for state in states]
+    lines = "\n".join(map(_line, states)) or f"no engines under {root}"
     show(documents[0] if name else {"engines": documents}, as_json, lines)
 
 
@@ -87,7 +87,7 @@ def status(root: Path, name: str | None, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def down(root: Path, name: str, as_json: bool) -> None:
-    """Stop an engine with all its children; nothing changes if it is down already."""
+    """Stop an engine and all its processes; changes nothing if it is not running."""
     from harness import engine as engines
 
     state = engines.down(root, name)

@@ -10,9 +10,9 @@ from harness.cluster import objects
 from harness.cluster.api import Api, Object
 from harness.cluster.settings import Cluster, engine_name, engine_url, engines_root, run_name, slug
 from harness.engine import EngineConfig, EngineState
-from harness.engine.state import first_state
+from harness.engine.state import initial_state
 from harness.errors import BadInput, NotReady
-from harness.files import differences
+from harness.files import describe_differences, differences
 from harness.spec import Spec
 
 TERMINATION_S = 120.0
@@ -50,7 +50,7 @@ class Launcher:
         # A Job that has ended would be deleted first; while it exists, a dry run of another one is impossible.
         changed = (restart and dry_run) or self._create(bodies, title, "take it down first", dry_run)
         log = engines_root(run_id) / "engines" / config.name / "engine.log"
-        state = first_state(config, log=str(log), progress="creating its Job")
+        state = initial_state(config, log=str(log), progress="creating its Job")
         return dataclasses.replace(state, url=engine_url(self.cluster, run_id, config), changed=changed)
 
     def engine_down(self, run_id: str, engine: str, *, dry_run: bool = False) -> bool:
@@ -156,12 +156,7 @@ class Launcher:
             if body["kind"] == "ConfigMap" and stored.get("data") != body.get("data"):
                 (file,) = body["data"]
                 settings = differences(json.loads(stored["data"][file]), json.loads(body["data"][file]))
-                # Values of `env` may be secrets.
-                values = "; ".join(
-                    f"{key} differs" if key.startswith("env.") else f"{key}: it has {old!r}, you ask {requested!r}"
-                    for key, (old, requested) in settings.items()
-                )
-                raise BadInput(f"{title} exists with other settings ({values}); {advice}")
+                raise BadInput(f"{title} exists with other settings ({describe_differences(settings)}); {advice}")
         return job_is_new
 
     def _await_termination(self, name: str) -> None:

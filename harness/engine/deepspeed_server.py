@@ -1,7 +1,7 @@
-"""A completions server over `deepspeed.init_inference`: static batches, token ids in and out. A yardstick, not tuned.
+"""A completions server over `deepspeed.init_inference`: static batches, token ids in and out. A baseline, not tuned.
 
-A batch is what has arrived, left-padded, up to the batch size. Its samples are decoded greedily and together until the
-last one has ended, then comes the next batch: nobody joins one, and an ended sample's row is computed to the end.
+A batch consists of the requests that have arrived, left-padded, up to the batch size. They are decoded greedily until
+the last one has ended; only then the next batch starts, and rows of ended requests are computed until then.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# As vLLM is started here: the first token alone, the last at once, between them chunks of so many.
+# As vLLM is started here: the first token alone, then chunks of this many, the last token at once.
 STREAM_INTERVAL = 16
 GATHER_S = 0.05
-# Under the names by which the harness and Prometheus read them of vLLM.
+# Under vLLM's names, which the harness and Prometheus read.
 _METRICS = "vllm:num_requests_running {}\nvllm:num_requests_waiting {}\n"
 Piece = tuple[list[int], str | None]
 
@@ -36,7 +36,7 @@ class DeepSpeed:
         from transformers import AutoModelForCausalLM
 
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype, "auto")).eval()
-        # Without DeepSpeed's own kernels: they are compiled at the first start, with nvcc.
+        # Without DeepSpeed's own kernels: the first start would compile them with nvcc.
         settings = {"dtype": model.dtype, "max_out_tokens": max_model_len, "replace_with_kernel_inject": False}
         self._torch, self._engine = torch, deepspeed.init_inference(model, **settings)
         self.dtype = str(model.dtype).removeprefix("torch.")
@@ -44,12 +44,12 @@ class DeepSpeed:
         self.ends: list[int] = ends if isinstance(ends, list) else [ends]
 
     def generate(self, prompts: list[list[int]], most: int, step: Callable[[list[int]], object]) -> None:
-        """Answer greedily, 1 to `most` ids; `step` gets the next id of each prompt, of no meaning after its end."""
+        """Decode greedily, 1 to `most` ids; `step` gets the next id of each prompt, meaningless after its end."""
         pad, tensor = self._torch.nn.utils.rnn.pad_sequence, self._torch.tensor
         parts = [tensor(one) for one in prompts], [tensor([1] * len(one)) for one in prompts]
         ids, mask = (pad(part, batch_first=True, padding_side="left").to(self._engine.module.device) for part in parts)
-        # Transformers puts the prompts first, in two dimensions, then each step's ids in one.
-        steps = SimpleNamespace(put=lambda seen: seen.dim() == 1 and step(seen.tolist()), end=lambda: None)
+        # Transformers streams the prompts first, in two dimensions, then each step's ids in one.
+        steps = SimpleNamespace(put=lambda ids: ids.dim() == 1 and step(ids.tolist()), end=lambda: None)
         limits = {"max_new_tokens": most, "min_new_tokens": 1, "eos_token_id": self.ends, "pad_token_id": 0}
         with self._torch.inference_mode():
             self._engine.generate(input_ids=ids, attention_mask=mask, do_sample=False, streamer=steps, **limits)
@@ -57,7 +57,7 @@ class DeepSpeed:
 
 @dataclass(slots=True, eq=False)
 class Sample:
-    """A prompt to answer; `over` when it has its answer, or nobody waits for it any more."""
+    """A prompt to answer; `over` once it is answered or its client has disconnected."""
 
     prompt: list[int]
     max_tokens: int
@@ -67,7 +67,7 @@ class Sample:
     over: bool = False
 
     def take(self, token: int, ends: Sequence[int]) -> Piece | None:
-        """Add a token; returns the ids that are due to be sent, and why the answer ends if it does."""
+        """Add a token; returns the ids to send now and, at the end of the answer, its finish reason."""
         self.unsent.append(token)
         self.count += 1
         finish = "stop" if token in ends else "length" if self.count >= self.max_tokens else None
@@ -78,7 +78,7 @@ class Sample:
 
 
 class Batcher(threading.Thread):
-    """Answers samples batch after batch; `deliver` is called in this thread, at the steps at which something is due."""
+    """Answers samples batch by batch; calls `deliver` in this thread whenever a chunk is complete."""
 
     def __init__(self, model: DeepSpeed, size: int, deliver: Callable[[Sample, Piece], object]) -> None:
         super().__init__(daemon=True)
@@ -87,7 +87,7 @@ class Batcher(threading.Thread):
         self.running = 0
 
     def run(self) -> None:
-        """Never returns; a model that fails ends the process, so that nobody waits for it."""
+        """Never returns; when the model fails, the process exits, so that no client waits for it."""
         try:
             while True:
                 if batch := self.gather():
@@ -97,7 +97,7 @@ class Batcher(threading.Thread):
             os._exit(1)
 
     def gather(self) -> list[Sample]:
-        """Wait for a sample, then a moment for others."""
+        """Wait for a sample, then briefly for more."""
         batch, until = [self.waiting.get()], time.monotonic() + GATHER_S
         with contextlib.suppress(queue.Empty):
             while len(batch) < self._size:
@@ -123,9 +123,9 @@ class App:
     def __init__(self, model: DeepSpeed, name: str, size: int, max_model_len: int) -> None:
         soon, self._name, self._longest = asyncio.get_running_loop().call_soon_threadsafe, name, max_model_len
         self.batcher = Batcher(model, size, lambda sample, piece: soon(sample.pieces.put_nowait, piece))
-        facts = {"enable_prefix_caching": False, "speculative_decoding": False, "quantization": None, "tuned": False}
+        fixed = {"enable_prefix_caching": False, "speculative_decoding": False, "quantization": None, "tuned": False}
         card = {"id": name, "root": name, "object": "model", "max_model_len": max_model_len}
-        self._pages = {"/health": {}, "/v1/models": {"data": [card]}, "/settings": facts | {"dtype": model.dtype}}
+        self._pages = {"/health": {}, "/v1/models": {"data": [card]}, "/settings": fixed | {"dtype": model.dtype}}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -139,14 +139,14 @@ class App:
             await _send(send, 200, b"text/plain", text)
         elif path != "/v1/completions":
             await _send(send, 404 if page is None else 200, b"application/json", json.dumps(page))
-        elif wrong := _refusal(asked := json.loads(body), self._longest):
-            await _send(send, 400, b"application/json", json.dumps({"error": {"message": wrong}}))
+        elif message := _problem(request := json.loads(body), self._longest):
+            await _send(send, 400, b"application/json", json.dumps({"error": {"message": message}}))
         else:
-            await self._stream(Sample(asked["prompt"], asked["max_tokens"]), receive, send)
+            await self._stream(Sample(request["prompt"], request["max_tokens"]), receive, send)
 
     async def _stream(self, sample: Sample, receive: Any, send: Any) -> None:
-        gone = asyncio.ensure_future(receive())
-        gone.add_done_callback(lambda _: sample.pieces.put_nowait(([], "gone")))
+        disconnect = asyncio.ensure_future(receive())
+        disconnect.add_done_callback(lambda _: sample.pieces.put_nowait(([], "gone")))
         self.batcher.waiting.put(sample)
         await _send(send, 200, b"text/event-stream", "", more=True)
         finish, prompt = None, {"prompt_token_ids": sample.prompt}
@@ -157,16 +157,16 @@ class App:
             text = f"data: {json.dumps(event, separators=(',', ':'))}\n\n" + ("data: [DONE]\n\n" if finish else "")
             await send({"type": "http.response.body", "body": text.encode(), "more_body": not finish})
             prompt = {}
-        gone.cancel()
+        disconnect.cancel()
         sample.over = True
 
 
-def _refusal(asked: dict[str, Any], longest: int) -> str | None:
-    """Why a request cannot be answered."""
-    only = {"stream": True, "return_token_ids": True, "temperature": 0, "min_tokens": 1}
-    if wrong := [key for key, value in only.items() if asked.get(key) != value]:
-        return f"this server only streams greedy answers with their token ids: {wrong[0]} must be {only[wrong[0]]}"
-    prompt, count = asked["prompt"], asked["max_tokens"]
+def _problem(request: dict[str, Any], longest: int) -> str | None:
+    """Why a request cannot be answered; None when it can."""
+    fixed = {"stream": True, "return_token_ids": True, "temperature": 0, "min_tokens": 1}
+    if wrong := [key for key, value in fixed.items() if request.get(key) != value]:
+        return f"this server only streams greedy answers with their token ids: {wrong[0]} must be {fixed[wrong[0]]}"
+    prompt, count = request["prompt"], request["max_tokens"]
     if not isinstance(prompt, list) or {*map(type, prompt)} != {int} or len(prompt) + count > longest:
         return f"prompt must be a list of token ids, with max_tokens = {count} at most max_model_len = {longest}"
     return None
@@ -177,17 +177,17 @@ async def _send(send: Any, status: int, kind: bytes, text: str, more: bool = Fal
     await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
 
-async def serve(asked: argparse.Namespace) -> None:
-    """Load the model, then answer until asked to stop."""
+async def serve(options: argparse.Namespace) -> None:
+    """Load the model, then serve until a signal stops the server."""
     import uvicorn
 
-    model = DeepSpeed(asked.model, asked.dtype, asked.max_model_len)
+    model = DeepSpeed(options.model, options.dtype, options.max_model_len)
     print("step: warming up", flush=True)
     model.generate([[0], [0, 0]], 1, lambda ids: None)
-    app = App(model, str(asked.model), asked.max_num_seqs, asked.max_model_len)
+    app = App(model, str(options.model), options.max_num_seqs, options.max_model_len)
     app.batcher.start()
     quiet = {"lifespan": "off", "access_log": False, "log_level": "warning", "timeout_graceful_shutdown": 1}
-    await uvicorn.Server(uvicorn.Config(app, asked.host, asked.port, **quiet)).serve()
+    await uvicorn.Server(uvicorn.Config(app, options.host, options.port, **quiet)).serve()
 
 
 if __name__ == "__main__":
@@ -196,4 +196,4 @@ if __name__ == "__main__":
         parser.add_argument(f"--{name}", type=kind, required=True)
     parser.add_argument("--dtype", default="auto")
     asyncio.run(serve(parser.parse_args()))
-    os._exit(0)  # a batch in flight is of no interest any more
+    os._exit(0)  # without waiting for the batch in flight

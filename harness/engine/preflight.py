@@ -1,4 +1,4 @@
-"""What must hold before an engine is started: the model's files are whole, the port is free, the disk has room."""
+"""Checks before an engine is started: the model is complete, the port is free, the disk has space."""
 
 import errno
 import os
@@ -17,11 +17,11 @@ LOG_BYTES = 256 << 20
 
 
 def check(directory: Path, config: EngineConfig, build: Build) -> None:
-    """Refuse what would fail later, with the reason.
+    """Check settings, libraries, model, port and disk.
 
     Raises:
-        BadInput: the model's files or a setting are wrong.
-        NotReady: the port is taken or the disk is full.
+        BadInput: a setting is invalid or the model is incomplete.
+        NotReady: a library is missing, the port is in use or the disk is full.
     """
     check_platform(config, build)
     check_libraries(build)
@@ -32,10 +32,10 @@ def check(directory: Path, config: EngineConfig, build: Build) -> None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse a port that cannot be listened on, naming who has it when that can be seen."""
+    """Raise NotReady when `port` cannot be listened on; names the process that uses it where this user can see it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the server does it: connections of an earlier server that are still closing do not count.
+        # As the server does: closing connections of an earlier server do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -43,20 +43,21 @@ def check_port(host: str, port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise NotReady(
-                    f"port {port} on {host} is taken{_owner(host, port)}; stop that or choose another port"
+                    f"port {port} on {host} is in use{_owner(host, port)}; stop that process or choose another port"
                 ) from None
-            raise NotReady(f"port {port} on {host} cannot be used: {error.strerror}; choose another") from None
+            raise NotReady(f"cannot listen on port {port} of {host}: {error.strerror}; choose another") from None
 
 
 def listeners(host: str, port: int) -> set[int]:
-    """The processes that listen where a server on `host` and `port` would, as far as this user can see them."""
+    """The processes that listen on this address, as far as this user can see them."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except (psutil.Error, OSError):
         return set()
     listening = (entry for entry in connections if entry.status == psutil.CONN_LISTEN and entry.laddr.port == port)
-    same = {host, "0.0.0.0", "::"}  # noqa: S104
-    return {entry.pid for entry in listening if entry.pid and (entry.laddr.ip in same or host in ("0.0.0.0", "::"))}  # noqa: S104
+    any_address = ("0.0.0.0", "::")  # noqa: S104
+    matching = (entry for entry in listening if host in any_address or entry.laddr.ip in (host, *any_address))
+    return {entry.pid for entry in matching if entry.pid}
 
 
 def _owner(host: str, port: int) -> str:
@@ -68,16 +69,16 @@ def _owner(host: str, port: int) -> str:
     return ""
 
 
-def check_disk(directory: Path, needed_bytes: int, what: str) -> None:
-    """Refuse a directory that cannot be written or whose disk has less than `needed_bytes` left."""
+def check_disk(directory: Path, needed_bytes: int, purpose: str) -> None:
+    """Raise NotReady when `directory` is not writable or its disk has less than `needed_bytes` left for `purpose`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NotReady(f"{directory} cannot be made: {error.strerror}; choose another root") from None
+        raise NotReady(f"{directory} cannot be created: {error.strerror}; choose another root") from None
     if not os.access(directory, os.W_OK | os.X_OK):
         raise NotReady(f"{directory} is not writable; change its owner or choose another root")
     free = shutil.disk_usage(directory).free
     if free < needed_bytes:
         raise NotReady(
-            f"{directory} has {free >> 20} MiB left on its disk, {what} needs {needed_bytes >> 20} MiB; free some space"
+            f"{directory}: {free >> 20} MiB free on its disk, {purpose} needs {needed_bytes >> 20} MiB; free some space"
         )

@@ -1,4 +1,4 @@
-"""Finding and ending an engine's processes, whatever became of those who started them."""
+"""Find and terminate an engine's processes, also those whose parents have died."""
 
 import os
 import signal
@@ -11,46 +11,46 @@ from types import FrameType
 from harness import linux
 
 ENGINE_MARK = "HARNESS_ENGINE_DIR"
-# Carries the values of EngineConfig.env to the supervisor as JSON: they may be secrets, so no file holds them.
+# Passes the values of EngineConfig.env to the supervisor as JSON; no file has them, since they may be secrets.
 ENGINE_VARIABLES = "HARNESS_ENGINE_VARIABLES"
 SUPERVISOR_MARK = "HARNESS_SUPERVISOR_OF"
 
 
 def reap() -> list[tuple[int, int]]:
-    """Every child that has ended, orphans taken over included, with its exit code (negative: the signal)."""
-    ended: list[tuple[int, int]] = []
+    """Reap every child that has ended, adopted orphans included; pairs of pid and exit code (negative: the signal)."""
+    exits: list[tuple[int, int]] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return ended
+            return exits
         if pid == 0:
-            return ended
-        ended.append((pid, os.waitstatus_to_exitcode(status)))
+            return exits
+        exits.append((pid, os.waitstatus_to_exitcode(status)))
 
 
-def ending(code: int) -> str:
+def describe_exit(code: int) -> str:
     """An exit code (negative: the signal) in words."""
     if code >= 0:
-        return f"ended by itself with exit status {code}"
+        return f"exited with status {code}"
     name = signal.Signals(-code).name
-    hint = " (by hand, or because the machine ran out of memory)" if name == "SIGKILL" else ""
+    hint = " (by hand, or by the kernel's OOM killer)" if name == "SIGKILL" else ""
     return f"was killed by {name}{hint}"
 
 
 def catch_signals(handler: Callable[[int, FrameType | None], None]) -> socket.socket:
-    """Call `handler` on SIGTERM, SIGINT and SIGHUP; the socket returned becomes readable then."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
-    for number in linux.STOPPING:
+    """Call `handler` on SIGTERM, SIGINT and SIGHUP; returns a socket that becomes readable at each of them."""
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    for number in linux.STOP_SIGNALS:
         signal.signal(number, handler)
-    return ours
+    return reader
 
 
-def carries(pid: int, mark: str, directory: Path) -> bool:
-    """Whether a live process has `mark` set to this directory in its environment; false for zombies."""
+def has_mark(pid: int, mark: str, directory: Path) -> bool:
+    """Whether a live process has the variable `mark` set to this directory; false for zombies."""
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -59,28 +59,27 @@ def carries(pid: int, mark: str, directory: Path) -> bool:
 
 
 def marked(mark: str, directory: Path) -> set[int]:
-    """The live processes that carry `mark` for this directory."""
-    return {pid for pid in linux.pids() if carries(pid, mark, directory)} - {os.getpid()}
+    """The live processes that have `mark` set to this directory, without the calling one."""
+    return {pid for pid in linux.pids() if has_mark(pid, mark, directory)} - {os.getpid()}
 
 
-def of_engine(directory: Path, *, session: int | None, below: int) -> set[int]:
-    """The engine's live processes, for those who watch it while they live.
+def engine_processes(directory: Path, *, session: int | None, ancestor: int) -> set[int]:
+    """The engine's live processes: those with its mark, those of its `session`, and all descendants of `ancestor`.
 
-    Beside the processes that carry its mark these are all in its `session` and all descendants `below` a process, which
-    also finds those that dropped their environment.
+    Session and descent also find processes that dropped their environment.
     """
     table = {pid: entry for pid in linux.pids() if (entry := linux.process(pid)) is not None}
-    found = {pid for pid, entry in table.items() if entry.session == session} if session is not None else set()
-    family = {below}
-    while grown := {pid for pid, entry in table.items() if entry.parent in family} - family:
-        family |= grown
-    return (found | family | marked(ENGINE_MARK, directory)) - {below, os.getpid()}
+    members = {pid for pid, entry in table.items() if entry.session == session} if session is not None else set()
+    family = {ancestor}
+    while children := {pid for pid, entry in table.items() if entry.parent in family} - family:
+        family |= children
+    return (members | family | marked(ENGINE_MARK, directory)) - {ancestor, os.getpid()}
 
 
-def end(find: Callable[[], set[int]], grace_s: float, reap: Callable[[], object]) -> set[int]:
-    """End every process that `find` reports: asked first, then killed; returns those that are still there.
+def terminate(find: Callable[[], set[int]], grace_s: float, reap: Callable[[], object]) -> set[int]:
+    """Terminate every process that `find` reports, with SIGTERM, after `grace_s` with SIGKILL; returns the survivors.
 
-    Python's resource trackers are killed last, as they remove the shared memory that killed processes leave behind.
+    Python's resource trackers are killed last: they remove the shared memory that killed processes leave behind.
     """
     for number, wait_s, keep_trackers in (
         (signal.SIGTERM, grace_s, False),

@@ -1,4 +1,4 @@
-"""engine.json: what an engine is, does and was asked for. Written whole, read by everyone."""
+"""engine.json: the configuration and the current state of one engine. Written atomically."""
 
 import dataclasses
 import time
@@ -15,13 +15,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """The content of engine.json; `changed` tells a caller whether his call changed anything and is not stored.
+    """The content of engine.json, and `changed`: whether the call that returned this changed anything, not stored.
 
-    `state` is starting, ready, failed (then `reason` says why) or stopped. `asked` are the settings asked for,
-    `verified` what the running server showed of them, `unverified` the rule-relevant ones it does not show. `pid` is
-    the supervisor, `pid_born` the clock tick at which it was started, `engine_pid` the server and its session.
-    `machine` is what it runs on and the weights it serves, as in manifest.json; None for an endpoint. `telemetry_cost`
-    is what sampling took while the engine was up (CPU seconds `cpu_s`, `samples`, `wall_s`), known at its end.
+    `state` is starting, ready, failed (see `reason`) or stopped. `asked` are the requested settings, `verified` those
+    that the running server reported, `unverified` the names of rule-relevant settings that it does not report. `pid` is
+    the supervisor's process, `pid_born` its start time in clock ticks since boot, `engine_pid` the server's process and
+    session. `machine` describes the host and the weights as manifest.json does; None for an endpoint. `telemetry_cost`
+    is the overhead of sampling (CPU seconds `cpu_s`, `samples`, `wall_s`), set when the engine ends.
     """
 
     name: str
@@ -53,17 +53,17 @@ class EngineState:
 
     @property
     def running(self) -> bool:
-        """Whether the engine is up or coming up."""
+        """Whether the engine is starting or ready."""
         return self.state in ("starting", "ready")
 
     def document(self) -> dict[str, Any]:
         """The JSON form, without `changed`."""
-        plain = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        del plain["changed"]
-        return plain
+        document = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        del document["changed"]
+        return document
 
 
-def first_state(config: EngineConfig, **more: Any) -> EngineState:
+def initial_state(config: EngineConfig, **more: Any) -> EngineState:
     """The state of an engine that is about to be started or attached."""
     return EngineState(
         name=config.name,
@@ -72,7 +72,7 @@ def first_state(config: EngineConfig, **more: Any) -> EngineState:
         url=config.base_url,
         model=str(config.model),
         config=config.public(),
-        asked=config.asked(),
+        asked=config.requested(),
         max_in_flight=config.max_in_flight,
         started_unix=time.time(),
         boot_id=state_file.boot_id(),
@@ -87,16 +87,17 @@ def write(directory: Path, state: EngineState) -> EngineState:
 
 
 def stored(directory: Path) -> EngineState | None:
-    """The state as last written; None when there never was an engine here."""
+    """The state as last written; None when no engine was ever started here."""
     path = directory / "engine.json"
     if not path.exists():
         return None
-    plain = read_json(path, "engine state")
-    return EngineState(**{key.name: plain[key.name] for key in dataclasses.fields(EngineState) if key.name in plain})
+    document = read_json(path, "engine state")
+    names = [field.name for field in dataclasses.fields(EngineState)]
+    return EngineState(**{name: document[name] for name in names if name in document})
 
 
 def actual(directory: Path) -> EngineState | None:
-    """The stored state, corrected when the process that kept it is gone."""
+    """The stored state, or a failed one when the supervisor that maintains it has died."""
     state = stored(directory)
     if state is None:
         return None

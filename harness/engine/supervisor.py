@@ -1,8 +1,8 @@
-"""The process behind an engine: starts the server, watches it, writes down what happens, leaves nothing behind.
+"""The supervisor of an engine: starts the server, watches it, keeps engine.json current, and cleans up at the end.
 
-`python -m harness.engine.supervisor DIRECTORY [PARENT_PID]` runs what engine.json in DIRECTORY says. It is two
-processes, so that SIGKILL of either one still ends the engine: the supervisor, and above it a guard that adopts
-whatever the supervisor leaves. The server itself is told by the kernel when its supervisor dies.
+`python -m harness.engine.supervisor DIRECTORY [PARENT_PID]` runs the engine that engine.json in DIRECTORY describes.
+It consists of two processes, so that SIGKILL of either one still ends the engine: the supervisor, and its parent, a
+guard that adopts the supervisor's orphans. The kernel signals the server when its supervisor dies.
 """
 
 import dataclasses
@@ -32,18 +32,18 @@ from harness.state_file import start_tick
 
 STOP_GRACE_S = 10.0
 FAIL_GRACE_S = 3.0
-_LOOK_S = 0.5
+_CHECK_INTERVAL_S = 0.5
 _HEALTH_TIMEOUT_S = 2.0
-_SILENCE_S = 10.0
+_UNRESPONSIVE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Ending:
-    """The state an engine ends in and why; where the log tells more, its words are added."""
+class _Termination:
+    """The state in which an engine ended and the reason; with `cause_in_log` the cause found in its log is added."""
 
     state: str
     reason: str
-    log_tells: bool = False
+    cause_in_log: bool = False
 
 
 class Supervisor:
@@ -62,44 +62,44 @@ class Supervisor:
         self._parent = None if parent is None else os.pidfd_open(parent)
         self._exit: int | None = None
         self._stop_reason: str | None = None
-        self._silent_since: float | None = None
+        self._unresponsive_since: float | None = None
         self._machine: dict[str, Any] | None = None
         self._describing = threading.Thread(target=self._describe, name="describe", daemon=True)
 
     def run(self) -> None:
-        """Start the server and stay until it has ended."""
+        """Start the server and watch it until it has ended."""
         wakeup = processes.catch_signals(self._on_signal)
         sampler = Sampler(self._directory / "telemetry.csv", {self._state.name: self._state.url})
-        ending = _Ending("failed", "the supervisor broke", log_tells=True)
+        termination = _Termination("failed", "the supervisor crashed", cause_in_log=True)
         try:
             self._spawn()
             sampler.start()
             self._describing.start()
-            ending = self._watch(wakeup)
+            termination = self._watch(wakeup)
         except OSError as error:
-            ending = _Ending("failed", f"the engine could not be started or watched: {error}")
+            termination = _Termination("failed", f"the engine could not be started or watched: {error}")
         finally:
-            self._finish(ending, sampler)
+            self._finish(termination, sampler)
 
-    def _finish(self, ending: _Ending, sampler: Sampler) -> None:
-        if ending.state == "failed":
-            self._write(state="failed", progress="failed", reason=self._reason(ending))
-        grace_s = FAIL_GRACE_S if ending.state == "failed" else STOP_GRACE_S
-        left = processes.end(self._alive, grace_s, self._reap)
-        # Once more: what the processes said last is in the log by now.
-        reason = self._reason(ending) + (f"; processes that cannot be ended: {sorted(left)}" if left else "")
+    def _finish(self, termination: _Termination, sampler: Sampler) -> None:
+        if termination.state == "failed":
+            self._write(state="failed", progress="failed", reason=self._reason(termination))
+        grace_s = FAIL_GRACE_S if termination.state == "failed" else STOP_GRACE_S
+        survivors = processes.terminate(self._alive, grace_s, self._reap)
+        # Again, since the log may have grown while the processes ended.
+        reason = self._reason(termination) + _describe_survivors(survivors)
         cost = sampler.stop()
         self._write(
-            state=ending.state,
-            progress=ending.state,
+            state=termination.state,
+            progress=termination.state,
             reason=reason,
             stopped_unix=time.time(),
             telemetry_cost=dataclasses.asdict(cost) if cost.samples else None,
         )
 
-    def _reason(self, ending: _Ending) -> str:
-        cause = root_cause(self._log) if ending.log_tells else ""
-        return f"{ending.reason}: {cause}" if cause else ending.reason
+    def _reason(self, termination: _Termination) -> str:
+        cause = root_cause(self._log) if termination.cause_in_log else ""
+        return f"{termination.reason}: {cause}" if cause else termination.reason
 
     def _spawn(self) -> None:
         self._write()
@@ -110,15 +110,15 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 cwd=self._directory,
-                env=_inherited() | _given() | self._state.environment,
+                env=_inherited_environment() | _configured_environment() | self._state.environment,
                 start_new_session=True,
-                # SIGTERM lets a server end its own children even if supervisor and guard die at once.
+                # SIGTERM lets a server end its own children even if supervisor and guard die together.
                 preexec_fn=lambda: linux.signal_on_parent_death(signal.SIGTERM),
             )
         self._write(engine_pid=engine.pid)
 
-    def _watch(self, wakeup: socket.socket) -> _Ending:
-        """Look at the server until it ends or shall end."""
+    def _watch(self, wakeup: socket.socket) -> _Termination:
+        """Check the server until it ends or is to be stopped."""
         poll = select.poll()
         poll.register(wakeup, select.POLLIN)
         if self._parent is not None:
@@ -127,101 +127,101 @@ class Supervisor:
         poll.register(os.pidfd_open(self._state.engine_pid), select.POLLIN)
         deadline = time.monotonic() + self._config.start_timeout_s
         while True:
-            woken = {number for number, _ in poll.poll(_LOOK_S * 1000)}
+            ready = {descriptor for descriptor, _ in poll.poll(_CHECK_INTERVAL_S * 1000)}
             self._reap()
-            if reason := self._reason_to_stop(woken):
-                return _Ending("stopped", reason)
-            if failure := self._look(deadline):
+            if reason := self._reason_to_stop(ready):
+                return _Termination("stopped", reason)
+            if failure := self._check(deadline):
                 return failure
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._stop_reason = f"asked to stop ({signal.Signals(number).name})"
+        self._stop_reason = f"stopped by {signal.Signals(number).name}"
 
-    def _reason_to_stop(self, woken: set[int]) -> str | None:
+    def _reason_to_stop(self, ready: set[int]) -> str | None:
         if os.getppid() != self._guard:
-            return f"its guard (pid {self._guard}) was killed"
-        if self._parent is not None and self._parent in woken:
-            return "the program it was started for has ended"
+            return f"its guard process (pid {self._guard}) was killed"
+        if self._parent is not None and self._parent in ready:
+            return "the process that started it has exited"
         return self._stop_reason
 
-    def _look(self, deadline: float) -> _Ending | None:
-        """One look at the server; returns how it failed, None while all is well."""
+    def _check(self, deadline: float) -> _Termination | None:
+        """Check the server once; returns how it failed, None while it has not."""
         if self._exit is not None:
-            return _Ending("failed", f"the engine {processes.ending(self._exit)}", log_tells=True)
+            return _Termination("failed", f"the engine {processes.describe_exit(self._exit)}", cause_in_log=True)
         healthy = self._health()
         if healthy is False:
-            return _Ending("failed", "the engine says that it is dead", log_tells=True)
+            return _Termination("failed", "the engine reported at /health that it has failed", cause_in_log=True)
         if self._state.state == "ready":
-            self._note_silence(healthy)
+            self._record_responsiveness(healthy)
         elif healthy and not self._describing.is_alive():
-            wrong = self._verify()
-            return _Ending("failed", wrong) if wrong else None
+            problem = self._verify()
+            return _Termination("failed", problem) if problem else None
         elif time.monotonic() > deadline:
             limit_s, last = self._config.start_timeout_s, self._state.progress
-            return _Ending("failed", f"the engine was not ready after {limit_s:g} s; its last step was: {last}")
+            return _Termination("failed", f"the engine was not ready after {limit_s:g} s; its last step was: {last}")
         elif (step := self._start_log.step()) and step != self._state.progress:
             self._write(progress=step)
         return None
 
     def _health(self) -> bool | None:
-        """True and False as the server says; None while it says nothing."""
+        """The server's answer at /health; None without one."""
         try:
             status = probe.get(self._state.url, "/health", _HEALTH_TIMEOUT_S).status
         except (OSError, ValueError):
             return None
         return {200: True, 500: False, 503: False}.get(status)
 
-    def _note_silence(self, healthy: bool | None) -> None:
-        """A busy server may be slow to answer, so silence is noted and ends nothing."""
+    def _record_responsiveness(self, healthy: bool | None) -> None:
+        """Show a server that does not answer as such, without failing it: a busy one may be slow."""
         if healthy:
-            if self._silent_since is not None and self._state.progress != "ready":
+            if self._unresponsive_since is not None and self._state.progress != "ready":
                 self._write(progress="ready")
-            self._silent_since = None
+            self._unresponsive_since = None
             return
-        self._silent_since = self._silent_since or time.monotonic()
-        silent_s = time.monotonic() - self._silent_since
-        if silent_s > _SILENCE_S:
-            self._write(progress=f"ready, but no answer to /health for {silent_s:.0f} s")
+        self._unresponsive_since = self._unresponsive_since or time.monotonic()
+        unresponsive_s = time.monotonic() - self._unresponsive_since
+        if unresponsive_s > _UNRESPONSIVE_S:
+            self._write(progress=f"ready, but no answer to /health for {unresponsive_s:.0f} s")
 
     def _verify(self) -> str | None:
         assert self._config.port is not None
         listeners = preflight.listeners(self._config.host, self._config.port)
-        if strangers := listeners - self._alive():
-            told = ", ".join(map(str, sorted(strangers)))
-            return f"port {self._config.port} is served by somebody else too (pid {told}); choose another port"
+        if others := listeners - self._alive():
+            pids = ", ".join(map(str, sorted(others)))
+            return f"another process listens on port {self._config.port} too (pid {pids}); choose another port"
         try:
-            shown = verify.shown_by(self._state.url)
+            reported = verify.reported_settings(self._state.url)
             if self._config.kind == "deepspeed":
-                shown |= verify.settings_of(self._state.url)
+                reported |= verify.deepspeed_settings(self._state.url)
             else:
                 settings = core_settings(self._log)
-                shown |= {key: settings[key] for key in ("dtype", "quantization") if key in settings}
-            wrong = verify.conflicts(self._config, shown)
+                reported |= {key: settings[key] for key in ("dtype", "quantization") if key in settings}
+            mismatches = verify.mismatches(self._config, reported)
         except Exception as error:
             return f"the running server could not be verified: {error}"
-        self._write(verified=shown, machine=self._machine, unverified=verify.unverified(self._config, shown))
-        if wrong:
-            return "; ".join(wrong)
+        self._write(verified=reported, machine=self._machine, unverified=verify.unverified(self._config, reported))
+        if mismatches:
+            return "; ".join(mismatches)
         self._write(state="ready", progress="ready", ready_unix=time.time())
         return None
 
     def _describe(self) -> None:
-        """Hash the weights and look at the hardware while the server starts; gigabytes may take as long as that."""
+        """Hash the weights and describe the hardware while the server starts; hashing may take as long as that."""
         try:
             self._machine = machine(self._config.model, self._directory.parents[1])
         except (HarnessError, OSError) as error:
-            print(f"the machine could not be described: {error}", file=sys.stderr, flush=True)
+            print(f"the hardware and weights could not be described: {error}", file=sys.stderr, flush=True)
 
     def _write(self, **changes: Any) -> None:
         self._state = dataclasses.replace(self._state, **changes)
         try:
             state.write(self._directory, self._state)
         except OSError as error:
-            # A full disk must not end a running engine, nor keep a dying one's processes alive.
+            # A full disk must neither end a running engine nor stop the cleanup of a failed one.
             print(f"engine.json could not be written: {error}", file=sys.stderr, flush=True)
 
     def _alive(self) -> set[int]:
-        return processes.of_engine(self._directory, session=self._state.engine_pid, below=os.getpid())
+        return processes.engine_processes(self._directory, session=self._state.engine_pid, ancestor=os.getpid())
 
     def _reap(self) -> None:
         for pid, status in processes.reap():
@@ -229,39 +229,42 @@ class Supervisor:
                 self._exit = status
 
 
-def _inherited() -> dict[str, str]:
-    ours = (processes.SUPERVISOR_MARK, processes.ENGINE_VARIABLES)
-    return {name: value for name, value in os.environ.items() if name not in ours}
+def _inherited_environment() -> dict[str, str]:
+    own = (processes.SUPERVISOR_MARK, processes.ENGINE_VARIABLES)
+    return {name: value for name, value in os.environ.items() if name not in own}
 
 
-def _given() -> dict[str, str]:
-    given: dict[str, str] = json.loads(os.environ.get(processes.ENGINE_VARIABLES, "{}"))
-    return given
+def _configured_environment() -> dict[str, str]:
+    variables: dict[str, str] = json.loads(os.environ.get(processes.ENGINE_VARIABLES, "{}"))
+    return variables
+
+
+def _describe_survivors(pids: set[int]) -> str:
+    return f"; processes that could not be killed: {sorted(pids)}" if pids else ""
 
 
 def _guard(directory: Path, supervisor: int) -> None:
-    """Wait for the supervisor; if it did not tidy up itself, do it and say so in engine.json."""
-    for number in linux.STOPPING:
+    """Wait for the supervisor; when it died without cleaning up, terminate the engine and update engine.json."""
+    for number in linux.STOP_SIGNALS:
         signal.signal(number, lambda received, _frame: os.kill(supervisor, received))
     os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
-    for number in linux.STOPPING:
+    for number in linux.STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     last = state.stored(directory)
-    ended = dict(processes.reap()).get(supervisor, 0)
-    left = processes.end(
-        lambda: processes.of_engine(directory, session=last.engine_pid if last else None, below=os.getpid()),
+    exit_code = dict(processes.reap()).get(supervisor, 0)
+    survivors = processes.terminate(
+        lambda: processes.engine_processes(directory, session=last.engine_pid if last else None, ancestor=os.getpid()),
         FAIL_GRACE_S,
         processes.reap,
     )
     if last is not None and last.running:
-        reason = f"its supervisor {processes.ending(ended)}, so the engine was ended too"
-        if left:
-            reason += f"; processes that cannot be ended: {sorted(left)}"
+        reason = f"its supervisor {processes.describe_exit(exit_code)}, so the engine was stopped"
+        reason += _describe_survivors(survivors)
         state.write(directory, dataclasses.replace(last, state="failed", reason=reason, stopped_unix=time.time()))
 
 
 def main(arguments: list[str]) -> None:
-    """Split into guard and supervisor; returns when both are done."""
+    """Fork into guard and supervisor; returns when both are done."""
     directory = Path(arguments[0])
     linux.adopt_orphans()
     guard = os.getpid()
@@ -269,7 +272,7 @@ def main(arguments: list[str]) -> None:
     if supervisor:
         _guard(directory, supervisor)
         return
-    # A session of its own: a signal to a whole process group hits only one of the two.
+    # A session of its own, so that a signal to one's process group does not reach the other.
     os.setsid()
     linux.adopt_orphans()
     linux.signal_on_parent_death(signal.SIGTERM)

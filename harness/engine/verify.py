@@ -1,4 +1,4 @@
-"""What a running server shows of itself, and whether that is what was asked."""
+"""Read the settings that a running server reports and compare them with the requested ones."""
 
 import json
 from typing import Any
@@ -7,19 +7,19 @@ from harness.engine.config import EngineConfig
 from harness.node import probe
 from harness.node.model import model_files
 
-# vLLM registers its speculation counters, at zero, exactly when speculation is configured, from this version on.
-_COUNTERS_TELL_SINCE = (0, 11)
+# From this version on, vLLM registers its speculation counters exactly when speculation is configured.
+_COUNTERS_SINCE = (0, 11)
 
 
-def shown_by(base_url: str) -> dict[str, Any]:
-    """The settings a server shows; a value is None where it shows nothing.
+def reported_settings(base_url: str) -> dict[str, Any]:
+    """The settings that a server reports; None for those it does not report.
 
-    Keys: model (served name), root (weights it says it serves), max_model_len, enable_prefix_caching,
+    Keys: model (served name), root (path of the weights, as reported), max_model_len, enable_prefix_caching,
     speculative_decoding, kv_cache_tokens, vllm (version).
 
     Raises:
-        NotReady: nothing answers.
-        BadInput: what answers is no OpenAI-compatible server.
+        NotReady: no server answers.
+        BadInput: the server is not OpenAI-compatible.
     """
     card = probe.model_card(base_url)
     page = _metrics(base_url)
@@ -37,69 +37,71 @@ def shown_by(base_url: str) -> dict[str, Any]:
     }
 
 
-def settings_of(base_url: str) -> dict[str, Any]:
-    """What the server of `deepspeed_server` says of itself; `tuned` is false.
+def deepspeed_settings(base_url: str) -> dict[str, Any]:
+    """The settings that the server of `deepspeed_server` reports; `tuned` is always false.
 
     Raises:
-        OSError, ValueError: nothing answers, or something else.
+        OSError, ValueError: no answer, or one that is not JSON.
     """
-    shown: dict[str, Any] = json.loads(probe.get(base_url, "/settings").body)
-    return shown
+    settings: dict[str, Any] = json.loads(probe.get(base_url, "/settings").body)
+    return settings
 
 
-def conflicts(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
-    """A sentence for each setting that the server shows to differ from what was asked.
+def mismatches(config: EngineConfig, reported: dict[str, Any]) -> list[str]:
+    """One sentence for each reported setting that differs from the requested one.
 
-    `shown` is what `shown_by` returns, with dtype and quantization where the server's log says them.
+    Args:
+        config: the requested settings.
+        reported: the return value of `reported_settings`, with dtype and quantization where the server logged them.
     """
-    found = []
-    length, asked = shown["max_model_len"], config.max_model_len
-    # Somebody else's server may take longer sequences than it will be sent.
-    if length is not None and (length < asked or (length != asked and config.kind != "endpoint")):
-        found.append(_differs("max_model_len", length, asked, f"start it with --max-model-len {asked}"))
-    if shown["enable_prefix_caching"]:
-        found.append(_differs("enable_prefix_caching", True, False, "start it with --no-enable-prefix-caching"))
-    if shown["speculative_decoding"]:
-        found.append(_differs("speculative_decoding", True, False, "start it without a speculative config"))
-    served = [name for name in (shown["model"], shown["root"]) if name]
-    if served and not any(name.rstrip("/").rsplit("/", 1)[-1] == config.model.name for name in served):
-        found.append(_differs("model", served[0], str(config.model), "serve that one"))
-    if shown.get("dtype") not in (None, config.dtype) and config.dtype != "auto":
-        found.append(_differs("dtype", shown["dtype"], config.dtype, "choose a dtype that this machine can compute in"))
-    if "quantization" in shown and not _quantized_as_asked(config, shown["quantization"]):
-        found.append(
-            _differs("quantization", shown["quantization"], config.quantization, "choose weights of that format")
-        )
-    return found
+    sentences = []
+    length, requested = reported["max_model_len"], config.max_model_len
+    # An endpoint may accept longer sequences than the benchmark sends.
+    if length is not None and (length < requested or (length != requested and config.kind != "endpoint")):
+        sentences.append(_mismatch("max_model_len", length, requested, f"start it with --max-model-len {requested}"))
+    if reported["enable_prefix_caching"]:
+        sentences.append(_mismatch("enable_prefix_caching", True, False, "start it with --no-enable-prefix-caching"))
+    if reported["speculative_decoding"]:
+        sentences.append(_mismatch("speculative_decoding", True, False, "start it without a speculative config"))
+    names = [name for name in (reported["model"], reported["root"]) if name]
+    if names and not any(name.rstrip("/").rsplit("/", 1)[-1] == config.model.name for name in names):
+        sentences.append(_mismatch("model", names[0], str(config.model), "serve that one"))
+    if reported.get("dtype") not in (None, config.dtype) and config.dtype != "auto":
+        advice = "choose a dtype that this machine supports"
+        sentences.append(_mismatch("dtype", reported["dtype"], config.dtype, advice))
+    if "quantization" in reported and not _quantization_matches(config, reported["quantization"]):
+        advice = "choose weights of that format"
+        sentences.append(_mismatch("quantization", reported["quantization"], config.quantization, advice))
+    return sentences
 
 
-def _quantized_as_asked(config: EngineConfig, seen: str | None) -> bool:
-    """Whether a vLLM engine uses the method asked for, or with none asked for the one its weights are stored in."""
+def _quantization_matches(config: EngineConfig, method: str | None) -> bool:
+    """Whether `method` is the requested one; where none was requested, whether it fits the format of the weights."""
     if config.quantization is None:
-        return (seen is not None) == model_files(config.model).quantized
-    return seen is not None and _method(seen) == _method(config.quantization)
+        return (method is not None) == model_files(config.model).quantized
+    return method is not None and _base_method(method) == _base_method(config.quantization)
 
 
-def _method(name: str) -> str:
+def _base_method(name: str) -> str:
     """A quantization method without the kernel that vLLM chose for it: auto_gptq and gptq_marlin are gptq."""
     return name.removeprefix("auto_").removesuffix("_marlin")
 
 
-def _differs(key: str, seen: object, asked: object, remedy: str) -> str:
-    return f"{key} is {seen!r} on the running server, asked for {asked!r}; {remedy}"
+def _mismatch(key: str, reported: object, requested: object, advice: str) -> str:
+    return f"{key} is {reported!r} on the running server, requested {requested!r}; {advice}"
 
 
-def unverified(config: EngineConfig, shown: dict[str, Any]) -> list[str]:
-    """What the rules demand or was asked for and the server does not show; an endpoint's weights are never seen."""
+def unverified(config: EngineConfig, reported: dict[str, Any]) -> list[str]:
+    """Settings required by the rules or requested, but not reported; an endpoint's weights can never be verified."""
     keys = ("max_model_len", "enable_prefix_caching", "speculative_decoding", "model")
-    hidden = [key for key in keys if shown[key] is None]
-    if config.dtype != "auto" and shown.get("dtype") is None:
-        hidden.append("dtype")
+    missing = [key for key in keys if reported[key] is None]
+    if config.dtype != "auto" and reported.get("dtype") is None:
+        missing.append("dtype")
     if config.kind == "endpoint":
-        hidden.append("weights")
-    elif "quantization" not in shown:
-        hidden.append("quantization")
-    return hidden
+        missing.append("weights")
+    elif "quantization" not in reported:
+        missing.append("quantization")
+    return missing
 
 
 def _metrics(base_url: str) -> str:
@@ -123,10 +125,10 @@ def _speculates(page: str, version: str | None) -> bool | None:
         return True
     if "vllm:num_requests_running" not in page or version is None:
         return None
-    return False if _numbers(version) >= _COUNTERS_TELL_SINCE else None
+    return False if _version_numbers(version) >= _COUNTERS_SINCE else None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     parts = []
     for part in version.split(".")[:2]:
         digits = "".join(character for character in part if character.isdigit())

@@ -1,1 +1,1 @@
-"""The machine a run is on: what it is, what it holds, and what it and its servers do while the run goes on."""
+"""The machine of a run: hardware, model files, running servers, and telemetry."""

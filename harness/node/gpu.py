@@ -1,4 +1,4 @@
-"""The machine's GPUs through NVML. A machine without any is no error; a driver that is broken is told apart from it."""
+"""The machine's GPUs, read through NVML. No GPU is not an error, a broken driver is."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from typing import Any, Self
 import pynvml
 
 GIB = 1 << 30
-# Bits of NVML's clock event reasons that slow a GPU down; idling and set clocks are left out.
+# The bits of NVML's clock event reasons that stand for throttling, without idling and application clocks.
 _THROTTLES = {0x4: "power", 0x8: "hardware", 0x20: "thermal", 0x40: "hardware_thermal", 0x80: "power_brake"}
 
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that holds memory on a GPU; `memory_gib` is None where NVML does not tell."""
+    """A process that uses memory on a GPU; `memory_gib` is None where NVML does not report it."""
 
     gpu_index: int
     pid: int
@@ -23,7 +23,7 @@ class GpuProcess:
 
 
 class Gpus:
-    """An open look at the GPUs. `count` is 0 without any; `problem` then says why, `broken` whether that is a fault."""
+    """An NVML session. Without GPUs, `count` is 0, `problem` says why, and `broken` whether that is a fault."""
 
     def __init__(self, nvml: ModuleType | Any = pynvml) -> None:
         self._nvml = nvml
@@ -40,11 +40,11 @@ class Gpus:
 
     @property
     def count(self) -> int:
-        """How many GPUs there are."""
+        """The number of GPUs."""
         return len(self._handles)
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """End the NVML session."""
         with contextlib.suppress(self._nvml.NVMLError):
             self._nvml.nvmlShutdown()
 
@@ -61,12 +61,12 @@ class Gpus:
 
     @property
     def cuda(self) -> str | None:
-        """The newest CUDA version the driver serves."""
+        """The newest CUDA version that the driver supports."""
         number = self._read(self._nvml.nvmlSystemGetCudaDriverVersion)
         return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
 
     def sample(self) -> list[dict[str, Any]]:
-        """What each GPU does now, under telemetry.csv's column names; a value that cannot be read is None."""
+        """Each GPU's utilization now, under the column names of telemetry.csv; None for values that cannot be read."""
         nvml = self._nvml
         rows = []
         for index, handle in enumerate(self._handles):
@@ -88,15 +88,15 @@ class Gpus:
         return rows
 
     def describe(self) -> list[dict[str, Any]]:
-        """What each GPU is, under manifest.json's names."""
+        """Each GPU's properties, under the names of manifest.json."""
         nvml = self._nvml
-        found = []
+        descriptions = []
         for index, handle in enumerate(self._handles):
             memory = self._read(nvml.nvmlDeviceGetMemoryInfo, handle)
             limit = self._read(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
             ecc = self._read(nvml.nvmlDeviceGetEccMode, handle)
             mig = self._read(nvml.nvmlDeviceGetMigMode, handle)
-            found.append(
+            descriptions.append(
                 {
                     "index": index,
                     "name": self._text(nvml.nvmlDeviceGetName, handle),
@@ -111,10 +111,10 @@ class Gpus:
                     "mig": None if mig is None else bool(mig[0]),
                 }
             )
-        return found
+        return descriptions
 
     def processes(self) -> list[GpuProcess]:
-        """Every process that computes on a GPU."""
+        """All compute processes on the GPUs."""
         return [
             GpuProcess(index, entry.pid, None if entry.usedGpuMemory is None else round(entry.usedGpuMemory / GIB, 2))
             for index, handle in enumerate(self._handles)
@@ -137,11 +137,11 @@ def _throttles(reasons: int) -> str:
 
 
 def _explain(nvml: Any, error: Any) -> tuple[str, bool]:
-    """A sentence for an NVML error, and whether it means a fault rather than no GPU."""
-    known = {
+    """An NVML error in words, and whether it is a fault rather than a machine without GPUs."""
+    explanations = {
         nvml.NVML_ERROR_LIBRARY_NOT_FOUND: ("no NVIDIA driver is installed", False),
         nvml.NVML_ERROR_DRIVER_NOT_LOADED: (
-            "the NVIDIA driver is installed but not loaded; run `modprobe nvidia` and read dmesg, or reboot",
+            "the NVIDIA driver is installed but not loaded; run `modprobe nvidia` and check dmesg, or reboot",
             True,
         ),
         nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
@@ -150,9 +150,9 @@ def _explain(nvml: Any, error: Any) -> tuple[str, bool]:
             True,
         ),
         nvml.NVML_ERROR_NO_PERMISSION: (
-            "NVML may not be used by this user; join the group that owns /dev/nvidia*",
+            "this user may not use NVML; add the user to the group that owns /dev/nvidia*",
             True,
         ),
         nvml.NVML_ERROR_GPU_IS_LOST: ("a GPU has fallen off the bus; reboot, and check its power and seating", True),
     }
-    return known.get(error.value, (f"NVML says: {error}; run nvidia-smi and read dmesg", True))
+    return explanations.get(error.value, (f"NVML error: {error}; run nvidia-smi and check dmesg", True))

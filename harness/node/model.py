@@ -1,4 +1,4 @@
-"""A model directory: whether its files are whole, and what they are."""
+"""A model directory: its files, and whether they are complete."""
 
 import json
 import struct
@@ -13,9 +13,14 @@ _MAX_HEADER_BYTES = 100 << 20
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A complete model directory: weight files in order, their bytes together, the tokenizer, config.json's content.
+    """A complete model directory.
 
-    `quantized` is whether the weights are stored in a quantized format.
+    Attributes:
+        weights: weight files in order.
+        weights_bytes: their total size.
+        tokenizer: tokenizer.json or tokenizer.model.
+        config: the content of config.json.
+        quantized: whether the weights are stored in a quantized format.
     """
 
     weights: tuple[Path, ...]
@@ -26,10 +31,10 @@ class ModelFiles:
 
 
 def model_files(model: Path) -> ModelFiles:
-    """The files of a model directory, each looked at: weights that were cut short are noticed by their length.
+    """The files of a model directory, after checking each; truncated weights are recognised by their length.
 
     Raises:
-        BadInput: something is missing, unreadable, or has not the length its header says.
+        BadInput: a file is missing, unreadable, or its length differs from that in its header.
     """
     if not model.is_dir():
         raise BadInput(f"model directory {model} does not exist; check the path")
@@ -40,31 +45,33 @@ def model_files(model: Path) -> ModelFiles:
     _object(model / "tokenizer_config.json")
     weights = _weight_files(model)
     sizes = [_check_safetensors(path) for path in weights]
-    # ModelOpt says it in a file of its own; older compressed-tensors under another key.
-    said = [config.get(key) for key in ("quantization_config", "compression_config")]
-    quantized = any(said) or (model / "hf_quant_config.json").is_file()
+    # ModelOpt has a file of its own, older compressed-tensors another key.
+    settings = [config.get(key) for key in ("quantization_config", "compression_config")]
+    quantized = any(settings) or (model / "hf_quant_config.json").is_file()
     return ModelFiles(weights, sum(sizes), tokenizer, config, quantized)
 
 
 def _weight_files(model: Path) -> tuple[Path, ...]:
     index = model / "model.safetensors.index.json"
     if index.exists():
-        places = _object(index).get("weight_map")
-        if not isinstance(places, dict) or not places:
+        weight_map = _object(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
             raise BadInput(f"{index} has no weight_map; copy it again")
-        names = sorted({str(name) for name in places.values()})
+        names = sorted({str(name) for name in weight_map.values()})
     else:
         names = sorted(path.name for path in model.glob("*.safetensors"))
     if not names:
         raise BadInput(f"model directory {model} has no *.safetensors weights; copy them there")
     missing = [name for name in names if not (model / name).is_file()]
     if missing:
-        raise BadInput(f"model directory {model} lacks {', '.join(missing)} named by {index.name}; copy them again")
+        raise BadInput(
+            f"model directory {model} lacks {', '.join(missing)}, listed in {index.name}; copy the missing files"
+        )
     return tuple(model / name for name in names)
 
 
 def _check_safetensors(path: Path) -> int:
-    """The length of a safetensors file, which must be what its header says."""
+    """The length of a safetensors file; BadInput when its header says otherwise."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -75,10 +82,10 @@ def _check_safetensors(path: Path) -> int:
     except OSError as error:
         raise BadInput(f"weights {path} cannot be read: {error.strerror}; check its permissions") from None
     except (ValueError, struct.error, AttributeError, LookupError, TypeError):
-        raise BadInput(f"weights {path} ({size} bytes) have no whole safetensors header; copy the file again") from None
+        raise BadInput(f"weights {path} ({size} bytes) have no valid safetensors header; copy the file again") from None
     if size != expected:
-        short = "cut short" if size < expected else "too long"
-        raise BadInput(f"weights {path} are {short}: {size} bytes, their header says {expected}; copy the file again")
+        problem = "truncated" if size < expected else "too long"
+        raise BadInput(f"weights {path} are {problem}: {size} bytes, expected {expected}; copy the file again")
     return size
 
 

@@ -1,6 +1,6 @@
-"""A look at a running server from outside: one GET, the model it serves, the few lines of a metrics page that matter.
+"""Query a running server: one GET, the model it serves, single values of its metrics page.
 
-A whole parser takes 15 ms for vLLM's six hundred lines, once a second; reading a handful of them takes 0.05 ms.
+A full parser takes 15 ms for the six hundred lines of vLLM's page, once a second; reading a few lines takes 0.05 ms.
 """
 
 import http.client
@@ -22,7 +22,7 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A server's answer to one GET."""
+    """A server's response to one GET."""
 
     status: int
     content_type: str
@@ -30,75 +30,75 @@ class Reply:
 
 
 def get(base_url: str, path: str, timeout_s: float = TIMEOUT_S) -> Reply:
-    """One GET, whatever its status; no proxy, since engines are reached directly.
+    """The response to one GET, whatever its status; uses no proxy.
 
     Raises:
-        OSError: nothing answered.
-        ValueError: what answered does not speak HTTP.
+        OSError: no server answered.
+        ValueError: the answer is not HTTP.
     """
     try:
-        with _OPENER.open(base_url + path, timeout=timeout_s) as answer:
-            return _reply(answer.status, answer)
+        with _OPENER.open(base_url + path, timeout=timeout_s) as response:
+            return _reply(response.status, response)
     except urllib.error.HTTPError as error:
         return _reply(error.code, error)
     except http.client.HTTPException as error:
-        raise ValueError(f"no HTTP answer ({error!r})") from None
+        raise ValueError(f"invalid HTTP response ({error!r})") from None
 
 
-def _reply(status: int, answer: Any) -> Reply:
-    body = answer.read(MAX_BODY_BYTES).decode(errors="replace")
-    return Reply(status, answer.headers.get("content-type", ""), body)
+def _reply(status: int, response: Any) -> Reply:
+    body = response.read(MAX_BODY_BYTES).decode(errors="replace")
+    return Reply(status, response.headers.get("content-type", ""), body)
 
 
 def model_card(base_url: str) -> dict[str, Any]:
-    """What an OpenAI-compatible server says of its model: id, and root and max_model_len (None where it does not say).
+    """The model of an OpenAI-compatible server: id, root and max_model_len, the latter two None if not reported.
 
     Raises:
-        NotReady: nothing answers.
-        BadInput: what answers is no OpenAI-compatible server.
+        NotReady: no server answers.
+        BadInput: the server is not OpenAI-compatible.
     """
     try:
         reply = get(base_url, "/v1/models")
     except OSError as error:
         cause = getattr(error, "reason", error)
-        raise NotReady(f"nothing answers at {base_url}: {cause}; start the server or correct the url") from None
+        raise NotReady(f"no server answers at {base_url}: {cause}; start the server or correct the url") from None
     except ValueError as error:
         raise BadInput(f"{base_url} does not speak HTTP: {error}; correct the url") from None
-    what = f"{base_url}/v1/models answered {reply.status} {reply.content_type or 'without a content type'}"
-    help_ = "this is no OpenAI-compatible server; correct the url"
+    answer = f"{base_url}/v1/models answered {reply.status} {reply.content_type or 'without a content type'}"
+    advice = "this is not an OpenAI-compatible server; correct the url"
     if "json" not in reply.content_type:
-        raise BadInput(f"{what} instead of JSON (it begins {reply.body[:60]!r}); {help_}")
+        raise BadInput(f"{answer} instead of JSON (it starts with {reply.body[:60]!r}); {advice}")
     try:
-        card = json.loads(reply.body)["data"][0]
-        seen = {key: card.get(key) for key in ("id", "root", "max_model_len")}
+        entry = json.loads(reply.body)["data"][0]
+        card = {key: entry.get(key) for key in ("id", "root", "max_model_len")}
     except (ValueError, LookupError, TypeError, AttributeError):
-        seen = {}
-    if not isinstance(seen.get("id"), str):
-        raise BadInput(f"{what} without a list of models (it begins {reply.body[:60]!r}); {help_}")
-    return seen
+        card = {}
+    if not isinstance(card.get("id"), str):
+        raise BadInput(f"{answer} without a list of models (it starts with {reply.body[:60]!r}); {advice}")
+    return card
 
 
 def values(page: str, names: Iterable[str]) -> dict[str, list[float]]:
-    """The values of each named metric over all its label sets; a metric that is not there is left out."""
-    found: dict[str, list[float]] = {}
+    """The values of each named metric over all its label sets; metrics missing from the page are left out."""
+    by_name: dict[str, list[float]] = {}
     for name in names:
         for line in _lines(page, name):
             try:
-                found.setdefault(name, []).append(float(line.rsplit(" ", 1)[1]))
+                by_name.setdefault(name, []).append(float(line.rsplit(" ", 1)[1]))
             except (IndexError, ValueError):
                 continue
-    return found
+    return by_name
 
 
 def labels(page: str, name: str) -> dict[str, str]:
-    """The labels of a metric's first line; empty when it is not there."""
+    """The labels of a metric's first line; empty when the page lacks it."""
     for line in _lines(page, name):
         return dict(_LABEL.findall(line))
     return {}
 
 
 def has_prefix(page: str, prefix: str) -> bool:
-    """Whether any metric's name begins with `prefix`."""
+    """Whether any metric's name starts with `prefix`."""
     return f"\n{prefix}" in f"\n{page}"
 
 

@@ -1,4 +1,4 @@
-"""What the machine and its engines did, second by second. Measures itself too, and never disturbs a run."""
+"""Sample the machine's and its engines' load once a second, and measure what the sampling costs."""
 
 import csv
 import itertools
@@ -37,12 +37,12 @@ PERIOD_S = 1.0
 _METRICS = {"running": "vllm:num_requests_running", "waiting": "vllm:num_requests_waiting"}
 _KV_USAGE = "vllm:kv_cache_usage_perc"
 _ENGINE_TIMEOUT_S = 0.9
-_NOTHING: dict[str, Any] = {}
+_EMPTY: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class TelemetryCost:
-    """What sampling itself took: CPU seconds of this process, samples written, seconds it lasted."""
+    """The overhead of sampling: CPU seconds of this process, samples written, duration in seconds."""
 
     cpu_s: float
     samples: int
@@ -50,10 +50,10 @@ class TelemetryCost:
 
 
 class Sampler:
-    """Appends to a CSV file once a second, from a thread of its own.
+    """Appends to a CSV file once a second, in its own thread.
 
-    A second gets as many lines as there are GPUs or engines, whichever is more: line i carries GPU i and engine i,
-    which need not belong together. An empty cell was not measured. Nothing that goes wrong here reaches the run.
+    Each second has as many lines as there are GPUs or engines, whichever is more: line i has GPU i and engine i,
+    which need not belong together. An empty cell was not measured. Errors here never affect the run.
     """
 
     def __init__(self, path: Path, engines: Mapping[str, str]) -> None:
@@ -66,12 +66,12 @@ class Sampler:
         self._began = time.monotonic()
 
     def start(self) -> None:
-        """Begin sampling."""
+        """Start sampling."""
         self._began = time.monotonic()
         self._thread.start()
 
     def stop(self) -> TelemetryCost:
-        """End sampling and tell what it cost."""
+        """Stop sampling and return its overhead."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=3 * PERIOD_S)
@@ -96,27 +96,28 @@ class Sampler:
         writer = csv.DictWriter(stream, COLUMNS, restval="")
         psutil.cpu_percent()
         due = time.monotonic() + PERIOD_S
-        spent_by_pool = 0.0
+        pool_cpu_s = 0.0
         while not self._stop.wait(max(0.0, due - time.monotonic())):
-            looks = list(pool.map(_look_at_engine, self._engines, self._engines.values()))
-            spent_by_pool += sum(spent for _, spent in looks)
-            node = _look_at_node()
-            pairs = itertools.zip_longest(gpus.sample() or [_NOTHING], (row for row, _ in looks), fillvalue=_NOTHING)
+            results = list(pool.map(_sample_engine, self._engines, self._engines.values()))
+            pool_cpu_s += sum(cpu_s for _, cpu_s in results)
+            node = _sample_node()
+            engines = [row for row, _ in results]
+            pairs = itertools.zip_longest(gpus.sample() or [_EMPTY], engines, fillvalue=_EMPTY)
             writer.writerows({**node, **gpu, **engine} for gpu, engine in pairs)
             stream.flush()
             self._samples += 1
-            self._cpu_s = time.thread_time() + spent_by_pool
-            # Late seconds are left out, not made up for.
+            self._cpu_s = time.thread_time() + pool_cpu_s
+            # Seconds that were missed are skipped, not made up for.
             due = due + PERIOD_S if due + PERIOD_S > time.monotonic() else time.monotonic() + PERIOD_S
 
 
 def queue(path: Path) -> dict[str, float]:
-    """The engine's part of a telemetry file's last line: running, waiting, kv_cache_percent; what was measured."""
+    """running, waiting and kv_cache_percent in the last line of a telemetry file, those that were measured."""
     row = dict(zip(COLUMNS, "".join(tail(path, 1)).split(","), strict=False))
     return {name: float(row[name]) for name in COLUMNS[-3:] if row.get(name, "").replace(".", "", 1).isdigit()}
 
 
-def _look_at_node() -> dict[str, Any]:
+def _sample_node() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     return {
         "unix_s": round(time.time(), 3),
@@ -126,17 +127,17 @@ def _look_at_node() -> dict[str, Any]:
     }
 
 
-def _look_at_engine(name: str, url: str) -> tuple[dict[str, Any], float]:
-    """An engine's row and the CPU seconds it took."""
-    began = time.thread_time()
+def _sample_engine(name: str, url: str) -> tuple[dict[str, Any], float]:
+    """An engine's row and the CPU seconds that reading it took."""
+    started = time.thread_time()
     row: dict[str, Any] = {"engine": name}
     try:
         page = probe.get(url, "/metrics", _ENGINE_TIMEOUT_S).body
-        found = probe.values(page, (*_METRICS.values(), _KV_USAGE))
-        # A server may be several engine cores: requests add up, of their cache usage the mean counts.
-        row |= {column: int(sum(found[metric])) for column, metric in _METRICS.items() if metric in found}
-        if usage := found.get(_KV_USAGE):
+        metrics = probe.values(page, (*_METRICS.values(), _KV_USAGE))
+        # A server may have several engine cores: the sum of their requests, the mean of their cache usage.
+        row |= {column: int(sum(metrics[metric])) for column, metric in _METRICS.items() if metric in metrics}
+        if usage := metrics.get(_KV_USAGE):
             row["kv_cache_percent"] = round(100 * sum(usage) / len(usage), 2)
     except (OSError, ValueError):
         pass
-    return row, time.thread_time() - began
+    return row, time.thread_time() - started

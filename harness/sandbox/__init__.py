@@ -1,5 +1,7 @@
-"""A benchmark's ingredients for a machine that has none: a tiny Llama, a data set in MLPerf's format, and the answers
-that a correct engine gives. The formats are the real ones; only the figures mean nothing for Llama-3.1-8B."""
+"""A sandbox for machines without the real model: a tiny Llama, a data set in MLPerf's format, and reference answers.
+
+The file formats are the real ones. Figures measured with it say nothing about Llama-3.1-8B.
+"""
 
 import fcntl
 import sys
@@ -25,7 +27,7 @@ from harness.spec import FULL_SAMPLES
 __all__ = ["SandboxInfo", "build", "paths"]
 
 _RECIPE = 1
-"""Goes up when the same seed would give other bytes."""
+"""Must be raised when the same seed would give other bytes."""
 _MODEL, _DATASET, _REFERENCES = "model", "cnn_eval.json", "reference_ids.jsonl"
 _RECORD = "sandbox.json"
 _JOURNAL = f"references-{_RECIPE}-{{seed}}.partial.jsonl"
@@ -34,7 +36,7 @@ _LARGEST_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class SandboxInfo:
-    """A finished sandbox: paths of its parts, how many samples the data set has, whether this call changed it."""
+    """A finished sandbox: its paths, size and seed, whether this call changed it, and how long that took."""
 
     dir: str
     model: str
@@ -47,52 +49,53 @@ class SandboxInfo:
 
 
 def build(out: Path, samples: int, seed: int, on_progress: Callable[[str], None]) -> SandboxInfo:
-    """Build a sandbox in `out`, or complete, repair or enlarge the one there; a larger one is left as it is.
+    """Build a sandbox in `out`, or complete, repair or enlarge the existing one; a larger one is kept.
 
-    The same seed gives the same files, and sample i is the same in every size. Reference answers are kept as they are
-    found: a build that was stopped goes on where it was. Builds in one directory wait for each other.
+    The same seed gives the same files, and sample i is the same in every size. Reference answers are saved as they are
+    computed: an interrupted build resumes where it was. Builds in one directory wait for each other.
 
     Args:
-        out: directory, made when missing.
-        samples: at least this many, 1 to 13,368.
+        out: directory, created if missing.
+        samples: minimum size of the data set, 1 to 13,368.
         seed: 0 to 2**32 - 1.
-        on_progress: told a line now and then.
+        on_progress: called with a line of progress now and then.
 
     Raises:
-        BadInput: samples or seed out of range, or `out` holds a sandbox of another seed.
-        NotReady: the directory cannot be written.
-        RunFailed: a process that answers samples died.
+        BadInput: samples or seed out of range, or `out` has a sandbox with another seed.
+        NotReady: the directory cannot be written, or a package is missing.
+        RunFailed: a process that computes answers died.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     if not 1 <= samples <= FULL_SAMPLES:
-        raise BadInput(f"samples = {samples}: a data set has 1 to {FULL_SAMPLES}")
+        raise BadInput(f"samples = {samples}: must be 1 to {FULL_SAMPLES}")
     if not 0 <= seed <= _LARGEST_SEED:
-        raise BadInput(f"seed = {seed}: give one from 0 to {_LARGEST_SEED}")
+        raise BadInput(f"seed = {seed}: must be 0 to {_LARGEST_SEED}")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _alone(out, on_progress):
+        with _locked(out, on_progress):
             size, changed = _build(out, samples, seed, on_progress)
     except OSError as error:
         raise NotReady(
-            f"sandbox {out} cannot be written: {error.strerror}; make room or choose another --dir"
+            f"sandbox {out} cannot be written: {error.strerror}; free some space or choose another --dir"
         ) from None
-    where = {key: str(path) for key, path in paths(out).items()}
-    return SandboxInfo(str(out), **where, samples=size, seed=seed, changed=changed, seconds=_since(began))
+    parts = {key: str(path) for key, path in paths(out).items()}
+    seconds = round(time.monotonic() - started, 3)
+    return SandboxInfo(str(out), **parts, samples=size, seed=seed, changed=changed, seconds=seconds)
 
 
 def paths(folder: Path) -> dict[str, Path]:
-    """`model`, `dataset` and `reference_ids` of a finished sandbox, as a Spec names them.
+    """The paths of a finished sandbox under the Spec's names: `model`, `dataset` and `reference_ids`.
 
     Raises:
-        BadInput: there is none in `folder`, or its build has not finished.
+        BadInput: `folder` has no sandbox, or its build has not finished.
     """
     if not (folder / _RECORD).is_file():
-        raise BadInput(f"{folder} holds no finished sandbox; build one with `harness sandbox --dir {folder}`")
+        raise BadInput(f"{folder} has no finished sandbox; build one with `harness sandbox --dir {folder}`")
     return {"model": folder / _MODEL, "dataset": folder / _DATASET, "reference_ids": folder / _REFERENCES}
 
 
 def _build(out: Path, samples: int, seed: int, on_progress: Callable[[str], None]) -> tuple[int, bool]:
-    """The size of the data set that is there in the end, and whether anything was written."""
+    """Returns the size of the data set, and whether anything was written."""
     record = _record(out, seed)
     hashes: Mapping[str, str] = record["sha256"] if record else {}
     broken = [
@@ -101,12 +104,12 @@ def _build(out: Path, samples: int, seed: int, on_progress: Callable[[str], None
     if record and record["samples"] >= samples and not broken:
         return record["samples"], False
     for name in broken:
-        on_progress(f"{name} is lost or changed: making it again")
+        on_progress(f"{name} is missing or was changed: building it again")
     kept = references.read(out / _REFERENCES) if record and _REFERENCES not in broken else {}
     size = max(samples, len(kept))
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
-            raise NotReady(f"{package} is missing in {sys.executable}; call the harness of the node's environment")
+            raise NotReady(f"{package} is missing in {sys.executable}; run the harness of the node's environment")
     on_progress(f"building a sandbox of {size} samples from seed {seed} in {out}")
     model = model_files(seed)
     for name, content in model.items():
@@ -129,12 +132,12 @@ def _build(out: Path, samples: int, seed: int, on_progress: Callable[[str], None
 
 
 def _record(out: Path, seed: int) -> dict[str, Any] | None:
-    """sandbox.json of a finished build by this recipe, or None."""
+    """sandbox.json of a finished build with this recipe, or None."""
     if not (out / _RECORD).is_file():
         return None
     record: dict[str, Any] = read_json(out / _RECORD, "sandbox record")
     if record["seed"] != seed:
-        raise BadInput(f"seed = {seed}: {out} holds a sandbox of seed {record['seed']}; choose another --dir")
+        raise BadInput(f"seed = {seed}: {out} has a sandbox with seed {record['seed']}; choose another --dir")
     return record if record["recipe"] == _RECIPE else None
 
 
@@ -160,15 +163,11 @@ def _complete(out: Path, size: int, seed: int, kept: dict[int, list[int]], on_pr
 
 
 @contextmanager
-def _alone(out: Path, on_progress: Callable[[str], None]) -> Iterator[None]:
+def _locked(out: Path, on_progress: Callable[[str], None]) -> Iterator[None]:
     with (out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            on_progress(f"another build is at work in {out}: waiting for it")
+            on_progress(f"waiting for another build in {out}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _since(began: float) -> float:
-    return round(time.monotonic() - began, 3)

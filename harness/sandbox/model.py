@@ -1,9 +1,9 @@
-"""A tiny Llama with random weights and a small tokenizer: the same bytes from the same seed on every machine.
+"""A tiny Llama with random weights and a small tokenizer: the same seed gives the same bytes on every machine.
 
-Weights are uniform, drawn by NumPy's frozen legacy generator, so no machine's arithmetic has a say. Their scales are
-chosen for greedy answers that a benchmark can use: embeddings are not tied and attention is sharp, so an answer wanders
-(nine of ten tokens are distinct) and hangs on every prompt token; feed-forward layers are weak, so two float32 engines
-agree; ends of sentences are likely and ends of answers rare, so a few in a hundred answers stop before 128 tokens.
+Weights are uniform, drawn by NumPy's frozen legacy generator, so they do not depend on the machine. Their scales make
+greedy answers useful for a benchmark: untied embeddings and sharp attention make answers varied (nine of ten tokens
+are distinct) and dependent on every prompt token; weak feed-forward layers make float32 engines agree; likely ends of
+sentences and rare ends of answers let a few percent of the answers stop before 128 tokens.
 """
 
 import json
@@ -90,7 +90,7 @@ def _tokenizer(seed: int) -> Any:
 
 
 def _weights(seed: int, sentence_ends: list[int]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    draw = np.random.RandomState(seed)  # the one generator whose stream NumPy keeps
+    draw = np.random.RandomState(seed)  # the only generator whose stream NumPy guarantees
 
     def matrix(rows: int, columns: int, spread: float) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Uniform values with standard deviation `spread`."""
@@ -116,7 +116,7 @@ def _weights(seed: int, sentence_ends: list[int]) -> dict[str, np.ndarray[Any, n
             }.items()
         }
     head = matrix(VOCABULARY, _HIDDEN, 1.0)
-    head[BEGIN] = 0  # no answer holds it
+    head[BEGIN] = 0  # never generated
     head[ENDS] *= _RARE
     head[sentence_ends] *= _LIKELY
     return {**weights, "lm_head.weight": head}

@@ -1,4 +1,4 @@
-"""Reference answers by an engine that shares nothing with the one benchmarked: Transformers, greedy, float32."""
+"""Reference answers from an independent engine: Transformers, greedy, float32."""
 
 import json
 import math
@@ -14,14 +14,14 @@ from harness.scoring.pool import cores, spread
 from harness.spec import MAX_NEW_TOKENS
 
 BLOCK = 32
-"""Samples are answered in blocks of consecutive ones, always whole: an answer's last bits may depend on its batch, so
-the batch must not depend on how many samples were asked for."""
+"""Samples are answered in whole blocks of consecutive ones: rounding may depend on the batch, so the batches must not
+depend on the size of the data set."""
 
 _PROGRESS_EVERY_S = 2.0
 
 
 class Transformers:
-    """Answers blocks of prompts, on one core: many small matrices gain nothing from more."""
+    """Answers blocks of prompts, on one core: small matrices gain nothing from more."""
 
     def __init__(self, model_dir: Path) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -58,14 +58,14 @@ def answer(
     journal: Path,
     on_progress: Callable[[str], None],
 ) -> None:
-    """Answer every prompt that `kept` has no answer for; each finished block goes to `kept` and to `journal`.
+    """Answer every prompt that is missing in `kept`; adds each finished block to `kept` and `journal`.
 
     Args:
         prompts: token ids of all samples, whole blocks of them.
-        model_dir: the model to ask.
-        kept: answers by sample, added to.
+        model_dir: the model.
+        kept: answers by sample, extended in place.
         journal: JSON lines {"qsl_idx", "token_ids"}, appended to.
-        on_progress: told a line every other second.
+        on_progress: called with a line of progress every other second.
     """
     firsts = [
         first
@@ -76,19 +76,19 @@ def answer(
         return
     workers = min(cores(), len(firsts))
     on_progress(f"loading Transformers to answer {len(firsts) * BLOCK} samples, on {workers} cores")
-    began = told = time.monotonic()
+    started = reported = time.monotonic()
     blocks = [prompts[first : first + BLOCK] for first in firsts]
-    write_atomic(journal, "".join(line(sample, ids) for sample, ids in kept.items()))  # drops a line cut short
+    write_atomic(journal, "".join(line(sample, ids) for sample, ids in kept.items()))  # without an incomplete last line
     with journal.open("a") as lines:
         results = spread(partial(Transformers, model_dir), blocks, workers)
         for done, (number, answers) in enumerate(results, 1):
-            fresh = dict(enumerate(answers, firsts[number]))
-            lines.writelines(line(sample, ids) for sample, ids in fresh.items())
+            block = dict(enumerate(answers, firsts[number]))
+            lines.writelines(line(sample, ids) for sample, ids in block.items())
             lines.flush()
-            kept |= fresh
-            if time.monotonic() - told >= _PROGRESS_EVERY_S or done == len(blocks):
-                told = time.monotonic()
-                rate = done * BLOCK / (told - began)
+            kept |= block
+            if time.monotonic() - reported >= _PROGRESS_EVERY_S or done == len(blocks):
+                reported = time.monotonic()
+                rate = done * BLOCK / (reported - started)
                 left = math.ceil((len(blocks) - done) * BLOCK / rate)
                 on_progress(f"answered {done * BLOCK} of {len(blocks) * BLOCK} samples, {rate:.0f}/s, {left} s left")
 
@@ -99,8 +99,8 @@ def line(sample: int, ids: Sequence[int]) -> str:
 
 
 def read(path: Path) -> dict[int, list[int]]:
-    """Answers by sample from such lines; a file cut short gives what it has whole."""
-    found = {}
+    """Answers by sample from such lines, without an incomplete last line; empty when there is no file."""
+    answers = {}
     try:
         lines = path.read_text().splitlines(keepends=True)
     except FileNotFoundError:
@@ -108,8 +108,8 @@ def read(path: Path) -> dict[int, list[int]]:
     for text in lines:
         if text.endswith("\n"):
             entry = json.loads(text)
-            found[entry["qsl_idx"]] = entry["token_ids"]
-    return found
+            answers[entry["qsl_idx"]] = entry["token_ids"]
+    return answers
 
 
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:

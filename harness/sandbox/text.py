@@ -1,6 +1,6 @@
-"""News articles in an invented language: one seed gives the same text on every machine.
+"""News articles in an invented language: the same seed gives the same text on every machine.
 
-Chance comes from `random.random()` alone, the one method whose sequence Python promises to keep between versions.
+All randomness comes from `random.random()`, the only method whose sequence Python keeps between versions.
 """
 
 import math
@@ -16,7 +16,7 @@ PROMPT = "Sum up this article in 128 tokens or less. Print the summary, nothing 
 MEDIAN_WORDS = 124
 SIGMA = 0.45
 CUT = 0.002
-"""Lengths are log-normal and cut at both ends. With the tokens of PROMPT around them, 13,368 articles have 69 to 661
+"""Lengths are log-normal, truncated at both ends. With the tokens of PROMPT around them, 13,368 articles have 69 to 661
 tokens, median 199: about a quarter of CNN/DailyMail's, whose median is 780 and whose longest has 2,540."""
 
 _WORDS = 1500
@@ -44,7 +44,7 @@ class Language:
         self._reach = list(accumulate(1.0 / (rank + 3) for rank in range(_WORDS)))
 
     def article(self, number: int) -> str:
-        """Article `number` (from 0), the same however many are asked for."""
+        """Article `number` (from 0), independent of the size of the data set."""
         draw = random.Random(f"article {self._seed} {number}").random  # noqa: S311
         spread = NormalDist(math.log(MEDIAN_WORDS), SIGMA).inv_cdf(CUT + (1 - 2 * CUT) * draw())
         left = round(math.exp(spread))

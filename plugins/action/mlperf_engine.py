@@ -44,7 +44,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         return bool(changed), {"state": "ready"} if there else {}
 
     def _check_node(self, arguments):
-        from harness.engine.config import parse_config, refuse_other
+        from harness.engine.config import parse_config, reject_different_settings
 
         engines = self.run_module("mlperf_engine_info", root=arguments["root"])["engines"]
         engine = next((engine for engine in engines if engine["name"] == arguments["name"]), {})
@@ -53,7 +53,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
             return running, engine
         config = parse_config(_config(arguments))
         if running:
-            refuse_other(config, engine["state"], engine.get("config") or {})
+            reject_different_settings(config, engine["state"], engine.get("config") or {})
             return False, engine
         changed = True
         if config.kind != "endpoint" and self._is_prepared(arguments["command"][0], config.model):

@@ -61,7 +61,7 @@ def test_fleet_from_first_run_to_unchanged_second(fakes: Fakes) -> None:
     assert contents(site.results / "first") == before
 
     assert site.play(run_id="first", samples=50, scenario="offline") == 2
-    assert f"scenario: it has 'server', you ask 'offline'; samples: it has {SAMPLES}, you ask 50" in " ".join(
+    assert f"scenario: existing 'server', requested 'offline'; samples: existing {SAMPLES}, requested 50" in " ".join(
         site.output().split()
     )
 

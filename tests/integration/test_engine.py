@@ -1,4 +1,4 @@
-"""The engine around the real vLLM: what it verifies, what it refuses, and that none of its processes outlives it."""
+"""The engine with the real vLLM: what it verifies, what it rejects, and that none of its processes outlives it."""
 
 import contextlib
 import csv
@@ -44,7 +44,7 @@ def telemetry(root: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_what_runs_is_verified_and_nothing_else_is_started_in_its_place(vllms: Vllms, sandbox: Path) -> None:
+def test_a_running_engine_is_verified_and_not_replaced(vllms: Vllms, sandbox: Path) -> None:
     state = json.loads((vllms.root / "engines" / "node1" / "engine.json").read_text())
     verified = state["verified"]
     assert verified["max_model_len"] == 2668
@@ -60,13 +60,13 @@ def test_what_runs_is_verified_and_nothing_else_is_started_in_its_place(vllms: V
     assert len(complete(vllms.url("node1"), list(range(10, 40)), 24)["token_ids"]) == 24
     again = vllms.up("node1")
     assert (again["changed"], again["pid"], again["engine_pid"]) == (False, state["pid"], state["engine_pid"])
-    refused = vllms.up("node1", codes=(2,), max_num_seqs=16)
-    assert "max_num_seqs: it has 32, you ask 16" in refused["error"]
+    error = vllms.up("node1", codes=(2,), max_num_seqs=16)
+    assert "max_num_seqs: existing 32, requested 16" in error["error"]
     taken = vllms.up("node1", codes=(3,), name="other")
-    assert f"port {state['config']['port']} on 127.0.0.1 is taken by pid {state['engine_pid']}" in taken["error"]
+    assert f"port {state['config']['port']} on 127.0.0.1 is in use by pid {state['engine_pid']}" in taken["error"]
     assert until(lambda: any(line["running"] == "0" for line in telemetry(vllms.root)))
     assert os.getsid(state["engine_pid"]) == state["engine_pid"]
-    named(everything_of(vllms.root, "node1"), "EngineCore")  # its children carry the mark, although it renames them
+    named(everything_of(vllms.root, "node1"), "EngineCore")  # its children carry the mark, although vLLM renames them
 
 
 @pytest.mark.long
@@ -80,26 +80,26 @@ def test_nothing_survives_a_killed_engine_core(vllms: Vllms) -> None:
         stored = vllms.root / "engines" / "killed" / "engine.json"
         assert until(lambda: json.loads(stored.read_text())["state"] == "failed")
         assert until(lambda: everything_of(vllms.root, "killed") == set()), everything_of(vllms.root, "killed")
-        # Looked for by number too, in case one had shed its mark; init may take a moment to bury the orphans.
+        # By id too, in case one has dropped its mark; init may take a moment to reap the orphans.
         assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alive))
         reason = harness(vllms.python, "engine", "status", "--root", vllms.root, "killed")["reason"]
-        assert reason.startswith("the engine says that it is dead")
+        assert reason.startswith("the engine reported at /health that it has failed")
         assert "engine core exited unexpectedly" in reason
         assert until(lambda: shared_memory() <= memory_before)
     finally:
         harness(vllms.python, "engine", "down", "--root", vllms.root, "killed")
 
 
-def test_a_start_that_fails_says_why_in_vllms_words(vllms: Vllms) -> None:
+def test_a_failed_start_has_vllms_error_message(vllms: Vllms) -> None:
     failed = vllms.up("node1", codes=(4,), name="failing", port=free_port(), extra_args=["--no-such-option", "1"])
     assert "unrecognized arguments: --no-such-option" in failed["error"]
-    assert "exit status 2" in failed["error"]
+    assert "exited with status 2" in failed["error"]
     assert "Traceback" not in failed["error"]
     assert until(lambda: everything_of(vllms.root, "failing") == set())
 
 
 @pytest.mark.long
-def test_a_server_with_prefix_caching_and_speculation_is_seen_through(
+def test_a_server_with_prefix_caching_and_speculation_is_rejected(
     node_python: Path, sandbox: Path, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -120,12 +120,12 @@ def test_a_server_with_prefix_caching_and_speculation_is_seen_through(
         assert until(lambda: answers(f"{url}/health", server), MAX_S), (tmp_path / "log").read_text()[-3000:]
         config = {"kind": "endpoint", "url": url, "name": "foreign", "model": str(sandbox / "model")}
         words = ("engine", "up", "--root", tmp_path, "--config", "-")
-        refused = harness(node_python, *words, text=json.dumps(config | {"dtype": "float32"}), codes=(2,))["error"]
-        assert "enable_prefix_caching is True on the running server, asked for False" in refused
-        assert "speculative_decoding is True on the running server, asked for False" in refused
-        assert "max_model_len is 1024 on the running server, asked for 2668" in refused
+        error = harness(node_python, *words, text=json.dumps(config | {"dtype": "float32"}), codes=(2,))["error"]
+        assert "enable_prefix_caching is True on the running server, requested False" in error
+        assert "speculative_decoding is True on the running server, requested False" in error
+        assert "max_model_len is 1024 on the running server, requested 2668" in error
     finally:
-        left = processes.end(lambda: processes.marked(processes.ENGINE_MARK, tmp_path), 15, server.poll)
+        left = processes.terminate(lambda: processes.marked(processes.ENGINE_MARK, tmp_path), 15, server.poll)
     assert left == set()
 
 

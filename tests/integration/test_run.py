@@ -84,7 +84,7 @@ def test_start_runs_once_and_refuses_another_spec_under_the_same_id(tmp_path: Pa
     )
     said = json.loads(other.stdout)
     assert other.returncode == said["exit"] == 2
-    assert "seed: it has 42, you ask 7" in said["error"]
+    assert "seed: existing 42, requested 7" in said["error"]
 
 
 def test_metrics_are_served_while_it_runs_and_no_longer(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_run_in_the_foreground_tells_every_second_and_is_never_run_twice(tmp_p
         assert journal.read_bytes() == before
         other = harness(*words, stdin=asked.model_copy(update={"seed": 7}).model_dump_json())
         assert other.returncode == 2
-        assert "seed: it has 42, you ask 7" in other.stderr
+        assert "seed: existing 42, requested 7" in other.stderr
 
 
 def test_a_failed_run_in_the_foreground_ends_with_its_reason_each_time(tmp_path: Path) -> None:

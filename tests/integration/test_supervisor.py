@@ -1,4 +1,4 @@
-"""Engines through `up`, `status` and `down`, with real supervisors over a stand-in for vLLM."""
+"""Engines through `up`, `status` and `down`, with real supervisors over a fake vLLM."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Bench:
-    """A root with a model and a port, and engines that are the stand-in with set faults."""
+    """A root with a model and a port, and engines that are the fake vLLM with chosen faults."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root / "root"
@@ -44,7 +44,7 @@ class Bench:
         return engine.up(self.root, self.config(**values))
 
     def program(self, *lines: str) -> str:
-        """A Python program with this bench's stand-in for vLLM."""
+        """A Python program that uses this bench's fake vLLM."""
         none = launch.Build("", "", "", "cpu")
         return "\n".join(
             (
@@ -130,7 +130,7 @@ def test_a_second_up_changes_nothing(bench: Bench) -> None:
 
 def test_other_settings_under_a_running_name_are_refused_with_both_values(bench: Bench) -> None:
     bench.up(max_num_seqs=64)
-    with pytest.raises(BadInput, match=r"max_num_seqs: it has 64, you ask 128"):
+    with pytest.raises(BadInput, match=r"max_num_seqs: existing 64, requested 128"):
         bench.up(max_num_seqs=128)
     assert engine.status(bench.root, "e1").state == "ready"
 
@@ -147,7 +147,7 @@ def test_values_of_env_reach_the_server_and_no_file(bench: Bench) -> None:
     assert "hf_" not in str(refused.value)
 
 
-def test_check_starts_nothing_and_finds_what_would_keep_it_from_starting(bench: Bench) -> None:
+def test_check_starts_nothing_and_reports_what_would_prevent_a_start(bench: Bench) -> None:
     assert engine.check(bench.root, bench.config()) is True
     assert not bench.root.exists()
     with pytest.raises(BadInput, match="remove gpus"):
@@ -188,7 +188,7 @@ def test_down_ends_every_process_and_says_so_once(bench: Bench) -> None:
     assert engine.up(bench.root, bench.config()).changed is True
 
 
-def test_down_of_an_engine_that_never_was_is_no_error(bench: Bench) -> None:
+def test_down_of_an_engine_that_was_never_started_is_no_error(bench: Bench) -> None:
     state = engine.down(bench.root, "other")
     assert (state.state, state.changed, state.name) == ("stopped", False, "other")
     assert not (bench.root / "engines" / "other").exists()
@@ -223,14 +223,14 @@ def test_sigkill_of_any_process_leaves_none(bench: Bench, victim: str) -> None:
         assert until(lambda: engine.status(bench.root, "e1").state == "failed")
     assert until(lambda: bench.alive() == set()), bench.alive()
     after = bench.stored()
-    said = {
+    state_after, reason = {
         "supervisor": ("failed", "its supervisor was killed by SIGKILL"),
         "supervisor_group": ("failed", "its supervisor was killed by SIGKILL"),
-        "guard": ("stopped", "its guard"),
+        "guard": ("stopped", "its guard process"),
         "server": ("failed", "the engine was killed by SIGKILL"),
     }[victim]
-    assert after["state"] == said[0]
-    assert said[1] in after["reason"]
+    assert after["state"] == state_after
+    assert reason in after["reason"]
     bench.fake = {}
     again = bench.up()
     assert (again.state, again.changed) == ("ready", True)
@@ -249,7 +249,7 @@ def test_sigkill_of_supervisor_and_guard_at_once_is_swept_by_the_next_command(be
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_the_supervisor_stops_the_engine_in_good_order(bench: Bench, number: signal.Signals) -> None:
+def test_a_signal_to_the_supervisor_stops_the_engine_cleanly(bench: Bench, number: signal.Signals) -> None:
     bench.fake = {"hide_child": True}
     state = bench.up()
     assert state.pid is not None
@@ -268,7 +268,7 @@ def test_die_with_parent_ends_the_engine_however_the_parent_dies(bench: Bench) -
     assert (parent.stdout.strip(), parent.returncode) == ("ready", -signal.SIGKILL), parent.stderr
     assert until(lambda: bench.alive() == set()), bench.alive()
     assert bench.stored()["state"] == "stopped"
-    assert "program it was started for has ended" in bench.stored()["reason"]
+    assert "process that started it has exited" in bench.stored()["reason"]
 
 
 def test_an_engine_outlives_the_command_that_started_it(bench: Bench) -> None:
@@ -289,12 +289,12 @@ CRASH = [
 ]
 
 
-def test_a_crash_while_starting_names_the_cause_not_its_echo(bench: Bench) -> None:
+def test_a_crash_while_starting_names_the_first_cause(bench: Bench) -> None:
     bench.fake = {"exit_after_s": 0.3, "start_s": 5, "crash": CRASH}
     with pytest.raises(RunFailed) as failed:
         bench.up()
     message = str(failed.value)
-    assert "exit status 1" in message
+    assert "exited with status 1" in message
     assert "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB" in message
     assert "lower max_num_seqs" in message
     assert "See root cause" not in message and "Traceback" not in message
@@ -302,21 +302,21 @@ def test_a_crash_while_starting_names_the_cause_not_its_echo(bench: Bench) -> No
     assert until(lambda: bench.alive() == set())
 
 
-def test_death_after_being_ready_is_noticed(bench: Bench) -> None:
+def test_a_crash_after_being_ready_is_detected(bench: Bench) -> None:
     bench.fake = {"exit_after_s": 2.0, "exit_code": 7, "crash": ["ValueError: lost it"]}
     bench.up()
     log = bench.root / "engines/e1/engine.log"
     assert until(lambda: "lost it" in log.read_text())
     assert until(lambda: engine.status(bench.root, "e1").state == "failed")
     assert until(lambda: bench.alive() == set())
-    assert bench.stored()["reason"] == "the engine ended by itself with exit status 7: ValueError: lost it"
+    assert bench.stored()["reason"] == "the engine exited with status 7: ValueError: lost it"
 
 
-def test_a_server_that_calls_itself_dead_is_failed(bench: Bench) -> None:
+def test_a_server_that_reports_its_failure_is_failed(bench: Bench) -> None:
     bench.fake = {"dead_after_s": 1.5}
     bench.up()
     assert until(lambda: engine.status(bench.root, "e1").state == "failed")
-    assert "says that it is dead" in str(engine.status(bench.root, "e1").reason)
+    assert "reported at /health that it has failed" in str(engine.status(bench.root, "e1").reason)
     assert until(lambda: bench.alive() == set())
 
 
@@ -327,7 +327,7 @@ def test_a_start_that_takes_too_long_fails_with_its_last_step(bench: Bench) -> N
     assert until(lambda: bench.alive() == set())
 
 
-def test_ctrl_c_while_waiting_leaves_nothing(bench: Bench) -> None:
+def test_ctrl_c_while_waiting_leaves_no_process(bench: Bench) -> None:
     bench.fake = {"silent": True}
 
     def interrupt(_line: str) -> None:
@@ -345,16 +345,16 @@ def test_a_signal_to_a_waiting_command_takes_its_engine_down(bench: Bench, numbe
     try:
         assert until(lambda: len(bench.alive()) == 5)  # guard, supervisor, server, two children
         waiting.send_signal(number)
-        _, said = waiting.communicate(timeout=30)
+        _, errors = waiting.communicate(timeout=30)
     finally:
         waiting.kill()
-    assert (waiting.returncode, said.splitlines()[-1]) == (RunFailed.exit_code, f"harness: stopped by {number.name}")
+    assert (waiting.returncode, errors.splitlines()[-1]) == (RunFailed.exit_code, f"harness: stopped by {number.name}")
     assert bench.alive() == set()
     assert bench.stored()["state"] == "stopped"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_served_engine_is_told_of_every_second_and_ends_with_its_command(
+def test_a_served_engine_prints_its_state_every_second_and_ends_with_its_command(
     bench: Bench, number: signal.Signals
 ) -> None:
     command = bench.command_line("serve", "--json")
@@ -378,10 +378,10 @@ def test_a_served_engine_is_told_of_every_second_and_ends_with_its_command(
 def test_a_served_engine_that_dies_ends_its_command_with_the_reason(bench: Bench) -> None:
     bench.fake = {"exit_after_s": 2.0, "exit_code": 7, "crash": ["ValueError: lost it"]}
     command = bench.command_line("serve")
-    out, said = command.communicate(timeout=30)
+    output, errors = command.communicate(timeout=30)
     assert command.returncode == RunFailed.exit_code
-    assert "ready" in out
-    assert "engine e1 failed: the engine ended by itself with exit status 7: ValueError: lost it; log: " in said
+    assert "ready" in output
+    assert "engine e1 failed: the engine exited with status 7: ValueError: lost it; log: " in errors
     assert bench.alive() == set()
 
 
@@ -398,33 +398,35 @@ def test_a_signal_to_a_command_that_waits_for_anothers_engine_leaves_it(bench: B
 @pytest.mark.parametrize(
     ("fake", "message"),
     [
-        ({"prefix": True}, r"enable_prefix_caching is True on the running server, asked for False"),
-        ({"speculative": True}, r"speculative_decoding is True on the running server, asked for False"),
-        ({"max_model_len": 4096}, r"max_model_len is 4096 on the running server, asked for 2668"),
-        ({"model": "/elsewhere/other"}, r"model is '/elsewhere/other' on the running server, asked for '.*/model'"),
-        ({"dtype": "bfloat16"}, r"dtype is 'bfloat16' on the running server, asked for 'float32'"),
-        ({"quantization": "fp8"}, r"quantization is 'fp8' on the running server, asked for None"),
+        ({"prefix": True}, r"enable_prefix_caching is True on the running server, requested False"),
+        ({"speculative": True}, r"speculative_decoding is True on the running server, requested False"),
+        ({"max_model_len": 4096}, r"max_model_len is 4096 on the running server, requested 2668"),
+        ({"model": "/elsewhere/other"}, r"model is '/elsewhere/other' on the running server, requested '.*/model'"),
+        ({"dtype": "bfloat16"}, r"dtype is 'bfloat16' on the running server, requested 'float32'"),
+        ({"quantization": "fp8"}, r"quantization is 'fp8' on the running server, requested None"),
     ],
 )
-def test_a_server_that_differs_from_what_was_asked_fails(bench: Bench, fake: dict[str, Any], message: str) -> None:
+def test_a_server_with_other_settings_than_requested_fails(bench: Bench, fake: dict[str, Any], message: str) -> None:
     bench.fake = fake
     with pytest.raises(RunFailed, match=message):
         bench.up(dtype="float32")
     assert until(lambda: bench.alive() == set())
 
 
-def test_a_stranger_on_the_same_port_is_noticed(bench: Bench) -> None:
+def test_another_process_on_the_same_port_is_detected(bench: Bench) -> None:
     bench.fake = {"silent": True}
     engine.up(bench.root, bench.config(), wait=False)
     command = [sys.executable, str(FAKE), str(bench.port), json.dumps({"model": str(bench.model), "children": 0})]
-    stranger = subprocess.Popen(command)
+    other = subprocess.Popen(command)
     try:
         assert until(lambda: engine.status(bench.root, "e1").state == "failed")
-        assert f"served by somebody else too (pid {stranger.pid})" in str(engine.status(bench.root, "e1").reason)
-        assert stranger.poll() is None
+        assert f"another process listens on port {bench.port} too (pid {other.pid})" in str(
+            engine.status(bench.root, "e1").reason
+        )
+        assert other.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        other.kill()
+        other.wait()
 
 
 def test_the_log_of_the_start_before_is_kept(bench: Bench) -> None:
@@ -459,7 +461,7 @@ def test_a_reboot_makes_a_running_engine_failed(bench: Bench) -> None:
     assert (state.state, state.reason) == ("failed", "the machine was restarted while the engine was ready")
 
 
-def test_a_process_id_that_now_belongs_to_somebody_else_is_not_the_supervisor(bench: Bench) -> None:
+def test_a_recycled_process_id_is_not_the_supervisor(bench: Bench) -> None:
     bench.up()
     engine.down(bench.root, "e1")
     stored = bench.stored() | {"state": "ready", "pid": os.getpid()}

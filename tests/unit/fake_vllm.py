@@ -1,4 +1,4 @@
-"""A stand-in for vLLM's API server: its pages, its log lines, its children and its ways of going wrong.
+"""A fake of vLLM's API server: its pages, log lines, child processes and failures.
 
 `fake_vllm.py PORT JSON` with the keys: start_s, log (lines printed while starting), exit_after_s and exit_code, crash
 (lines printed before that), children (how many), ignore_term (server and children), hide_child (a descendant in a

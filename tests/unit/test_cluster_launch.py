@@ -41,7 +41,9 @@ def test_an_engine_is_made_once_and_taken_down_once(cluster: Cluster) -> None:
     assert (first.changed, first.url) == (True, "http://engine-r1-e1.mlperf.svc:8000")
     for dry_run in (True, False):
         assert starter.engine_up("r1", "n1", engine(), dry_run=dry_run).changed is False
-    with pytest.raises(BadInput, match=r"engine e1 of run r1 .*\(max_num_seqs: it has None, you ask 8\); take it down"):
+    with pytest.raises(
+        BadInput, match=r"engine e1 of run r1 .*\(max_num_seqs: existing None, requested 8\); take it down"
+    ):
         starter.engine_up("r1", "n1", engine(max_num_seqs=8))
     name = soon(lambda: cluster.all(POD))[0]["metadata"]["name"]
     assert starter.engine_down("r1", "e1", dry_run=True) is True
@@ -86,7 +88,7 @@ def test_a_run_is_started_once_compared_and_stopped(cluster: Cluster) -> None:
     assert [starter.start(spec(), "n1") for _ in range(2)] == [True, False]
     assert starter.compare(spec()) == {}
     assert starter.compare(spec(samples=6)) == {"samples": (5, 6)}
-    with pytest.raises(BadInput, match=r"run_id r1 .*\(samples: it has 5, you ask 6\); choose another run_id"):
+    with pytest.raises(BadInput, match=r"run_id r1 .*\(samples: existing 5, requested 6\); choose another run_id"):
         starter.start(spec(samples=6), "n1")
     assert starter.start(spec(node="n2"), "n2") is True
     assert [one["state"] for one in starter.runs("n1")] == ["running"]

@@ -111,7 +111,7 @@ def test_engines(cluster: Cluster, command: list[str]) -> None:
         assert again["changed"] is False
         assert again["diff"]["before"] == again["diff"]["after"]
     for check in (True, False):
-        with pytest.raises(Failed, match="max_num_seqs: it has None, you ask 8"):
+        with pytest.raises(Failed, match="max_num_seqs: existing None, requested 8"):
             ask({**CONFIG, "max_num_seqs": 8}, check=check)
     down = ask(state="down", check=True)
     assert (down["changed"], down["diff"]["after"], len(cluster.all(JOB))) == (True, {"state": "down"}, 1)
@@ -133,10 +133,10 @@ def test_runs(cluster: Cluster, command: list[str]) -> None:
     assert names(cluster) == []
     assert shown(ask()) == (True, "running", "absent", "started")
     assert shown(ask(check=True)) == shown(ask()) == (False, "running", "running", "running")
-    with pytest.raises(Failed, match="samples: it has 5, you ask 6") as refused:
+    with pytest.raises(Failed, match="samples: existing 5, requested 6") as refused:
         ask(check=True, samples=6)
     assert refused.value.result["diff"] == {"before": {"samples": 5}, "after": {"samples": 6}}
-    with pytest.raises(Failed, match="samples: it has 5, you ask 6"):
+    with pytest.raises(Failed, match="samples: existing 5, requested 6"):
         ask(samples=6)
 
     assert shown(ask("stopped", check=True)) == (True, "running", "running", "stopped")

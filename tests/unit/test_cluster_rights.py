@@ -170,7 +170,7 @@ def test_what_is_asked_differently_is_said_before_anything_starts(cluster: Clust
     starter = launcher(cluster)
     starter.start(spec(), "n1")
     found = doctor.check(starter, "r1", "n1", [], spec(samples=6))
-    assert "samples: it has 5, you ask 6" in str([one for one in found if one["level"] == "fail"])
+    assert "samples: existing 5, requested 6" in str([one for one in found if one["level"] == "fail"])
 
 
 def test_a_quota_of_jobs_and_a_namespace_that_is_not_there(cluster: Cluster) -> None:

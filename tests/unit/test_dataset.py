@@ -110,7 +110,7 @@ def test_missing_file_and_too_many_samples(tmp_path: Path) -> None:
         load(tmp_path / "none")
     with pytest.raises(BadInput, match="cannot be read: Is a directory"):
         load(tmp_path)
-    with pytest.raises(BadInput, match=r"6 samples asked but data set .* has 5"):
+    with pytest.raises(BadInput, match=r"samples = 6, but data set .* has 5"):
         load(write(tmp_path / "d.json", RECORDS), limit=6)
 
 

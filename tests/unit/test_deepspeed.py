@@ -94,7 +94,7 @@ def test_the_installed_deepspeed_is_told_from_the_installed_vllm(monkeypatch: py
 def test_settings_that_the_server_shows_to_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = {"max_model_len": 2000, "enable_prefix_caching": False, "speculative_decoding": False, "dtype": "bfloat16"}
     shown |= {"model": "/models/llama", "root": None}
-    assert [sentence.split(" is ")[0] for sentence in verify.conflicts(config(dtype="float32"), shown)] == [
+    assert [sentence.split(" is ")[0] for sentence in verify.mismatches(config(dtype="float32"), shown)] == [
         "max_model_len", "dtype",
     ]  # fmt: skip
 

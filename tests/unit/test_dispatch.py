@@ -229,7 +229,7 @@ def test_an_address_that_is_no_openai_server_is_refused() -> None:
         engine = EngineRef(name="a", url=server.url)
         with pytest.raises(BadInput, match=r"/v1/models answered 200 text/html instead of JSON .*'<html>"):
             Dispatcher([engine], [[1]], Ear(), vocab_size=9, seed=1, timeout_s=1)
-    with pytest.raises(NotReady, match=r"nothing answers at .*start the server"):
+    with pytest.raises(NotReady, match=r"no server answers at .*start the server"):
         Dispatcher([engine], [[1]], Ear(), vocab_size=9, seed=1, timeout_s=1)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor sees and advises."""
+"""Findings of `harness doctor` and their advice."""
 
 import json
 import resource
@@ -38,21 +38,21 @@ def write_dataset(path: Path, ids: list[int]) -> Path:
     return path
 
 
-def test_a_sound_machine(tmp_path: Path) -> None:
+def test_a_machine_that_is_ready(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m")
     data = write_dataset(tmp_path / "d.json", [1, 2, 511])
     findings = doctor.check(tmp_path / "new" / "root", model=model, dataset_path=data, ports=[free_port()])
     assert [finding for finding in findings if finding.level == "fail"] == []
-    said = {finding.check: finding.seen for finding in findings}
-    assert "can be made in" in said["root"]
-    assert "community build for the CPU" in said["vllm"]
-    assert said["gpu"] == "no NVIDIA driver is installed"
-    assert "1 weight files" in said["model"]
-    assert "1 samples, every record whole" in said["data set"]
+    seen = {finding.check: finding.seen for finding in findings}
+    assert "can be created in" in seen["root"]
+    assert "community build for the CPU" in seen["vllm"]
+    assert seen["gpu"] == "no NVIDIA driver is installed"
+    assert "1 weight files" in seen["model"]
+    assert "1 samples, all records valid" in seen["data set"]
     assert not (tmp_path / "new").exists()
 
 
-def test_what_is_not_named_is_not_looked_at(tmp_path: Path) -> None:
+def test_only_what_is_given_is_checked(tmp_path: Path) -> None:
     checks = {finding.check for finding in doctor.check(tmp_path)}
     assert not checks & {"model", "data set"}
     assert not any(check.startswith("port") for check in checks)
@@ -71,18 +71,18 @@ def test_a_broken_model_and_data_set(tmp_path: Path) -> None:
     assert found(tmp_path, "data set", dataset_path=data).level == "ok"
 
 
-def test_a_taken_port(tmp_path: Path) -> None:
+def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         finding = found(tmp_path, f"port {port}", ports=[port])
     assert finding.level == "fail"
-    assert "is taken by pid" in finding.seen
-    assert finding.advice == "stop that or choose another port"
+    assert "is in use by pid" in finding.seen
+    assert finding.advice == "stop that process or choose another port"
 
 
-def test_a_port_is_tried_at_the_address_the_engine_will_have(tmp_path: Path) -> None:
+def test_a_port_is_checked_at_the_engines_address(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.2", 0))
         taken.listen()
@@ -91,7 +91,7 @@ def test_a_port_is_tried_at_the_address_the_engine_will_have(tmp_path: Path) -> 
         assert found(tmp_path, f"port {port}", ports=[port]).level == "ok"
 
 
-def test_what_is_to_be_started(tmp_path: Path) -> None:
+def test_engines_and_a_run_to_start(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m")
     data = write_dataset(tmp_path / "d.json", [1, 2, 511])
     root = tmp_path / "root"
@@ -109,15 +109,15 @@ def test_what_is_to_be_started(tmp_path: Path) -> None:
     assert "r1 exists already" in found(root, "run", **planned).seen
     other = found(root, "run", spec=asked.model_copy(update={"seed": 7}))
     assert (other.level, other.advice) == ("fail", "choose another run_id")
-    assert "seed: it has 42, you ask 7" in other.seen
+    assert "seed: existing 42, requested 7" in other.seen
 
     twice = found(root, "engines", configs=[config, config])
-    assert (twice.level, twice.seen) == ("fail", "names must differ, got one, one")
+    assert (twice.level, twice.seen) == ("fail", "duplicate names: one, one")
     gone = config.model_copy(update={"kind": "endpoint", "port": None, "url": f"http://127.0.0.1:{free_port()}"})
     assert found(root, "engine one", configs=[gone]).level == "fail"
 
 
-def test_one_cause_is_told_once(tmp_path: Path) -> None:
+def test_a_problem_found_twice_is_listed_once(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m")
     (model / "model.safetensors").write_bytes(b"")
     config = EngineConfig(name="one", model=model, port=free_port())
@@ -125,7 +125,7 @@ def test_one_cause_is_told_once(tmp_path: Path) -> None:
     assert [finding.check for finding in findings if finding.level == "fail"] == ["model"]
 
 
-def test_vllm_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> launch.Build:
         raise NotReady("vLLM is not installed; install it")
 
@@ -165,15 +165,15 @@ def test_a_clock_that_was_never_set(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (finding.level, finding.seen) == ("fail", "1970-01-02 00:00:00 UTC")
 
 
-def test_gpus_and_who_is_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_and_the_processes_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml(gpus=1)
     nvml.holders = [SimpleNamespace(pid=2**22 + 5, usedGpuMemory=3 * GIB), SimpleNamespace(pid=1, usedGpuMemory=None)]
     monkeypatch.setattr(doctor, "Gpus", lambda: Gpus(nvml))
     assert found(tmp_path, "gpu").seen == "0: NVIDIA A30, 24.0 GiB, driver 580.65.06"
     users = [finding for finding in doctor.check(tmp_path) if finding.check == "gpu in use"]
     assert [user.level for user in users] == ["warn", "warn"]
-    assert "holds 3.0 GiB on GPU 0" in users[0].seen and "another user's" in users[0].seen
-    assert "holds ? on GPU 0" in users[1].seen
+    assert "uses 3.0 GiB on GPU 0" in users[0].seen and "of another user" in users[0].seen
+    assert "uses unknown memory on GPU 0" in users[1].seen
     assert all(user.advice for user in users)
 
 
@@ -184,11 +184,11 @@ def test_gpus_and_who_is_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("NVML_ERROR_LIB_RM_VERSION_MISMATCH", "fail", "driver/library version mismatch", "reboot"),
         ("NVML_ERROR_DRIVER_NOT_LOADED", "fail", "installed but not loaded", "modprobe nvidia"),
         ("NVML_ERROR_GPU_IS_LOST", "fail", "fallen off the bus", "reboot"),
-        ("NVML_ERROR_NO_PERMISSION", "fail", "may not be used by this user", "group"),
-        ("NVML_ERROR_UNKNOWN", "fail", "NVML says", "nvidia-smi"),
+        ("NVML_ERROR_NO_PERMISSION", "fail", "this user may not use NVML", "group"),
+        ("NVML_ERROR_UNKNOWN", "fail", "NVML error", "nvidia-smi"),
     ],
 )
-def test_a_driver_that_does_not_answer(
+def test_a_broken_driver(
     fault: str, level: str, seen: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "Gpus", lambda: Gpus(FakeNvml(fault=fault)))
@@ -198,9 +198,7 @@ def test_a_driver_that_does_not_answer(
     assert advice in finding.advice and bool(advice) == bool(finding.advice)
 
 
-def test_punkt_that_is_named_but_broken_and_punkt_that_is_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_punkt_that_is_incomplete_and_punkt_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(tmp_path, "punkt", punkt_path=tmp_path / "nowhere").level == "fail"
     monkeypatch.setattr(doctor.punkt, "find", lambda explicit, root: None)
     finding = found(tmp_path, "punkt")
@@ -208,14 +206,14 @@ def test_punkt_that_is_named_but_broken_and_punkt_that_is_nowhere(
     assert "UNOFFICIAL" in finding.advice
 
 
-def test_the_table_puts_the_advice_under_what_was_seen() -> None:
+def test_the_table_has_the_advice_below_the_finding() -> None:
     table = doctor.render_table([Finding("disk", "fail", "no room", "make some"), Finding("python", "ok", "3.11")])
     assert table.splitlines() == [
         "fail  disk    no room",
         "              → make some",
         "ok    python  3.11",
         "",
-        "1 ok, 0 to look at, 1 to repair",
+        "1 ok, 0 warnings, 1 failed",
     ]
 
 

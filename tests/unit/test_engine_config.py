@@ -1,4 +1,4 @@
-"""What an engine may be asked for, and the command it becomes."""
+"""Validation of an engine's settings, and the command line made from them."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ def config(**values: Any) -> EngineConfig:
 
 def words(command: list[str]) -> dict[str, str]:
     """The options of a command with their values ("" for switches)."""
-    found = {}
+    options = {}
     for word, following in zip(command, [*command[1:], "--"], strict=True):
         if word.startswith("--"):
-            found[word[2:]] = "" if following.startswith("--") else following
-    return found
+            options[word[2:]] = "" if following.startswith("--") else following
+    return options
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def words(command: list[str]) -> dict[str, str]:
         ({"surprise": 1}, "unknown key 'surprise'"),
         ({"url": "http://x:1"}, "url = 'http://x:1' is for kind endpoint"),
         ({"kind": "tgi"}, "kind = 'tgi'"),
-        ({"kind": "deepspeed", "url": "http://x:1"}, "a deepspeed engine is given host and port"),
-        ({"kind": "deepspeed", "kv_cache_gib": 1}, "kv_cache_gib = 1 is vLLM's"),
-        ({"kind": "deepspeed", "extra_args": ["--seed=1"]}, "extra_args = ('--seed=1',) is vLLM's"),
-        ({"kind": "deepspeed", "tensor_parallel": 2}, "tensor_parallel = 2, but a deepspeed engine has one GPU"),
-        ({"kind": "deepspeed", "cpu_cores": "0|1"}, "cpu_cores = '0|1' are for several ranks"),
+        ({"kind": "deepspeed", "url": "http://x:1"}, "a deepspeed engine takes host and port"),
+        ({"kind": "deepspeed", "kv_cache_gib": 1}, "kv_cache_gib = 1 is a vLLM setting"),
+        ({"kind": "deepspeed", "extra_args": ["--seed=1"]}, "extra_args = ('--seed=1',) is a vLLM setting"),
+        ({"kind": "deepspeed", "tensor_parallel": 2}, "tensor_parallel = 2, but a deepspeed engine uses one GPU"),
+        ({"kind": "deepspeed", "cpu_cores": "0|1"}, "cpu_cores = '0|1' is for several ranks"),
         ({"max_num_seqs": 0}, "max_num_seqs = 0"),
         ({"cpu_cores": "0-"}, "cpu_cores = '0-'"),
         ({"gpus": "0,1"}, "must list as many GPUs as tensor_parallel = 1"),
@@ -53,10 +53,10 @@ def words(command: list[str]) -> dict[str, str]:
         ({"kind": "endpoint", "port": None, "url": "http://x:1", "gpus": "0"}, "gpus = '0' cannot be set"),
     ],
 )
-def test_wrong_settings_are_named_with_their_value(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(BadInput) as refused:
+def test_invalid_settings_are_reported_with_their_value(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput) as error:
         config(**values)
-    assert message in str(refused.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_wrong_settings_are_named_with_their_value(values: dict[str, Any], messa
         "--port",
     ],
 )
-def test_options_that_break_the_rules_are_refused_in_every_spelling(argument: str) -> None:
-    with pytest.raises(BadInput) as refused:
+def test_options_that_violate_the_rules_are_rejected_in_every_spelling(argument: str) -> None:
+    with pytest.raises(BadInput) as error:
         config(extra_args=[argument])
-    assert repr(argument) in str(refused.value)
+    assert repr(argument) in str(error.value)
 
 
 def test_other_options_are_passed_through() -> None:
@@ -95,7 +95,7 @@ def test_other_options_are_passed_through() -> None:
     assert launch.command(config(extra_args=extra), CUDA)[-5:] == extra
 
 
-def test_the_command_sets_what_the_rules_demand() -> None:
+def test_the_command_sets_what_the_rules_require() -> None:
     options = words(launch.command(config(dtype="float32", max_num_seqs=64), CPU))
     assert options["max-model-len"] == "2668"
     assert "no-enable-prefix-caching" in options
@@ -109,26 +109,26 @@ def test_the_command_sets_what_the_rules_demand() -> None:
 
 
 def test_on_gpus_cuda_graphs_stay_and_gpus_are_chosen() -> None:
-    asked = config(gpus="2,3", tensor_parallel=2, quantization="fp8", gpu_memory_utilization=0.95)
-    options = words(launch.command(asked, CUDA))
+    settings = config(gpus="2,3", tensor_parallel=2, quantization="fp8", gpu_memory_utilization=0.95)
+    options = words(launch.command(settings, CUDA))
     assert "enforce-eager" not in options
     assert (options["tensor-parallel-size"], options["quantization"]) == ("2", "fp8")
     assert options["gpu-memory-utilization"] == "0.95"
-    variables = launch.environment(asked, CUDA, Path("/root/engines/e1"))
+    variables = launch.environment(settings, CUDA, Path("/root/engines/e1"))
     assert variables["CUDA_VISIBLE_DEVICES"] == "2,3"
-    # NVML, and so telemetry, numbers GPUs by their place on the bus.
+    # NVML, and so telemetry, numbers GPUs in PCI bus order.
     assert variables["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert "VLLM_CPU_KVCACHE_SPACE" not in variables
 
 
 def test_the_environment_of_a_cpu_engine() -> None:
-    asked = config(cpu_cores="0-1", kv_cache_gib=3, env={"OMP_NUM_THREADS": "2"})
-    variables = launch.environment(asked, CPU, Path("/root/engines/e1"))
+    settings = config(cpu_cores="0-1", kv_cache_gib=3, env={"OMP_NUM_THREADS": "2"})
+    variables = launch.environment(settings, CPU, Path("/root/engines/e1"))
     expected = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     expected |= {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": "0-1"}
     assert expected.items() <= variables.items()
     assert variables["HARNESS_ENGINE_DIR"] == "/root/engines/e1"
-    assert "OMP_NUM_THREADS" not in variables  # handed over apart, since it may be a secret
+    assert "OMP_NUM_THREADS" not in variables  # passed separately, since it may be a secret
     assert variables["SPT_NOENV"] == "1"
     assert "CUDA_VISIBLE_DEVICES" not in variables
 
@@ -143,9 +143,9 @@ def test_the_environment_of_a_cpu_engine() -> None:
     ],
 )
 def test_settings_of_the_other_platform_are_refused(values: dict[str, Any], build: launch.Build, message: str) -> None:
-    with pytest.raises(BadInput) as refused:
+    with pytest.raises(BadInput) as error:
         launch.check_platform(config(**values), build)
-    assert message in str(refused.value)
+    assert message in str(error.value)
     launch.check_platform(config(), build)
 
 
@@ -157,7 +157,7 @@ def test_settings_of_the_other_platform_are_refused(values: dict[str, Any], buil
         ({"vllm": "0.32.0+cpu", "torch": "2.13.0"}, launch.Build("vllm", "0.32.0+cpu", "2.13.0", "cpu")),
     ],
 )
-def test_the_installed_build_is_told_by_its_distribution(
+def test_the_installed_build_is_recognised_by_its_distribution(
     versions: dict[str, str], expected: launch.Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "_version", versions.get)
@@ -194,15 +194,15 @@ def test_an_address_to_connect_to() -> None:
 def test_the_cpu_build_finds_libnuma_in_the_environment_or_on_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "_OWN_LIBRARIES", tmp_path)
+    monkeypatch.setattr(launch, "_LIBRARY_DIR", tmp_path)
     monkeypatch.setattr(launch, "NUMA", "libnowhere.so.1")
     launch.check_libraries(CUDA)
-    with pytest.raises(NotReady, match=r"needs libnowhere\.so\.1, which this machine lacks; apt-get install libnuma1"):
+    with pytest.raises(NotReady, match=r"needs libnowhere\.so\.1, which is not installed; apt-get install libnuma1"):
         launch.check_libraries(CPU)
-    asked = config(model=tmp_path)
-    assert "LD_LIBRARY_PATH" not in launch.environment(asked, CPU, tmp_path)
+    settings = config(model=tmp_path)
+    assert "LD_LIBRARY_PATH" not in launch.environment(settings, CPU, tmp_path)
     (tmp_path / "libnowhere.so.1").write_bytes(b"")
     launch.check_libraries(CPU)
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
-    assert launch.environment(asked, CPU, tmp_path)["LD_LIBRARY_PATH"] == f"{tmp_path}:/opt/lib"
-    assert "LD_LIBRARY_PATH" not in launch.environment(asked, CUDA, tmp_path)
+    assert launch.environment(settings, CPU, tmp_path)["LD_LIBRARY_PATH"] == f"{tmp_path}:/opt/lib"
+    assert "LD_LIBRARY_PATH" not in launch.environment(settings, CUDA, tmp_path)

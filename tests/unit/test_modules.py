@@ -182,7 +182,7 @@ def test_engine_check_mode_asks_the_command_what_would_keep_it_from_starting(har
 
 def test_engine_that_runs_with_other_settings_is_refused_with_both_values(harness: Path) -> None:
     write_engine(harness.parent / "root", "ready")
-    with pytest.raises(Failed, match=r"port: it has 8101, you ask 8102"):
+    with pytest.raises(Failed, match=r"port: existing 8101, requested 8102"):
         call("mlperf_engine", engine(harness, config={**CONFIG, "port": 8102}), check=True)
     assert calls(harness) == []
 
@@ -250,7 +250,7 @@ def test_run_check_mode_only_checks(harness: Path) -> None:
 
 def test_run_check_mode_refuses_another_spec_with_both_values(harness: Path) -> None:
     answer(harness, {"would_change": False, "diff": {"samples": [600, 5]}})
-    with pytest.raises(Failed, match="samples: it has 600, you ask 5") as refused:
+    with pytest.raises(Failed, match="samples: existing 600, requested 5") as refused:
         call("mlperf_run", run(harness), check=True)
     assert refused.value.result["diff"] == {"before": {"samples": 600}, "after": {"samples": 5}}
 

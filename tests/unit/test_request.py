@@ -111,7 +111,9 @@ def test_picked_up_run_keeps_what_it_was_asked(tmp_path: Path) -> None:
 
 def test_same_run_with_other_settings_is_refused_with_both_values(tmp_path: Path) -> None:
     begin(tmp_path, "r1")
-    with pytest.raises(Failed, match=r"samples: it has 600, you ask 50; target_qps: it has 'auto', you ask 3\.0"):
+    with pytest.raises(
+        Failed, match=r"samples: existing 600, requested 50; target_qps: existing 'auto', requested 3\.0"
+    ):
         ask(tmp_path, run_id="r1", samples="50", target_qps="3")
     with pytest.raises(Failed, match="it has node1, node2, this play has node1"):
         ask(tmp_path, nodes=("node1",), run_id="r1")

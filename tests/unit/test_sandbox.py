@@ -26,7 +26,7 @@ def silent(line: str) -> None:
 
 
 class Mirror:
-    """Answers a prompt by its own last tokens, so that an answer shows which prompt it is for."""
+    """Answers a prompt with its own last tokens, so that the answer identifies the prompt."""
 
     blocks: ClassVar[list[int]] = []
     fail_after: ClassVar[int | None] = None
@@ -65,7 +65,7 @@ def sha256(value: str | bytes) -> str:
 
 
 def test_bytes_are_the_recorded_ones() -> None:
-    """The same on every machine and Python; whoever changes them raises the recipe's number."""
+    """The same on every machine and Python; changing them requires a new recipe number."""
     assert sandbox._RECIPE == 1
     language = Language(42)
     assert (
@@ -148,11 +148,11 @@ def test_growing_keeps_samples_and_answers(tmp_path: Path) -> None:
     assert content(tmp_path / "grown") == content(tmp_path / "fresh")
 
 
-def test_stopped_build_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_build_resumes(tmp_path: Path) -> None:
     Mirror.fail_after = 2
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "stopped", 120, 1, silent)
-    with pytest.raises(BadInput, match="holds no finished sandbox"):
+    with pytest.raises(BadInput, match="has no finished sandbox"):
         paths(tmp_path / "stopped")
     (journal,) = (tmp_path / "stopped").glob("*.partial.jsonl")
     with journal.open("a") as stream:
@@ -168,19 +168,19 @@ def test_stopped_build_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model/model.safetensors", "cnn_eval.json", "reference_ids.jsonl"])
-def test_lost_or_changed_files_are_made_again(tmp_path: Path, name: str) -> None:
+def test_missing_or_changed_files_are_built_again(tmp_path: Path, name: str) -> None:
     build(tmp_path, 40, 1, silent)
     whole = content(tmp_path)
-    said: list[str] = []
+    progress: list[str] = []
     (tmp_path / name).write_bytes(whole[name][:-50] + b"x" * 50)
-    assert build(tmp_path, 40, 1, said.append).changed
+    assert build(tmp_path, 40, 1, progress.append).changed
     (tmp_path / name).unlink()
-    assert build(tmp_path, 40, 1, said.append).changed
+    assert build(tmp_path, 40, 1, progress.append).changed
     assert content(tmp_path) == whole
-    assert said.count(f"{name} is lost or changed: making it again") == 2
+    assert progress.count(f"{name} is missing or was changed: building it again") == 2
 
 
-def test_two_builds_at_once_make_one(tmp_path: Path) -> None:
+def test_concurrent_builds_build_once(tmp_path: Path) -> None:
     results: list[Any] = []
     threads = [
         threading.Thread(target=lambda: results.append(build(tmp_path, 200, 1, silent).changed)) for _ in range(3)
@@ -193,14 +193,14 @@ def test_two_builds_at_once_make_one(tmp_path: Path) -> None:
     assert len(Mirror.blocks) == 7
 
 
-def test_wrong_questions_are_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     for samples in (0, -1, 13_369):
-        with pytest.raises(BadInput, match=f"samples = {samples}: a data set has 1 to 13368"):
+        with pytest.raises(BadInput, match=f"samples = {samples}: must be 1 to 13368"):
             build(tmp_path, samples, 1, silent)
-    with pytest.raises(BadInput, match="seed = -1: give one from 0"):
+    with pytest.raises(BadInput, match="seed = -1: must be 0"):
         build(tmp_path, 1, -1, silent)
     build(tmp_path, 1, 1, silent)
-    with pytest.raises(BadInput, match=r"seed = 2: .* holds a sandbox of seed 1; choose another"):
+    with pytest.raises(BadInput, match=r"seed = 2: .* has a sandbox with seed 1; choose another"):
         build(tmp_path, 1, 2, silent)
     (tmp_path / "file").write_text("")
     with pytest.raises(NotReady, match="cannot be written"):

@@ -128,7 +128,7 @@ def test_two_cores_of_an_engine_add_up() -> None:
     original = telemetry.probe.get
     try:
         telemetry.probe.get = lambda *_, **__: SimpleNamespace(body=page)  # type: ignore[assignment]
-        row, spent = telemetry._look_at_engine("e", "http://x")
+        row, spent = telemetry._sample_engine("e", "http://x")
     finally:
         telemetry.probe.get = original
     assert row == {"engine": "e", "running": 7, "kv_cache_percent": 60.0}

@@ -1,4 +1,4 @@
-"""Starting, looking at and stopping engines. An engine outlives the command that starts it."""
+"""Start, inspect and stop engines. An engine outlives the command that starts it."""
 
 import contextlib
 import dataclasses
@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.engine import launch, preflight, processes, state, verify
-from harness.engine.config import EngineConfig, refuse_other
+from harness.engine.config import EngineConfig, reject_different_settings
 from harness.engine.processes import ENGINE_MARK, ENGINE_VARIABLES, SUPERVISOR_MARK
 from harness.engine.state import EngineState
 from harness.errors import BadInput, NotReady, RunFailed, Stopped
 from harness.node import probe
 
 Report = Callable[[str], None]
-REPEAT_S = 10.0
+PROGRESS_INTERVAL_S = 10.0
 STOP_TIMEOUT_S = 40.0
-STRAY_GRACE_S = 3.0
+ORPHAN_GRACE_S = 3.0
 _LOCK_TIMEOUT_S = 90.0
-_BIRTH_TIMEOUT_S = 30.0
+_SUPERVISOR_TIMEOUT_S = 30.0
 _POLL_S = 0.1
-_SERVED_S = 1.0
-# Kept so that ended supervisors are reaped by whoever started them.
+_SERVE_INTERVAL_S = 1.0
+# Kept so that the process that started a supervisor reaps it.
 _children: list[subprocess.Popen[bytes]] = []
 
 
@@ -39,16 +39,16 @@ def up(
     on_progress: Report = lambda line: None,
     die_with_parent: bool = False,
 ) -> EngineState:
-    """Have the engine `config` running under `root`; `changed` is false when it already was.
+    """Start the engine `config` under `root` unless it is running; `changed` is false when it was.
 
-    With `wait` it returns a ready engine, and `on_progress` is given a line at every step and every 10 s. With
-    `die_with_parent` a newly started engine ends when the calling process does. One that this call started is taken
-    down again when the call is interrupted (Ctrl-C, or a signal under `linux.stoppable`).
+    With `wait` it returns once the engine is ready, and calls `on_progress` at every step and every 10 s. With
+    `die_with_parent` a newly started engine ends with the calling process. An interrupted call (Ctrl-C, or a signal
+    under `linux.stoppable`) stops the engine that it started.
 
     Raises:
-        BadInput: a wrong setting, an incomplete model, or another configuration under a running name.
-        NotReady: the engine's package, the port, the disk or the endpoint is not there.
-        RunFailed: the engine did not become ready, or is not what was asked for.
+        BadInput: an invalid setting, an incomplete model, or an engine of that name running with other settings.
+        NotReady: the engine's package, the port, the disk or the endpoint is not available.
+        RunFailed: the engine did not become ready, or its settings differ from the requested ones.
     """
     directory = _directory(root, config.name)
     changed = False
@@ -56,11 +56,11 @@ def up(
         with _locked(directory):
             current = state.actual(directory)
             if current is not None and current.running:
-                refuse_other(config, current.state, current.config)
+                reject_different_settings(config, current.state, current.config)
             else:
                 changed = True
                 current = (
-                    state.write(directory, _agreed(config))
+                    state.write(directory, _verified_endpoint(config))
                     if config.kind == "endpoint"
                     else _start(directory, config, die_with_parent)
                 )
@@ -74,19 +74,19 @@ def up(
 
 
 def serve(root: Path, config: EngineConfig, on_state: Callable[[EngineState], None]) -> None:
-    """Have the engine running for as long as this call lasts, as a container's only command does.
+    """Run the engine until this call ends, as the main process of a container; `on_state` gets its state once a second.
 
-    `on_state` is given its state about once a second. Ends by `linux.Stopped`, which takes the engine down.
+    `Stopped`, raised by a signal under `linux.stoppable`, stops the engine.
 
     Raises:
         BadInput, NotReady: as `up`.
-        RunFailed: the engine did not become ready, died, or was taken down by another command.
+        RunFailed: the engine did not become ready, died, or was stopped by another command.
     """
     try:
         current = up(root, config, wait=False, die_with_parent=True)
         while current.running:
             on_state(current)
-            time.sleep(_SERVED_S)
+            time.sleep(_SERVE_INTERVAL_S)
             current = status(root, config.name)
     finally:
         down(root, config.name)
@@ -95,28 +95,28 @@ def serve(root: Path, config: EngineConfig, on_state: Callable[[EngineState], No
 
 
 def check(root: Path, config: EngineConfig) -> bool:
-    """Whether `up` would start or attach something; finds what would keep it from that, and touches nothing.
+    """Whether `up` would start or attach an engine; runs the same checks and changes nothing.
 
     Raises:
-        BadInput: a wrong setting, an incomplete model, another configuration under a running name, or an endpoint that
-            is not what was asked for.
-        NotReady: the engine's package, the port, the disk or the endpoint is not there.
+        BadInput: an invalid setting, an incomplete model, an engine of that name running with other settings, or an
+            endpoint whose settings differ from the requested ones.
+        NotReady: the engine's package, the port, the disk or the endpoint is not available.
     """
     directory = _directory(root, config.name)
     current = state.actual(directory)
     if current is not None and current.running:
-        refuse_other(config, current.state, current.config)
+        reject_different_settings(config, current.state, current.config)
         return False
     if config.kind == "endpoint":
-        _agreed(config)
+        _verified_endpoint(config)
     else:
-        there = next(folder for folder in (directory, *directory.parents) if folder.exists())
-        preflight.check(there, config, launch.build_for(config))
+        existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+        preflight.check(existing, config, launch.build_for(config))
     return True
 
 
 def status(root: Path, name: str) -> EngineState:
-    """The engine's state now: a dead supervisor makes it failed, an endpoint is asked for its health.
+    """The engine's current state: failed when its supervisor died or an endpoint fails its health check.
 
     Raises:
         BadInput: no engine of that name was ever started under `root`.
@@ -130,20 +130,20 @@ def status(root: Path, name: str) -> EngineState:
             reply = probe.get(current.url, "/health")
             reason = None if reply.status == 200 else f"{current.url}/health answered {reply.status}"
         except (OSError, ValueError) as error:
-            reason = f"nothing answers at {current.url}: {getattr(error, 'reason', error)}"
+            reason = f"no server answers at {current.url}: {getattr(error, 'reason', error)}"
         if reason is not None:
             return dataclasses.replace(current, state="failed", reason=reason)
     return current
 
 
 def observe(name: str, url: str, model: Path) -> EngineState:
-    """What a server at `url` shows of itself; nothing is stored, started or refused.
+    """The state of a server at `url`, from what it reports; stores, starts and rejects nothing.
 
     Raises:
-        NotReady: nothing answers.
-        BadInput: what answers is no OpenAI-compatible server.
+        NotReady: no server answers.
+        BadInput: the server is not OpenAI-compatible.
     """
-    return _seen(EngineConfig(name=name, kind="endpoint", url=url, model=model))
+    return _endpoint(EngineConfig(name=name, kind="endpoint", url=url, model=model))
 
 
 def names(root: Path) -> list[str]:
@@ -152,12 +152,12 @@ def names(root: Path) -> list[str]:
 
 
 def down(root: Path, name: str) -> EngineState:
-    """End the engine with all its processes; `changed` is false when none was running.
+    """Stop the engine and all its processes; `changed` is false when none was running.
 
-    A failed engine keeps its state and reason. A name never started is a stopped engine.
+    A failed engine keeps its state and reason. An engine that was never started counts as stopped.
 
     Raises:
-        RunFailed: processes that cannot be ended are left.
+        RunFailed: some of its processes could not be killed.
     """
     directory = _directory(root, name)
     if not directory.exists():
@@ -166,31 +166,31 @@ def down(root: Path, name: str) -> EngineState:
         before = state.actual(directory)
         if before is None:
             return _never_started(name)
-        found = _end_everything(directory)
+        had_processes = _terminate_processes(directory)
         after = state.actual(directory) or before
         if after.running:
-            after = dataclasses.replace(after, state="stopped", progress="stopped", reason="asked to stop")
+            after = dataclasses.replace(after, state="stopped", progress="stopped", reason="stop requested")
             state.write(directory, dataclasses.replace(after, stopped_unix=time.time()))
         elif after != state.stored(directory):
             state.write(directory, after)
-        return dataclasses.replace(after, changed=before.running or found)
+        return dataclasses.replace(after, changed=before.running or had_processes)
 
 
 def _never_started(name: str) -> EngineState:
     config = EngineConfig(name=name, kind="endpoint", model=Path("/"), url="http://localhost")
-    never = state.first_state(config, log="")
-    return dataclasses.replace(never, state="stopped", reason="was never started", config={}, url="", model="")
+    initial = state.initial_state(config, log="")
+    return dataclasses.replace(initial, state="stopped", reason="was never started", config={}, url="", model="")
 
 
 def _directory(root: Path, name: str) -> Path:
     if not name or "/" in name or name.startswith("."):
-        raise BadInput(f"engine name {name!r} may not be empty, hold a slash or begin with a dot; choose another")
+        raise BadInput(f"engine name {name!r} is empty, contains a slash or starts with a dot; choose another")
     return root.expanduser().absolute() / "engines" / name
 
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """One command at a time per engine; waits for the other one, but not for ever."""
+    """Hold the engine's lock, so that one command at a time changes it; waits up to 90 s for another one."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -214,32 +214,32 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _agreed(config: EngineConfig) -> EngineState:
-    """What the endpoint shows of itself, refused when it is not what was asked for."""
-    seen = _seen(config)
-    if wrong := verify.conflicts(config, seen.verified):
-        raise BadInput(f"endpoint {config.name} at {config.base_url}: {'; '.join(wrong)}")
-    return seen
+def _verified_endpoint(config: EngineConfig) -> EngineState:
+    """The state of an endpoint; BadInput when its settings differ from the requested ones."""
+    endpoint = _endpoint(config)
+    if mismatches := verify.mismatches(config, endpoint.verified):
+        raise BadInput(f"endpoint {config.name} at {config.base_url}: {'; '.join(mismatches)}")
+    return endpoint
 
 
-def _seen(config: EngineConfig) -> EngineState:
-    shown = verify.shown_by(config.base_url)
+def _endpoint(config: EngineConfig) -> EngineState:
+    reported = verify.reported_settings(config.base_url)
     return dataclasses.replace(
-        state.first_state(config, log=""),
+        state.initial_state(config, log=""),
         state="ready",
         progress="ready",
         ready_unix=time.time(),
-        version={"vllm": shown["vllm"]} if shown["vllm"] else {},
-        verified=shown,
-        unverified=verify.unverified(config, shown),
+        version={"vllm": reported["vllm"]} if reported["vllm"] else {},
+        verified=reported,
+        unverified=verify.unverified(config, reported),
     )
 
 
 def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> EngineState:
-    _end_everything(directory)
+    _terminate_processes(directory)
     build = launch.build_for(config)
     preflight.check(directory, config, build)
-    first = state.first_state(
+    initial = state.initial_state(
         config,
         log=str(directory / "engine.log"),
         command=launch.command(config, build),
@@ -247,11 +247,11 @@ def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> Engi
         version=build.document(),
         progress="starting the supervisor",
     )
-    log = Path(first.log)
+    log = Path(initial.log)
     if log.exists():
         log.replace(log.with_name("engine.previous.log"))
     (directory / "telemetry.csv").unlink(missing_ok=True)
-    state.write(directory, first)
+    state.write(directory, initial)
     parent = [str(os.getpid())] if die_with_parent else []
     with log.open("wb") as stream:
         supervisor = subprocess.Popen(
@@ -263,12 +263,12 @@ def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> Engi
             start_new_session=True,
         )
     _children.append(supervisor)
-    return _await_birth(directory, first, supervisor)
+    return _await_supervisor(directory, initial, supervisor)
 
 
-def _await_birth(directory: Path, first: EngineState, supervisor: subprocess.Popen[bytes]) -> EngineState:
-    """Wait until the supervisor has put its process id into engine.json."""
-    deadline = time.monotonic() + _BIRTH_TIMEOUT_S
+def _await_supervisor(directory: Path, initial: EngineState, supervisor: subprocess.Popen[bytes]) -> EngineState:
+    """Wait until the supervisor has written its process id to engine.json."""
+    deadline = time.monotonic() + _SUPERVISOR_TIMEOUT_S
     while time.monotonic() < deadline:
         current = state.stored(directory)
         if current is not None and current.pid is not None:
@@ -277,13 +277,13 @@ def _await_birth(directory: Path, first: EngineState, supervisor: subprocess.Pop
             break
         time.sleep(_POLL_S / 2)
     supervisor.kill()
-    reason = f"the engine's supervisor did not start; its words are in {first.log}"
-    state.write(directory, dataclasses.replace(first, state="failed", reason=reason))
+    reason = f"the engine's supervisor did not start; see {initial.log}"
+    state.write(directory, dataclasses.replace(initial, state="failed", reason=reason))
     raise RunFailed(reason)
 
 
 def _await_ready(directory: Path, config: EngineConfig, on_progress: Report) -> EngineState:
-    began = told = time.monotonic()
+    started = reported = time.monotonic()
     step = ""
     while True:
         current = state.actual(directory)
@@ -294,27 +294,27 @@ def _await_ready(directory: Path, config: EngineConfig, on_progress: Report) -> 
         if not current.running:
             raise RunFailed(f"engine {config.name} did not start: {current.reason}; log: {current.log}")
         now = time.monotonic()
-        if current.progress != step or now - told >= REPEAT_S:
-            step, told = current.progress, now
-            on_progress(f"engine {config.name}: {step} ({now - began:.0f} s)")
+        if current.progress != step or now - reported >= PROGRESS_INTERVAL_S:
+            step, reported = current.progress, now
+            on_progress(f"engine {config.name}: {step} ({now - started:.0f} s)")
         time.sleep(_POLL_S)
 
 
-def _end_everything(directory: Path) -> bool:
-    """End supervisor, guard and server, and whatever they left; returns whether there was anything.
+def _terminate_processes(directory: Path) -> bool:
+    """Terminate supervisor, guard, server and their orphans; returns whether there were any.
 
     Raises:
-        RunFailed: some cannot be ended.
+        RunFailed: some could not be killed.
     """
-    marks = {SUPERVISOR_MARK: STOP_TIMEOUT_S, ENGINE_MARK: STRAY_GRACE_S}
-    found = any(processes.marked(mark, directory) for mark in marks)
-    left = set[int]()
-    # The supervisors first: they end the rest in good order.
+    marks = {SUPERVISOR_MARK: STOP_TIMEOUT_S, ENGINE_MARK: ORPHAN_GRACE_S}
+    had_processes = any(processes.marked(mark, directory) for mark in marks)
+    survivors = set[int]()
+    # Supervisors first: they shut their servers down cleanly.
     for mark, grace_s in marks.items():
-        left |= processes.end(functools.partial(processes.marked, mark, directory), grace_s, _reap)
-    if left:
-        raise RunFailed(f"processes of {directory} that cannot be ended: {sorted(left)}; end them by hand")
-    return found
+        survivors |= processes.terminate(functools.partial(processes.marked, mark, directory), grace_s, _reap)
+    if survivors:
+        raise RunFailed(f"processes of {directory} could not be killed: {sorted(survivors)}; kill them by hand")
+    return had_processes
 
 
 def _reap() -> None:
