@@ -56,7 +56,7 @@ def attempt_reasons(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
             node=loadgen.host,
             count=f"{len(loadgen.attempts)} attempt{'s' if len(loadgen.attempts) > 1 else ''}",
             tried="; ".join(describe(attempt) for attempt in loadgen.attempts),
-            advice=advice(loadgen.attempts, (ttft, tpot), load),
+            advice=advice(loadgen.attempts, (ttft, tpot), load, search=loadgen.outcome.peak is not None),
         )
 
 
@@ -67,13 +67,14 @@ def _why_ended_early(attempt: Attempt) -> str:
     )
 
 
-def advice(attempts: Sequence[Attempt], limits_ms: tuple[float, float], load: Load) -> str:
+def advice(attempts: Sequence[Attempt], limits_ms: tuple[float, float], load: Load, *, search: bool = False) -> str:
     """The one setting that would help most, by what the last attempt, the one at the lowest rate, broke.
 
     Args:
         attempts: all of one LoadGen, in order; none of them held.
         limits_ms: TTFT and TPOT limit at the 99th percentile.
         load: the last attempt's load.
+        search: whether the attempts ended a search for the highest rate, which has a budget of minutes.
     """
     last, forgiven = attempts[-1], max(attempts[-1].forgiven, 0)
     worst = max(last.over_ttft, last.over_tpot)
@@ -86,7 +87,8 @@ def advice(attempts: Sequence[Attempt], limits_ms: tuple[float, float], load: Lo
             f"too few to confirm it with {worst} of them over a limit"
         )
     if before and worst <= 2 * forgiven + 1 and worst < min(before):
-        return f"a higher rate_attempts than {len(attempts)}, since the last rate came close to holding"
+        setting = "a longer peak_budget_minutes" if search else f"a higher rate_attempts than {len(attempts)}"
+        return f"{setting}, since the last rate came close to holding"
     if last.over_tpot > last.over_ttft:
         return _faster_tokens(load, limits_ms[1])
     return _earlier_first_tokens(last, limits_ms[1], load)

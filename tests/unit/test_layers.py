@@ -57,6 +57,19 @@ def test_a_part_imports_what_the_table_allows(part: str) -> None:
     assert [(file.name, seen) for file in files for seen in imported(file.read_text()) if seen not in allowed] == []
 
 
+def test_no_module_imports_what_its_own_package_defines_at_the_top() -> None:
+    """A package's __init__ imports its modules, so a module that imports back from there is a circle."""
+    circles = []
+    for path in (path for path in FILES if path.name != "__init__.py"):
+        package = path.parent
+        modules = {entry.stem for entry in package.iterdir()}
+        own = ".".join(package.relative_to(REPOSITORY).parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == own:
+                circles += [(path.name, alias.name) for alias in node.names if alias.name not in modules]
+    assert circles == []
+
+
 def test_imports_are_found_in_every_form() -> None:
     source = "import harness.node.gpu\ndef f():\n from harness import engine, __version__\n from harness.cli.x import y"
     assert sorted(imported(source)) == ["cli", "engine", "node"]

@@ -41,6 +41,7 @@ def test_advice_follows_from_what_was_broken(name: str) -> None:
 def test_one_more_attempt_is_advised_where_the_last_came_close() -> None:
     before, close, far = failed(1, **TTFT), failed(2, **TTFT | {"over_ttft": 5}), failed(2, **TTFT | {"over_ttft": 6})
     assert advice([before, close], LIMITS, BUSY).startswith("a higher rate_attempts than 2")
+    assert advice([before, close], LIMITS, BUSY, search=True).startswith("a longer peak_budget_minutes")
     assert "rate_attempts" not in advice([before, far], LIMITS, BUSY)
     assert "rate_attempts" not in advice([failed(1, over_ttft=4), close], LIMITS, BUSY)
 
