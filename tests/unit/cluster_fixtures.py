@@ -1,4 +1,4 @@
-"""What tests of the cluster launcher share: nodes with claims, a launcher for any credentials, and a bounded look."""
+"""Helpers of the tests of harness.cluster: nodes with claims, a launcher for any credentials, bounded watching."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from harness.engine import EngineConfig, parse_config
 from harness.spec import Spec, parse_spec
 from tests.cluster import ADMIN, Cluster
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
+from tests.unit.cluster_clients import soon
 
 IMAGE = "registry.example.org/node@sha256:" + "a" * 64
 OPERATOR = "operator"
@@ -21,7 +22,7 @@ Object = dict[str, Any]
 
 
 def furnish(cluster: Cluster, *nodes: str, gpus: int = 1) -> None:
-    """Nodes with their claims, and what the objects of a benchmark refer to."""
+    """Create nodes with their claims, and what the objects of a benchmark refer to."""
     cluster.service_account("mlperf-runner")
     cluster.runtime_class()
     for node in nodes:
@@ -31,13 +32,13 @@ def furnish(cluster: Cluster, *nodes: str, gpus: int = 1) -> None:
 
 
 def launcher(cluster: Cluster, token: str = ADMIN, retry_s: float = 1.0, **settings: Any) -> Launcher:
-    """What starts and ends things, as the bearer of a token."""
+    """A launcher with the credentials of a token."""
     api = Api(cluster.namespace, cluster.kubeconfig(token), retry_s=retry_s)
     return Launcher(api, parse_cluster({"image": IMAGE, **settings}))
 
 
 def operator(cluster: Cluster, rights: Sequence[Right] = RIGHTS) -> None:
-    """Let there be a user who has just these rights."""
+    """Create a user with exactly these rights."""
     rules = [
         (right.cluster_wide, {"apiGroups": [right.group], "resources": [right.resource], "verbs": list(right.verbs)})
         for right in rights
@@ -51,14 +52,14 @@ def engine(name: str = "e1", **more: Any) -> EngineConfig:
 
 
 def spec(run_id: str = "r1", node: str = "n1", **more: Any) -> Spec:
-    """What a LoadGen is asked."""
+    """The spec of a LoadGen."""
     engines = [{"name": "e1", "url": "http://e1:8000", "node": node}]
     paths = {"model": str(ROOT / "model"), "dataset": str(ROOT / "dataset" / "cnn_eval.json")}
     return parse_spec({"run_id": run_id, "node": node, "samples": 5, "engines": engines, **paths, **more})
 
 
 def names(cluster: Cluster) -> list[str]:
-    """Everything that a benchmark has made."""
+    """The names of all objects of benchmarks."""
     found = [one["metadata"] for kind in (CONFIG_MAP, SERVICE, JOB, POD) for one in cluster.all(kind)]
     return sorted(one["name"] for one in found if "mlperf/run" in one.get("labels", {}))
 
@@ -66,15 +67,6 @@ def names(cluster: Cluster) -> list[str]:
 def pod(cluster: Cluster) -> str:
     """The name of the only pod, once there is one."""
     return str(soon(lambda: cluster.all(POD))[0]["metadata"]["name"])
-
-
-def soon(what: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What a look gives once it gives something."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.02)
-    return found
 
 
 def see(
@@ -87,7 +79,7 @@ def see(
     seconds: float = 30.0,
     then: Callable[[], None] | None = None,
 ) -> Object:
-    """The first look at engine e1 or the run on n1 for which it holds; `then` is done after the first look."""
+    """The first snapshot of engine e1 or the run for which `until` holds; `then` is called after the first one."""
     began = time.monotonic()
     look: Object = {}
     for look in snapshots(starter.api, kind, "r1", ["e1" if kind == "engine" else node], node, interval_s):
@@ -101,5 +93,5 @@ def see(
 
 
 def failure(starter: Launcher, kind: Kind = "run", **more: Any) -> str:
-    """Why it has failed, once it has."""
+    """The reason of its failure, once it has failed."""
     return str(see(starter, kind, **more)["records"][0]["reason"])

@@ -47,7 +47,7 @@ def test_files_arrive_with_their_hashes(run: Path, tmp_path: Path) -> None:
     assert not list(into.rglob("*.part"))
 
 
-def test_what_is_there_is_left_alone_and_earlier_hashes_stay(run: Path, tmp_path: Path) -> None:
+def test_unchanged_files_are_kept_and_sha256sums_is_merged(run: Path, tmp_path: Path) -> None:
     into = tmp_path / "into"
     unpack(io.BytesIO(packed((run, ""))), into)
     (run / "status.json").write_text('{"state": "stopped"}')
@@ -58,14 +58,14 @@ def test_what_is_there_is_left_alone_and_earlier_hashes_stay(run: Path, tmp_path
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
-def test_a_stream_that_was_cut_is_refused(run: Path, tmp_path: Path, part: float) -> None:
+def test_a_truncated_stream_is_an_error(run: Path, tmp_path: Path, part: float) -> None:
     data = packed((run, ""))
     with pytest.raises(RunFailed, match="cut"):
         unpack(io.BytesIO(data[: int(len(data) * part)]), tmp_path / "into")
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_file_that_is_not_what_was_hashed_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_another_hash_is_an_error(tmp_path: Path) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w|gz") as archive:
         for name, content in (
@@ -79,7 +79,7 @@ def test_a_file_that_is_not_what_was_hashed_is_refused(tmp_path: Path) -> None:
         unpack(io.BytesIO(out.getvalue()), tmp_path / "into")
 
 
-def test_nothing_is_written_outside(tmp_path: Path) -> None:
+def test_a_path_outside_of_the_folder_is_an_error(tmp_path: Path) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w|gz") as archive:
         archive.addfile(tarfile.TarInfo("../outside"), io.BytesIO())

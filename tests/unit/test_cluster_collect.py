@@ -87,7 +87,7 @@ def breaks(monkeypatch: pytest.MonkeyPatch, times: int, how: Callable[[Any], Any
 
 
 @root_only
-def test_files_come_whole_with_their_hashes_and_only_what_is_new_comes_again(cluster: Cluster, tmp_path: Path) -> None:
+def test_collecting_verifies_hashes_and_reports_only_changed_files_again(cluster: Cluster, tmp_path: Path) -> None:
     starter, into = launcher(cluster), tmp_path / "into"
     names, fetched = fetch(starter, into)
     assert names == sorted(fetched) == ["accuracy/log", "status.json"]
@@ -101,7 +101,7 @@ def test_files_come_whole_with_their_hashes_and_only_what_is_new_comes_again(clu
 
 
 @root_only
-def test_a_connection_that_breaks_in_the_middle_is_made_again(
+def test_collecting_is_repeated_after_a_broken_connection(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs" / "r1" / "large").write_bytes(os.urandom(1 << 20) * 4)
@@ -113,7 +113,7 @@ def test_a_connection_that_breaks_in_the_middle_is_made_again(
 
 
 @root_only
-def test_a_connection_that_always_breaks_is_given_up(
+def test_collecting_fails_after_repeated_broken_connections(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = breaks(monkeypatch, 9, lambda link: Breaking(link, 1))
@@ -124,7 +124,7 @@ def test_a_connection_that_always_breaks_is_given_up(
 
 
 @root_only
-def test_a_stream_that_is_cut_without_a_word_is_no_result(
+def test_a_stream_that_ends_without_a_status_is_an_error(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(link: Any) -> Any:
@@ -138,7 +138,9 @@ def test_a_stream_that_is_cut_without_a_word_is_no_result(
 
 
 @root_only
-def test_a_command_that_fails_says_why(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_command_is_reported_with_its_stderr(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(RunFailed, match=r"`harness pack` in pod \S+ failed: harness: ''?.*give FOLDER=TARGET"):
         collect(*_words(launcher(cluster)), {"": ""}, tmp_path / "into")
     monkeypatch.setattr(collecting, "_connect", _other_command(collecting._connect))
@@ -154,7 +156,7 @@ def _other_command(connected: Any) -> Any:
     return lambda api, pod, command: connected(api, pod, ["no-such-command"])
 
 
-def test_a_refused_command_says_so_at_once(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_forbidden_command_is_reported_without_retries(cluster: Cluster, tmp_path: Path) -> None:
     operator(cluster, [right for right in RIGHTS if right.resource != "pods/exec"])
     cluster.script("*", [scripts.Running()])
     began = time.monotonic()
@@ -173,7 +175,7 @@ def test_a_refused_command_says_so_at_once(cluster: Cluster, tmp_path: Path) -> 
         ([scripts.Reject("OutOfpods", "Node didn't have enough resource: pods")], "is Failed: .*enough resource: pods"),
     ],
 )
-def test_a_collector_that_cannot_start_says_why_and_is_gone(
+def test_a_collector_that_cannot_start_is_reported_and_deleted(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[scripts.Step], words: str
 ) -> None:
     monkeypatch.setattr(collecting, "_START_S", 0.8)
@@ -183,7 +185,7 @@ def test_a_collector_that_cannot_start_says_why_and_is_gone(
     assert [pod for pod in cluster.all(POD) if "deletionTimestamp" not in pod["metadata"]] == []
 
 
-def test_a_collector_without_a_place_says_what_the_scheduler_says(
+def test_an_unschedulable_collector_is_reported_in_the_schedulers_words(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collecting, "_START_S", 0.5)
@@ -192,7 +194,7 @@ def test_a_collector_without_a_place_says_what_the_scheduler_says(
 
 
 @root_only
-def test_what_an_earlier_collection_left_is_in_nobodys_way(cluster: Cluster, tmp_path: Path) -> None:
+def test_leftovers_of_an_earlier_collection_do_not_interfere(cluster: Cluster, tmp_path: Path) -> None:
     cluster.script("collect-*", [scripts.Exit(0)], times=1)
     starter = launcher(cluster)
     with pytest.raises(NotReady, match="is Succeeded"):

@@ -1,7 +1,6 @@
 """The double of the Kubernetes API, looked at through the official client as a benchmark sees it."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,26 +9,14 @@ from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
 
 from tests.cluster import Cluster, scripts
-from tests.unit.double import Clients, Object, job, pod_spec, refused, soon
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    with Cluster() as found:
-        found.node("n1", gpus=1)
-        yield found
-
-
-@pytest.fixture
-def k8s(cluster: Cluster) -> Clients:
-    return Clients(cluster.kubeconfig())
+from tests.unit.cluster_clients import Clients, Object, job, pod_spec, refused, soon
 
 
 def config_map(name: str = "c", **more: Any) -> Object:
     return {"metadata": {"name": name}, "data": {"a": "1"}, **more}
 
 
-def test_what_is_made_has_what_the_system_adds_and_is_there_once(k8s: Clients) -> None:
+def test_created_objects_have_system_metadata_and_unique_names(k8s: Clients) -> None:
     made = k8s.core.create_namespaced_config_map("mlperf", config_map())
     assert made.metadata.uid and made.metadata.creation_timestamp and int(made.metadata.resource_version) > 0
     body = refused(k8s.core.create_namespaced_config_map, "mlperf", config_map())
@@ -43,7 +30,7 @@ def test_what_is_made_has_what_the_system_adds_and_is_there_once(k8s: Clients) -
     assert len(generated.metadata.name) == len("g-") + 5
 
 
-def test_a_dry_run_judges_and_stores_nothing(k8s: Clients) -> None:
+def test_a_dry_run_validates_and_stores_nothing(k8s: Clients) -> None:
     made = k8s.batch.create_namespaced_job("mlperf", job(), dry_run="All")
     assert made.spec.template.metadata.labels["batch.kubernetes.io/job-name"] == "j"
     assert k8s.batch.list_namespaced_job("mlperf").items == []
@@ -51,7 +38,7 @@ def test_a_dry_run_judges_and_stores_nothing(k8s: Clients) -> None:
     assert refused(k8s.batch.create_namespaced_job, "mlperf", bad, dry_run="All")["code"] == 422
 
 
-def test_changes_conflict_and_immutable_fields_stay(k8s: Clients) -> None:
+def test_conflicts_and_immutable_fields(k8s: Clients) -> None:
     old = k8s.core.create_namespaced_config_map("mlperf", config_map(immutable=True))
     body = refused(k8s.core.patch_namespaced_config_map, "c", "mlperf", {"data": {"a": "2"}})
     assert body["message"] == 'ConfigMap "c" is invalid: data: Forbidden: field is immutable when `immutable` is set'
@@ -88,7 +75,7 @@ def test_bad_jobs_are_refused(k8s: Clients, change: Object, code: int, said: str
     assert body["code"] == code and said in body["message"]
 
 
-def test_lists_are_selected_and_paged_and_their_items_do_not_say_what_they_are(k8s: Clients) -> None:
+def test_lists_have_selectors_and_pages_and_items_without_kind(k8s: Clients) -> None:
     for name, team in (("a", "x"), ("b", "y"), ("c", "x")):
         k8s.core.create_namespaced_config_map(
             "mlperf", config_map(name) | {"metadata": {"name": name, "labels": {"t": team}}}
@@ -117,7 +104,7 @@ def test_patches_of_every_kind(k8s: Clients) -> None:
     assert [one.metadata.name for one in k8s.core.list_namespaced_config_map("mlperf").items] == ["d"]
 
 
-def test_claims_that_are_used_and_namespaces_end_late(cluster: Cluster, k8s: Clients) -> None:
+def test_finalizers_of_claims_and_namespaces(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", [scripts.Running()])
     cluster.claim("runs", None)
     spec = pod_spec(volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "runs"}}])
@@ -133,7 +120,7 @@ def test_claims_that_are_used_and_namespaces_end_late(cluster: Cluster, k8s: Cli
     soon(lambda: "mlperf" not in [one.metadata.name for one in k8s.core.list_namespace().items])
 
 
-def test_a_watch_goes_on_where_the_list_ended(k8s: Clients) -> None:
+def test_a_watch_continues_after_the_list(k8s: Clients) -> None:
     listed = k8s.core.list_namespaced_config_map("mlperf")
     k8s.core.create_namespaced_config_map("mlperf", config_map("a") | {"metadata": {"name": "a", "labels": {"t": "x"}}})
     k8s.core.patch_namespaced_config_map("a", "mlperf", {"metadata": {"labels": {"t": "y"}}})
@@ -166,7 +153,7 @@ def test_watches_break_and_expire(cluster: Cluster, k8s: Clients) -> None:
     assert list(watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", **since)) == []
 
 
-def test_what_is_owned_goes_with_its_owner(k8s: Clients) -> None:
+def test_garbage_collection_by_owner(k8s: Clients) -> None:
     owner = k8s.core.create_namespaced_config_map("mlperf", config_map("owner"))
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.metadata.uid}
     owned = {"metadata": {"name": "owned", "ownerReferences": [reference]}}
@@ -184,7 +171,7 @@ def test_what_is_owned_goes_with_its_owner(k8s: Clients) -> None:
 
 
 @pytest.mark.parametrize(("policy", "left"), [(None, 1), ("Orphan", 1), ("Background", 0), ("Foreground", 0)])
-def test_a_deleted_job_leaves_its_pod_unless_told_otherwise(
+def test_a_deleted_job_orphans_its_pod_by_default(
     cluster: Cluster, k8s: Clients, policy: str | None, left: int
 ) -> None:
     cluster.script("*", [scripts.Running()])
@@ -196,7 +183,7 @@ def test_a_deleted_job_leaves_its_pod_unless_told_otherwise(
     assert all("ownerReferences" not in pod["metadata"] for pod in k8s.pods())
 
 
-def test_rights_are_those_of_the_rules(cluster: Cluster) -> None:
+def test_rbac_rules(cluster: Cluster) -> None:
     rules = [
         {"apiGroups": [""], "resources": ["pods", "pods/exec"], "verbs": ["get"]},
         {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"], "resourceNames": []},
@@ -231,13 +218,13 @@ def test_rights_are_those_of_the_rules(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("code", "reason"), [(429, "TooManyRequests"), (500, "InternalError"), (503, "ServiceUnavailable")]
 )
-def test_a_server_that_is_not_well(cluster: Cluster, k8s: Clients, code: int, reason: str) -> None:
+def test_server_errors(cluster: Cluster, k8s: Clients, code: int, reason: str) -> None:
     cluster.fail(code, verb="list", resource="pods")
     assert refused(k8s.core.list_namespaced_pod, "mlperf")["reason"] == reason
     assert k8s.pods() == []
 
 
-def test_a_server_that_is_away_or_slow(cluster: Cluster, k8s: Clients) -> None:
+def test_an_unavailable_or_slow_server(cluster: Cluster, k8s: Clients) -> None:
     cluster.down()
     with pytest.raises(urllib3.exceptions.HTTPError):
         k8s.pods()

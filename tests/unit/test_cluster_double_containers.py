@@ -15,7 +15,7 @@ from kubernetes.stream import stream
 
 from tests.cluster import Cluster
 from tests.engines import free_port
-from tests.unit.double import IMAGE, Clients, Object, condition, container, job, only_on, pod_spec, soon
+from tests.unit.cluster_clients import IMAGE, Clients, Object, condition, container, job, only_on, pod_spec, soon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a container's namespaces")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,11 +40,6 @@ def cluster(commands: Path, tmp_path: Path) -> Iterator[Cluster]:
         (tmp_path / "runs").mkdir()
         found.claim("runs", tmp_path / "runs", node="n1")
         yield found
-
-
-@pytest.fixture
-def k8s(cluster: Cluster) -> Clients:
-    return Clients(cluster.kubeconfig())
 
 
 def told(k8s: Clients, seconds: float = 30.0) -> str:
@@ -122,12 +117,12 @@ def test_an_image_brings_its_commands(k8s: Clients) -> None:
     soon(lambda: condition(k8s.job(), "Complete"))
 
 
-def test_a_command_that_is_not_there(k8s: Clients) -> None:
+def test_a_missing_command(k8s: Clients) -> None:
     k8s.batch.create_namespaced_job("mlperf", job(pod_spec("nonsense")))
     assert soon(lambda: condition(k8s.job(), "Failed"))["reason"] == "PodFailurePolicy"
     ended = k8s.pods()[0]["status"]["containerStatuses"][0]["state"]["terminated"]
     assert (ended["exitCode"], ended["reason"]) == (128, "StartError")
-    assert any('exec: "nonsense": executable file not found in $PATH' in said for said in k8s.told("Failed"))
+    assert any('exec: "nonsense": executable file not found in $PATH' in said for said in k8s.event_messages("Failed"))
 
 
 def test_commands_are_executed_in_a_container(k8s: Clients, cluster: Cluster) -> None:
@@ -145,7 +140,7 @@ def test_commands_are_executed_in_a_container(k8s: Clients, cluster: Cluster) ->
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-def test_a_deleted_pod_is_asked_to_end_and_then_made_to(k8s: Clients, cluster: Cluster, deaf: bool) -> None:
+def test_a_deleted_pod_gets_sigterm_then_sigkill(k8s: Clients, cluster: Cluster, deaf: bool) -> None:
     ends = "" if deaf else "trap 'echo asked; exit 0' TERM; "
     code = f"{ends}echo up; while :; do sleep 0.05; done"
     k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p"}, "spec": pod_spec("sh", "-c", code)})
@@ -173,7 +168,7 @@ def test_a_service_has_a_name_while_its_pod_runs(k8s: Clients, tmp_path: Path) -
     assert lines[0] == "2" and lines[-1].split()[0] == "127.0.0.1"
 
 
-def test_a_container_is_ready_when_its_probe_says_so(k8s: Clients) -> None:
+def test_probes_decide_readiness(k8s: Clients) -> None:
     probe = {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1}
     port = free_port()
     serve = f"import http.server as h; h.HTTPServer(('127.0.0.1', {port}), h.SimpleHTTPRequestHandler).serve_forever()"
@@ -184,11 +179,13 @@ def test_a_container_is_ready_when_its_probe_says_so(k8s: Clients) -> None:
     k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p"}, "spec": spec})
     assert condition(running(k8s), "Ready")["status"] == "False"
     soon(lambda: condition(k8s.pods()[0], "Ready")["status"] == "True")
-    assert any("Startup probe failed" in said and "connection refused" in said for said in k8s.told("Unhealthy"))
+    assert any(
+        "Startup probe failed" in said and "connection refused" in said for said in k8s.event_messages("Unhealthy")
+    )
 
 
 @pytest.mark.parametrize("how", ["memory", "eviction"])
-def test_what_runs_is_killed_or_evicted(cluster: Cluster, k8s: Clients, how: str) -> None:
+def test_killing_and_evicting_a_running_pod(cluster: Cluster, k8s: Clients, how: str) -> None:
     k8s.batch.create_namespaced_job("mlperf", job(pod_spec("sleep", "60", terminationGracePeriodSeconds=0)))
     name = running(k8s)["metadata"]["name"]
     if how == "memory":
@@ -204,7 +201,7 @@ def test_what_runs_is_killed_or_evicted(cluster: Cluster, k8s: Clients, how: str
 _CRASH = """
 import os, sys, time
 from tests.cluster import Cluster, kinds
-from tests.unit.double import IMAGE, pod_spec
+from tests.unit.cluster_clients import IMAGE, pod_spec
 cluster = Cluster(); cluster.__enter__()
 cluster.node("n1"); cluster.image(IMAGE)
 words = ("sh", "-c", f"sleep {sys.argv[1]} & setsid sleep {sys.argv[1]} & wait")

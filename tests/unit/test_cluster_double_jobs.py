@@ -1,25 +1,12 @@
 """The double's Job controller, scheduler, admission and nodes, through every failure that a benchmark meets."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from kubernetes import watch
 
 from tests.cluster import Cluster, kinds, scripts
-from tests.unit.double import IMAGE, Clients, Object, condition, job, only_on, pod_spec, refused, soon
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    with Cluster() as found:
-        found.node("n1", gpus=1)
-        yield found
-
-
-@pytest.fixture
-def k8s(cluster: Cluster) -> Clients:
-    return Clients(cluster.kubeconfig())
+from tests.unit.cluster_clients import IMAGE, Clients, Object, condition, job, only_on, pod_spec, refused, soon
 
 
 def test_a_job_that_succeeds(cluster: Cluster, k8s: Clients) -> None:
@@ -65,10 +52,10 @@ def test_a_job_that_fails(cluster: Cluster, k8s: Clients, steps: list[scripts.St
     assert failed["reason"] == reason and said.format(name) in failed["message"]
     assert condition(k8s.job(), "FailureTarget")["message"] == failed["message"]
     assert k8s.job()["status"]["failed"] == 1
-    assert failed["message"] in k8s.told(reason)
+    assert failed["message"] in k8s.event_messages(reason)
 
 
-def test_the_end_of_a_container_is_told(cluster: Cluster, k8s: Clients) -> None:
+def test_the_termination_message_of_a_container(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", scripts.oom_killed("the last words"))
     spec = pod_spec()
     spec["containers"][0]["terminationMessagePolicy"] = "FallbackToLogsOnError"
@@ -99,19 +86,19 @@ def test_a_container_that_does_not_start(
         states = [one["state"] for pod in k8s.pods() for one in pod["status"].get("containerStatuses", ())]
         return [state.get("waiting", {}) for state in states]
 
-    soon(lambda: [one["reason"] for one in seen()] == [reason] and k8s.told(event))
+    soon(lambda: [one["reason"] for one in seen()] == [reason] and k8s.event_messages(event))
     name = k8s.pods()[0]["metadata"]["name"]
     body = refused(k8s.core.read_namespaced_pod_log, name, "mlperf")
     assert body["code"] == 400 and f'container "run" in pod "{name}" is waiting to start' in body["message"]
 
 
-def test_an_image_that_nobody_has_cannot_be_pulled(k8s: Clients) -> None:
+def test_an_unknown_image_cannot_be_pulled(k8s: Clients) -> None:
     k8s.batch.create_namespaced_job("mlperf", job())
-    soon(lambda: any("Back-off pulling image" in said for said in k8s.told("BackOff")))
+    soon(lambda: any("Back-off pulling image" in said for said in k8s.event_messages("BackOff")))
 
 
 @pytest.mark.parametrize("cause", ["security", "account", "runtime", "quota"])
-def test_a_pod_that_is_not_let_in_is_an_event_of_its_job(cluster: Cluster, k8s: Clients, cause: str) -> None:
+def test_a_rejected_pod_is_an_event_of_its_job(cluster: Cluster, k8s: Clients, cause: str) -> None:
     spec = pod_spec()
     if cause == "security":
         spec["containers"][0]["securityContext"] = {}
@@ -131,7 +118,7 @@ def test_a_pod_that_is_not_let_in_is_an_event_of_its_job(cluster: Cluster, k8s: 
         said = "is forbidden: exceeded quota: quota, requested: pods=1, used: pods=0, limited: pods=0"
     _, _, headers = k8s.batch.create_namespaced_job_with_http_info("mlperf", job(spec))
     assert ("would violate PodSecurity" in headers.get("Warning", "")) == (cause == "security")
-    (told,) = soon(lambda: k8s.told("FailedCreate"))[:1]
+    (told,) = soon(lambda: k8s.event_messages("FailedCreate"))[:1]
     assert told.startswith('Error creating: pods "j-') and said in told
     assert k8s.pods() == []
     refused(k8s.core.create_namespaced_pod, "mlperf", {"metadata": {"name": "p"}, "spec": spec})
@@ -150,7 +137,7 @@ GPU = {"limits": {"nvidia.com/gpu": 1}}
 FAR = {"key": "dedicated", "value": "lab", "effect": "NoSchedule"}
 
 
-def test_why_a_pod_has_no_node(cluster: Cluster, k8s: Clients) -> None:
+def test_the_schedulers_reasons(cluster: Cluster, k8s: Clients) -> None:
     cluster.node("n2", taints=[FAR])
     cluster.node("n3")
     cluster.claim("free", None, bound=False)
@@ -188,7 +175,7 @@ def test_why_a_pod_has_no_node(cluster: Cluster, k8s: Clients) -> None:
         found = soon(lambda find=find: condition(find(), "PodScheduled"))
         assert found["status"] == "False" and found["reason"] == "Unschedulable" and said in found["message"]
     assert all(
-        text in k8s.told("FailedScheduling")
+        text in k8s.event_messages("FailedScheduling")
         for text in [condition(pod, "PodScheduled")["message"] for pod in k8s.pods()]
     )
     event = k8s.core.list_namespaced_event("mlperf", field_selector="reason=FailedScheduling").items[0]
@@ -198,13 +185,13 @@ def test_why_a_pod_has_no_node(cluster: Cluster, k8s: Clients) -> None:
     soon(lambda: cluster.find(kinds.POD, "unbound")["status"]["phase"] == "Running")
 
 
-def test_gpus_are_given_once(cluster: Cluster, k8s: Clients) -> None:
+def test_gpus_are_allocated_exclusively(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", [scripts.Running()])
     spec = pod_spec()
     spec["containers"][0]["resources"] = GPU
     for name in ("first", "second"):
         k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": name}, "spec": spec})
-    soon(lambda: k8s.told("FailedScheduling"))
+    soon(lambda: k8s.event_messages("FailedScheduling"))
     assert sorted(pod["status"]["phase"] for pod in k8s.pods()) == ["Pending", "Running"]
     gone = k8s.core.delete_namespaced_pod("first", "mlperf", grace_period_seconds=1)
     assert gone.metadata.deletion_timestamp

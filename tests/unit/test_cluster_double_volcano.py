@@ -7,7 +7,7 @@ import pytest
 from kubernetes import client
 
 from tests.cluster import Cluster, kinds, scripts
-from tests.unit.double import Clients, Object, only_on, pod_spec, refused, soon
+from tests.unit.cluster_clients import Clients, Object, only_on, pod_spec, refused, soon
 
 WHERE = {"group": "batch.volcano.sh", "version": "v1alpha1", "namespace": "mlperf", "plural": "jobs"}
 ENDS = [{"events": ["PodFailed", "PodEvicted"], "action": "TerminateJob"}]
@@ -20,11 +20,6 @@ def cluster() -> Iterator[Cluster]:
         found.node("n1", gpus=1)
         found.node("n2", gpus=1)
         yield found
-
-
-@pytest.fixture
-def k8s(cluster: Cluster) -> Clients:
-    return Clients(cluster.kubeconfig())
 
 
 def gpu_spec(node: str, gpus: int = 1, cpu: str = "1") -> Object:
@@ -61,7 +56,7 @@ def phases(cluster: Cluster) -> list[str]:
     return [one["status"] for one in status(cluster)["conditions"]]
 
 
-def test_a_job_runs_to_its_end_and_goes_when_its_time_is_over(cluster: Cluster, k8s: Clients) -> None:
+def test_a_job_completes_and_expires_by_its_ttl(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", scripts.exits(0, after_s=0.3))
     made = make(k8s, job(ttlSecondsAfterFinished=1))
     assert (made["spec"]["queue"], made["spec"]["minAvailable"], made["spec"]["schedulerName"]) == (
@@ -88,7 +83,7 @@ def test_a_job_runs_to_its_end_and_goes_when_its_time_is_over(cluster: Cluster, 
     soon(lambda: not cluster.all(kinds.VOLCANO_JOB) and not k8s.pods())
 
 
-def test_what_fails_ends_the_whole_job_and_stays_to_be_looked_at(cluster: Cluster, k8s: Clients) -> None:
+def test_a_failed_pod_terminates_its_job_and_remains(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("j-bad-*", scripts.exits(3, after_s=0.3))
     cluster.script("j-good-*", [scripts.Running()])
     make(k8s, job(task("good"), task("bad")))
@@ -109,7 +104,7 @@ def test_a_task_that_completes_may_complete_its_job(cluster: Cluster, k8s: Clien
     assert [pod["metadata"]["name"] for pod in k8s.pods()] == ["j-run-0"]
 
 
-def test_an_evicted_pod_ends_its_job_and_without_a_policy_comes_again(cluster: Cluster, k8s: Clients) -> None:
+def test_an_evicted_pod_terminates_its_job_or_is_recreated_without_a_policy(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", [scripts.Running()])
     make(k8s, job())
     soon(lambda: phase(cluster) == "Running")
@@ -123,14 +118,14 @@ def test_an_evicted_pod_ends_its_job_and_without_a_policy_comes_again(cluster: C
     soon(lambda: [pod["metadata"]["uid"] for pod in k8s.pods()] not in ([], [uid]))
 
 
-def test_a_job_is_restarted_as_often_as_it_may_be(cluster: Cluster, k8s: Clients) -> None:
+def test_a_job_is_restarted_up_to_max_retry(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", scripts.exits(1))
     make(k8s, job(maxRetry=2, policies=[{"event": "PodFailed", "action": "RestartJob"}]))
     soon(lambda: phase(cluster) == "Failed", 10)
     assert (status(cluster)["retryCount"], phases(cluster).count("Restarting")) == (2, 2)
 
 
-def test_a_deleted_job_takes_its_pods_along(cluster: Cluster, k8s: Clients) -> None:
+def test_deleting_a_job_deletes_its_pods(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", [scripts.Running()])
     make(k8s, job())
     soon(lambda: phase(cluster) == "Running")
@@ -138,10 +133,10 @@ def test_a_deleted_job_takes_its_pods_along(cluster: Cluster, k8s: Clients) -> N
     soon(lambda: not k8s.pods() and not cluster.all(kinds.VOLCANO_JOB) and not cluster.all(kinds.VOLCANO_GROUP))
 
 
-def test_a_gang_starts_whole_or_not_at_all(cluster: Cluster, k8s: Clients) -> None:
+def test_gang_scheduling(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", [scripts.Running()])
     make(k8s, job(task("a", gpu_spec("n1")), task("b", gpu_spec("n1"))))
-    (said,) = soon(lambda: k8s.told("PodGroupPending"))
+    (said,) = soon(lambda: k8s.event_messages("PodGroupPending"))
     assert said == (
         "PodGroup mlperf:j unschedulable, reason: 2/2 tasks in gang unschedulable: pod group is not ready, 2 Pending, "
         "2 minAvailable; Pending: 1 Schedulable, 1 Unschedulable"
@@ -156,22 +151,22 @@ def test_a_gang_starts_whole_or_not_at_all(cluster: Cluster, k8s: Clients) -> No
     assert {pod["spec"]["nodeName"] for pod in k8s.pods()} == {"n1"}
 
 
-def test_a_queue_or_a_cluster_without_room_lets_no_job_in(cluster: Cluster, k8s: Clients) -> None:
+def test_a_full_queue_or_cluster_admits_no_job(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", [scripts.Running()])
     cluster.queue("small", {"nvidia.com/gpu": "0"})
     make(k8s, job(task("a", gpu_spec("n1")), queue="small"))
     why = "queue resource quota insufficient: insufficient nvidia.com/gpu"
-    soon(lambda: why in k8s.told("Unschedulable"))
+    soon(lambda: why in k8s.event_messages("Unschedulable"))
     assert k8s.pods() == [] and phase(cluster) == "Pending"
     cluster.delete_volcano_job("j")
     make(k8s, job(task("a", gpu_spec("n1", cpu="900"))))
-    soon(lambda: "resource in cluster is overused: overused cpu" in k8s.told("Unschedulable"))
+    soon(lambda: "resource in cluster is overused: overused cpu" in k8s.event_messages("Unschedulable"))
     assert k8s.pods() == []
 
 
-def test_a_pod_that_is_not_let_in_is_an_event_in_the_words_of_go(cluster: Cluster, k8s: Clients) -> None:
+def test_a_rejected_pod_is_an_event_with_a_go_struct(cluster: Cluster, k8s: Clients) -> None:
     make(k8s, job(task("a", pod_spec(serviceAccountName="nobody"))))
-    (said,) = soon(lambda: k8s.told("FailedCreate"))
+    (said,) = soon(lambda: k8s.event_messages("FailedCreate"))
     assert said.startswith("Error creating pods: [failed to create pod j-a-0, err: &errors.StatusError{ErrStatus:v1.St")
     assert 'Message:"pods \\"j-a-0\\" is forbidden: error looking up service account mlperf/nobody' in said
 
@@ -193,7 +188,7 @@ def test_bad_jobs_are_refused(k8s: Clients, body: Object, said: str) -> None:
     assert said in answer["message"]
 
 
-def test_the_specification_of_a_job_does_not_change(cluster: Cluster, k8s: Clients) -> None:
+def test_the_spec_of_a_job_is_immutable(cluster: Cluster, k8s: Clients) -> None:
     make(k8s, job(task("a", gpu_spec("n9"))))
     patch = client.CustomObjectsApi(k8s.api).patch_namespaced_custom_object
     answer = refused(patch, **WHERE, name="j", body={"spec": {"ttlSecondsAfterFinished": 86400}})

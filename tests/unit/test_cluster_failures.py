@@ -80,7 +80,7 @@ PLACES: dict[str, tuple[Arrange, list[str]]] = {
 
 
 @pytest.mark.parametrize("trouble", PLACES)
-def test_a_pod_without_a_place(cluster: Cluster, hasty: None, trouble: str) -> None:
+def test_a_pod_that_cannot_be_scheduled(cluster: Cluster, hasty: None, trouble: str) -> None:
     arrange, words = PLACES[trouble]
     arrange(cluster)
     starter = launcher(cluster)
@@ -89,7 +89,7 @@ def test_a_pod_without_a_place(cluster: Cluster, hasty: None, trouble: str) -> N
     assert [word for word in words if word not in reason] == [], reason
 
 
-def test_what_may_pass_is_said_while_it_is_waited_for_and_passes(cluster: Cluster) -> None:
+def test_a_blocked_engine_shows_the_cause_and_recovers(cluster: Cluster) -> None:
     cluster.script("engine-*", [scripts.Running(), scripts.Log('{"state": "ready"}')])
     cluster.edit(NODE, "n1", lambda node: node["spec"].update(unschedulable=True))
     starter = launcher(cluster)
@@ -108,7 +108,7 @@ def test_what_may_pass_is_said_while_it_is_waited_for_and_passes(cluster: Cluste
         ("elsewhere", ["its volume is on another node than n1"]),
     ],
 )
-def test_volumes_that_are_not_there(cluster: Cluster, hasty: None, claim: str, words: list[str]) -> None:
+def test_missing_or_unbound_volumes(cluster: Cluster, hasty: None, claim: str, words: list[str]) -> None:
     cluster.node("n2")
     cluster.claim("late", None, bound=False)
     cluster.claim("elsewhere", None, node="n2")
@@ -189,7 +189,7 @@ def test_a_job_that_someone_deletes(cluster: Cluster, what: str) -> None:
     assert time.monotonic() - began < 20
 
 
-def test_a_finished_run_and_a_ready_engine_are_good(cluster: Cluster) -> None:
+def test_a_finished_run_and_a_ready_engine(cluster: Cluster) -> None:
     cluster.script("run-*", scripts.exits(0, '{"state": "finished", "samples_done": 5}'))
     cluster.script("engine-*", [scripts.Running(), scripts.Log('{"state": "ready", "url": "http://x"}')])
     starter = launcher(cluster)
@@ -203,7 +203,7 @@ def test_a_finished_run_and_a_ready_engine_are_good(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("nodes", ["read", "hidden"])
-def test_a_lost_node_is_noticed_within_its_bound(
+def test_a_lost_node_is_noticed_in_time(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, hasty: None, nodes: str
 ) -> None:
     monkeypatch.setattr(apis, "LOG_S", 0.5)
@@ -220,12 +220,12 @@ def test_a_lost_node_is_noticed_within_its_bound(
     assert words in reason
 
 
-def test_the_bound_of_a_lost_node() -> None:
+def test_the_time_until_a_lost_node_is_noticed_is_below_90_s() -> None:
     """Unknown to the cluster, a look that its log holds up, patience, and the next look after it."""
     assert UNKNOWN_AFTER_S + apis.LOG_S + NODE_GRACE_S + INTERVAL_S < 90.0
 
 
-def test_a_node_that_comes_back_soon_has_cost_nothing(cluster: Cluster) -> None:
+def test_a_node_that_recovers_soon_does_not_fail_the_run(cluster: Cluster) -> None:
     cluster.script("run-*", RUNNING)
     starter = launcher(cluster)
     up(starter, "run")
@@ -243,7 +243,7 @@ def test_a_node_that_comes_back_soon_has_cost_nothing(cluster: Cluster) -> None:
     )
 
 
-def test_a_run_that_says_nothing_any_more(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, hasty: None) -> None:
+def test_a_run_with_a_silent_log_fails(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, hasty: None) -> None:
     monkeypatch.setattr("harness.cluster.diagnosis.checks.STALE_S", 0.5)
     cluster.script("run-*", RUNNING)
     starter = launcher(cluster)

@@ -33,7 +33,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         yield found
 
 
-def test_an_engine_is_made_once_and_taken_down_once(cluster: Cluster) -> None:
+def test_starting_and_stopping_an_engine_is_idempotent(cluster: Cluster) -> None:
     starter = launcher(cluster)
     assert starter.engine_up("r1", "n1", engine(), dry_run=True).changed is True
     assert names(cluster) == []
@@ -53,7 +53,7 @@ def test_an_engine_is_made_once_and_taken_down_once(cluster: Cluster) -> None:
     assert names(cluster) == ["mlperf-r1"]
 
 
-def test_taking_down_waits_for_the_pod_and_says_so_when_it_does_not_end(
+def test_stopping_an_engine_waits_for_its_pod_for_a_limited_time(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "TERMINATION_S", 1.0)
@@ -67,7 +67,7 @@ def test_taking_down_waits_for_the_pod_and_says_so_when_it_does_not_end(
         starter.engine_down("r1", "e1")
 
 
-def test_an_engine_that_has_failed_is_made_again(cluster: Cluster) -> None:
+def test_an_engine_that_has_failed_can_be_started_again(cluster: Cluster) -> None:
     cluster.script("engine-*", scripts.exits(4), times=1)
     starter = launcher(cluster)
     starter.engine_up("r1", "n1", engine())
@@ -80,7 +80,7 @@ def test_an_engine_that_has_failed_is_made_again(cluster: Cluster) -> None:
     see(starter, "engine", lambda look: look["records"][0]["state"] == "ready")
 
 
-def test_a_run_is_started_once_compared_and_stopped(cluster: Cluster) -> None:
+def test_starting_comparing_and_stopping_a_run(cluster: Cluster) -> None:
     starter = launcher(cluster)
     assert starter.compare(spec()) is None
     assert starter.start(spec(), "n1", dry_run=True) is True
@@ -102,7 +102,7 @@ def test_a_run_is_started_once_compared_and_stopped(cluster: Cluster) -> None:
     soon(lambda: names(cluster) == [])
 
 
-def test_stopping_waits_for_the_pod_also_of_a_job_that_someone_has_deleted(cluster: Cluster) -> None:
+def test_stopping_a_run_waits_for_its_pod_even_without_a_job(cluster: Cluster) -> None:
     starter = launcher(cluster)
     starter.start(spec(), "n1")
     name = pod(cluster)
@@ -117,7 +117,7 @@ def test_stopping_waits_for_the_pod_also_of_a_job_that_someone_has_deleted(clust
     ends.join()
 
 
-def test_a_collected_run_is_let_go_of_and_what_is_left_of_old_ones_is_swept(cluster: Cluster) -> None:
+def test_releasing_sets_a_ttl_and_deletes_expired_runs(cluster: Cluster) -> None:
     cluster.script("run-*", scripts.exits(0, '{"state": "finished"}'))
     starter = launcher(cluster)
     for run_id in ("r1", "old", "mine"):
@@ -141,14 +141,14 @@ def test_a_collected_run_is_let_go_of_and_what_is_left_of_old_ones_is_swept(clus
     assert cluster.find(CONFIG_MAP, "mlperf-mine")
 
 
-def test_a_job_that_still_runs_is_not_let_go_of(cluster: Cluster) -> None:
+def test_a_running_job_is_not_released(cluster: Cluster) -> None:
     starter = launcher(cluster)
     starter.start(spec(), "n1")
     assert starter.release(["r1"]) is False
     assert "ttlSecondsAfterFinished" not in (cluster.find(JOB, "run-r1-n1") or {})["spec"]
 
 
-def test_what_is_still_being_deleted_is_waited_for(cluster: Cluster) -> None:
+def test_creation_waits_for_an_object_that_is_being_deleted(cluster: Cluster) -> None:
     starter = launcher(cluster)
     starter.owner("r1")
     cluster.edit(CONFIG_MAP, "mlperf-r1", lambda new: new["metadata"].update(finalizers=["example.org/held"]))
@@ -163,7 +163,7 @@ def test_what_is_still_being_deleted_is_waited_for(cluster: Cluster) -> None:
     free.join()
 
 
-def test_a_conflict_over_a_quota_is_no_object_that_is_there(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conflict_over_a_quota_is_retried(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     starter = launcher(cluster)
     conflicts, core = [ApiException(status=409, reason="Conflict")], starter.api.core
     create = core.create_namespaced_config_map
@@ -179,9 +179,7 @@ def test_a_conflict_over_a_quota_is_no_object_that_is_there(cluster: Cluster, mo
 
 
 @pytest.mark.parametrize("trouble", ["none", "dropped", "expired in the stream", "expired", "refused"])
-def test_a_change_wakes_the_looker_and_a_watch_that_breaks_costs_no_more_than_the_interval(
-    cluster: Cluster, trouble: str
-) -> None:
+def test_a_pod_change_ends_the_wait_and_a_broken_watch_only_delays_it(cluster: Cluster, trouble: str) -> None:
     ended = threading.Event()
     cluster.script("run-*", [*RUNNING, scripts.Until(ended.is_set), scripts.Exit(4)])
     starter = launcher(cluster)
@@ -201,7 +199,7 @@ def test_a_change_wakes_the_looker_and_a_watch_that_breaks_costs_no_more_than_th
     later.join()
 
 
-def test_a_change_between_looking_and_watching_is_not_missed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_between_snapshot_and_watch_is_not_missed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     cluster.script("run-*", [*RUNNING, scripts.Until(ended.is_set), scripts.Exit(4)])
     starter = launcher(cluster)
@@ -220,7 +218,7 @@ def test_a_change_between_looking_and_watching_is_not_missed(cluster: Cluster, m
     assert time.monotonic() - began < 20
 
 
-def test_a_server_that_is_away_is_said_within_seconds_and_nothing_is_lost(cluster: Cluster) -> None:
+def test_an_unavailable_server_is_reported_and_watching_continues(cluster: Cluster) -> None:
     starter = launcher(cluster)
     starter.start(spec(), "n1")
     see(starter, until=lambda look: look["records"][0]["phase"] == "performance")
@@ -239,7 +237,7 @@ def test_a_server_that_is_away_is_said_within_seconds_and_nothing_is_lost(cluste
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])
-def test_a_server_that_is_busy_is_asked_again(cluster: Cluster, code: int) -> None:
+def test_requests_to_an_overloaded_server_are_retried(cluster: Cluster, code: int) -> None:
     starter = launcher(cluster, retry_s=3.0)
     cluster.fail(code, times=1)
     cluster.fail(code, "create", "jobs", times=1)
@@ -250,7 +248,7 @@ def test_a_server_that_is_busy_is_asked_again(cluster: Cluster, code: int) -> No
         busy.start(spec(), "n1")
 
 
-def test_an_answer_that_was_lost_leaves_one_object(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_response_does_not_create_a_second_object(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apis, "ANSWER_S", 0.5)
     starter = launcher(cluster, retry_s=4.0)
     cluster.slow(1.0, "create", "jobs", times=1)
@@ -258,25 +256,25 @@ def test_an_answer_that_was_lost_leaves_one_object(cluster: Cluster, monkeypatch
     assert len(cluster.all(JOB)) == len(cluster.all(SERVICE)) == 1
 
 
-def test_a_slow_server_is_slow_and_no_more(cluster: Cluster) -> None:
+def test_a_slow_server_is_no_error(cluster: Cluster) -> None:
     starter = launcher(cluster)
     cluster.slow(0.2)
     assert starter.start(spec(), "n1") is True
     see(starter, until=lambda look: look["records"][0]["phase"] == "performance")
 
 
-def test_credentials_that_nobody_knows(cluster: Cluster) -> None:
+def test_unknown_credentials(cluster: Cluster) -> None:
     stranger = launcher(cluster, "stranger")
     with pytest.raises(NotReady, match=r"rejects these credentials \(Unauthorized\); renew them"):
         stranger.start(spec(), "n1")
 
 
-def test_credentials_that_do_not_exist(tmp_path: Path) -> None:
+def test_missing_credentials(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="absent does not exist"):
         Api("mlperf", tmp_path / "absent")
 
 
-def test_a_log_that_does_not_come_keeps_nothing_else_waiting(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_log_request_does_not_delay_a_snapshot(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apis, "LOG_S", 0.5)
     cluster.slow(20.0, resource="pods/log")
     starter = launcher(cluster)

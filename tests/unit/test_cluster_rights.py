@@ -56,7 +56,7 @@ def look(cluster: Cluster, token: str = OPERATOR, node: str = "n1", **settings: 
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=lambda right: f"{right.resource}-{right.needed}")
-def test_a_missing_right_is_one_sentence(cluster: Cluster, right: Right) -> None:
+def test_each_missing_right_is_reported(cluster: Cluster, right: Right) -> None:
     for verb in right.verbs:
         operator(cluster, without(right, verb))
         said = [one for one in look(cluster) if one["check"] == "rights"]
@@ -66,13 +66,13 @@ def test_a_missing_right_is_one_sentence(cluster: Cluster, right: Right) -> None
         assert "docs/operations.md" in said[0]["advice"] or right.needed == "optional"
 
 
-def test_rights_of_collecting_are_asked_for_only_where_results_come_through_the_api(cluster: Cluster) -> None:
+def test_rights_for_collecting_are_checked_only_when_collecting_over_the_api(cluster: Cluster) -> None:
     operator(cluster, [right for right in RIGHTS if right.needed != "collecting"])
     assert look(cluster, collect_over_api=False) == []
     assert len(look(cluster)) == 2
 
 
-def test_the_rights_are_enough_and_each_is_used(cluster: Cluster) -> None:
+def test_the_rights_are_sufficient_and_all_are_used(cluster: Cluster) -> None:
     operator(cluster)
     seen = threading.Event()
     steps: list[scripts.Step] = [scripts.Until(seen.is_set), scripts.Running(), scripts.Log('{"state": "ready"}')]
@@ -98,7 +98,7 @@ def test_the_rights_are_enough_and_each_is_used(cluster: Cluster) -> None:
     assert used ^ granted == {("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
 
 
-def test_a_refusal_under_way_says_who_must_do_what(cluster: Cluster) -> None:
+def test_a_right_lost_during_a_run_is_reported_with_advice(cluster: Cluster) -> None:
     operator(cluster, [right for right in RIGHTS if right.resource != "jobs"])
     with pytest.raises(
         Forbidden, match=r"no permission to get Job engine-r1-e1 in namespace mlperf: .*docs/operations\.md"
@@ -107,7 +107,7 @@ def test_a_refusal_under_way_says_who_must_do_what(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("hidden", ["nodes", "watch"])
-def test_what_one_can_do_without_costs_a_sentence_and_no_run(cluster: Cluster, hidden: str) -> None:
+def test_a_missing_optional_right_is_a_warning(cluster: Cluster, hidden: str) -> None:
     pods = next(right for right in RIGHTS if "watch" in right.verbs)
     operator(cluster, [one for one in RIGHTS if not one.cluster_wide] if hidden == "nodes" else without(pods, "watch"))
     if hidden == "nodes":
@@ -140,7 +140,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("trouble", SENTENCES)
-def test_what_would_fail_later_is_one_sentence_now(cluster: Cluster, trouble: str) -> None:
+def test_the_doctor_reports_what_would_fail_later(cluster: Cluster, trouble: str) -> None:
     operator(cluster)
     if trouble == "closed":
         close(cluster)
@@ -165,7 +165,7 @@ def test_what_would_fail_later_is_one_sentence_now(cluster: Cluster, trouble: st
     assert names(cluster) == []
 
 
-def test_what_is_asked_differently_is_said_before_anything_starts(cluster: Cluster) -> None:
+def test_the_doctor_reports_an_existing_run_with_another_spec(cluster: Cluster) -> None:
     cluster.script("*", [scripts.Running()])
     starter = launcher(cluster)
     starter.start(spec(), "n1")
@@ -173,7 +173,7 @@ def test_what_is_asked_differently_is_said_before_anything_starts(cluster: Clust
     assert "samples: existing 5, requested 6" in str([one for one in found if one["level"] == "fail"])
 
 
-def test_a_quota_of_jobs_and_a_namespace_that_is_not_there(cluster: Cluster) -> None:
+def test_the_doctor_reports_a_job_quota_and_a_missing_namespace(cluster: Cluster) -> None:
     cluster.quota({"count/jobs.batch": "0"})
     with pytest.raises(
         BadInput, match=r"create Job engine-r1-e1: .*exceeded quota.*; delete .* -n mlperf describe quota"
@@ -203,7 +203,7 @@ def test_two_engines_share_a_node_as_its_gpus_allow(cluster: Cluster) -> None:
     assert "3 engines request 3 nvidia.com/gpu of node n1, it offers 2" in only["seen"]
 
 
-def test_a_node_that_is_too_small_is_told_before_anything_starts(cluster: Cluster) -> None:
+def test_the_doctor_reports_a_node_that_is_too_small(cluster: Cluster) -> None:
     operator(cluster)
     (said,) = look(cluster, memory="250Gi", run_memory="8Gi")
     assert said["seen"] == ("1 engines of 250Gi and a LoadGen of 8Gi request more memory than the 256Gi of node n1"), (

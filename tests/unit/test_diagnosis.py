@@ -322,7 +322,7 @@ SCRIPTED: list[tuple[Cause, str, Observation, str]] = [
 @pytest.mark.parametrize(
     ("cause", "state", "observation", "words"), SCRIPTED, ids=[f"{row[0]}-{row[3]}" for row in SCRIPTED]
 )
-def test_each_cause_is_named_with_what_was_seen_and_what_to_do(
+def test_each_cause_is_diagnosed_with_its_evidence_and_advice(
     cause: Cause, state: str, observation: Observation, words: str
 ) -> None:
     diagnosis = diagnose("run", "jw2", "jw2", observation)
@@ -506,7 +506,7 @@ WORDED: list[tuple[Cause, Observation, str]] = [
 
 
 @pytest.mark.parametrize(("cause", "observation", "words"), WORDED, ids=[f"{row[0]}-{row[2]}" for row in WORDED])
-def test_the_words_of_a_cluster_are_understood(cause: Cause, observation: Observation, words: str) -> None:
+def test_messages_of_a_real_cluster(cause: Cause, observation: Observation, words: str) -> None:
     diagnosis = diagnose("run", "jw2", "jw2", observation)
     assert diagnosis.cause is cause, diagnosis.reason
     assert words in diagnosis.reason
@@ -516,7 +516,7 @@ def test_the_words_of_a_cluster_are_understood(cause: Cause, observation: Observ
     assert ";" in diagnosis.reason or "kubectl" in diagnosis.reason
 
 
-def test_harness_has_the_last_word_about_itself() -> None:
+def test_the_harness_own_status_takes_precedence() -> None:
     status = {"state": "failed", "reason": "the weights are not there; run site.yml --tags assets"}
     broken = observe(POLICY, asking(terminated(3), 1), last_status=status, node=node(gpus=(2, 1)))
     diagnosis = diagnose("engine", "jw2", "jw2", broken)
@@ -533,14 +533,14 @@ def test_harness_has_the_last_word_about_itself() -> None:
     assert diagnose("run", "jw2", "jw2", invalid).state == "ok"
 
 
-def test_pods_of_an_earlier_job_of_the_same_name_are_left_out() -> None:
+def test_pods_of_an_earlier_job_of_the_same_name_are_ignored() -> None:
     observation = observe(job(), owned(leaving(terminated(143)), "old", "0"))
     assert diagnose("engine", "jw2", "jw2", observation).progress == "waiting for its pod"
     observation = observe(job(), owned(leaving(terminated(143)), "old", "0"), owned(pod("Running"), "new", "1"))
     assert diagnose("engine", "jw2", "jw2", observation).state == "progressing"
 
 
-def test_what_has_passed_is_forgotten() -> None:
+def test_only_the_newest_event_counts() -> None:
     creating = waiting("ContainerCreating")
     failed, later = event("FailedCreatePodSandBox", "no network yet"), "2027-01-15T08:00:20Z"
     assert diagnose("run", "jw2", "jw2", observe(job(), creating, events=[failed])).cause is Cause.CONTAINER
@@ -560,7 +560,7 @@ def test_a_suspended_job_waits_for_its_queue_without_limit() -> None:
 
 
 @pytest.mark.parametrize(("age_s", "cause"), [(50, Cause.RUNNING), (70, Cause.SILENT)])
-def test_silence_is_told_after_a_minute_and_borne_for_two_more(age_s: float, cause: Cause) -> None:
+def test_a_silent_run_is_blocked_after_one_minute_and_tolerated_for_two_more(age_s: float, cause: Cause) -> None:
     status = {"state": "running", "phase": "performance"}
     diagnosis = diagnose("run", "jw2", "jw2", observe(job(), pod("Running"), last_status=status, silent_s=age_s))
     assert diagnosis.cause is cause
@@ -568,7 +568,7 @@ def test_silence_is_told_after_a_minute_and_borne_for_two_more(age_s: float, cau
     assert diagnosis.grace_s >= 120
 
 
-def test_a_node_that_is_lost_is_given_up_within_the_time_that_is_promised() -> None:
+def test_a_lost_node_is_a_failure_within_90_s() -> None:
     # The cluster needs up to 50 s to notice that a kubelet is silent; all in all 90 s are promised.
     silent = observe(job(), pod("Running"), node=node("Unknown", "Kubelet stopped posting node status."))
     assert 50 + diagnose("run", "jw2", "jw2", silent).grace_s < 90
@@ -576,12 +576,12 @@ def test_a_node_that_is_lost_is_given_up_within_the_time_that_is_promised() -> N
     assert 15 < diagnose("run", "jw2", "jw2", unwell).grace_s < 90
 
 
-def test_every_failure_is_told_apart() -> None:
+def test_every_cause_has_a_case() -> None:
     told = {row[0] for row in SCRIPTED}
     assert set(Cause) - told == {Cause.STARTING, Cause.RUNNING, Cause.READY, Cause.FINISHED, Cause.STOPPED}
 
 
-def test_a_run_on_its_way() -> None:
+def test_the_record_of_a_run() -> None:
     pulling = observe(job(), pod(), events=[event("Pulling", "Pulling image")])
     assert diagnose("run", "jw2", "jw2", pulling).progress == "pulling the image"
     shown = record("run", "jw2", diagnose("run", "jw2", "jw2", pulling), pulling)
@@ -600,7 +600,7 @@ def test_a_run_on_its_way() -> None:
     assert record("run", "jw2", diagnose("run", "jw2", "jw2", unread), unread)["state"] == "finished"
 
 
-def test_an_engine_on_its_way() -> None:
+def test_the_record_of_an_engine() -> None:
     status = {"name": "jw2", "state": "starting", "progress": "loading weights", "started_unix": 5.0, "config": {}}
     loading = observe(job(), pod("Running"), last_status=status)
     shown = record("engine", "jw2", diagnose("engine", "jw2", "jw2", loading), loading)
@@ -618,7 +618,7 @@ def test_an_engine_on_its_way() -> None:
     assert record("engine", "jw2", diagnose("engine", "jw2", "jw2", gone), gone)["state"] == "failed"
 
 
-def test_a_failure_is_shown_over_what_the_log_said_last() -> None:
+def test_a_diagnosed_failure_overrides_the_last_status() -> None:
     status = {"run_id": "r1", "state": "running", "phase": "performance", "samples_done": 3, "updated_unix": NOW}
     killed = observe(POLICY, terminated(137, "OOMKilled"), last_status=status)
     shown = record("run", "jw2", diagnose("run", "jw2", "jw2", killed), killed)

@@ -63,7 +63,7 @@ def test_objects_are_valid_and_restricted() -> None:
         assert writable == {"/var/lib/mlperf/runs", "/var/cache/mlperf", "/tmp", "/dev/shm"}
 
 
-def test_a_restarted_run_is_no_result() -> None:
+def test_a_job_never_restarts_its_run() -> None:
     for job in only(render(), "Job"):
         assert job["spec"]["backoffLimit"] == 0
         assert {rule["action"] for rule in job["spec"]["podFailurePolicy"]["rules"]} == {"FailJob"}
@@ -93,7 +93,7 @@ def test_each_engine_is_on_its_node_with_its_gpu_and_its_claims() -> None:
     assert "nvidia.com/gpu" not in container(run)["resources"]["limits"]
 
 
-def test_what_is_asked_is_what_the_commands_read() -> None:
+def test_each_job_reads_its_settings_from_its_config_map() -> None:
     objects = render("--samples", "600", "--scenario", "offline")
     maps = {item["metadata"]["name"]: item for item in only(objects, "ConfigMap")}
     services = {item["metadata"]["name"]: item for item in only(objects, "Service")}
@@ -129,7 +129,7 @@ def test_what_is_asked_is_what_the_commands_read() -> None:
                 assert reference.url.endswith(f":{service['spec']['ports'][0]['port']}")
 
 
-def test_one_engine_alone_is_one_job() -> None:
+def test_a_single_engine_is_one_job() -> None:
     objects = render("--samples", "600", nodes=("jw2",))
     validate(objects)
     (job,) = only(objects, "Job")
@@ -155,7 +155,7 @@ def test_every_gpu_of_a_node_has_an_engine_or_a_rank(tmp_path: Path) -> None:
         assert container(job)["resources"]["limits"]["nvidia.com/gpu"] == 2
 
 
-def test_one_owner_takes_all_with_it() -> None:
+def test_all_objects_have_one_owner() -> None:
     cluster = parse_cluster({"image": IMAGE})
     config = engine.parse_config({"name": "jw2", "model": "/m", "port": 8000})
     spec = parse_spec(
@@ -174,7 +174,7 @@ def test_one_owner_takes_all_with_it() -> None:
     assert all(breaches(one, "restricted") == "" for one in pod_specs(objects))
 
 
-def test_purposes_that_share_a_claim_share_a_volume(tmp_path: Path) -> None:
+def test_a_shared_claim_is_one_volume(tmp_path: Path) -> None:
     settings = tmp_path / "cluster.json"
     settings.write_text(json.dumps(dict.fromkeys(("runs_claim", "model_claim", "dataset_claim"), "all-{node}")))
     for spec in pod_specs(render("--cluster", str(settings))):
@@ -186,7 +186,7 @@ def test_purposes_that_share_a_claim_share_a_volume(tmp_path: Path) -> None:
         assert "readOnly" not in mounts["/var/lib/mlperf/runs"]
 
 
-def test_pods_say_where_their_metrics_are(tmp_path: Path) -> None:
+def test_pods_have_annotations_for_metrics(tmp_path: Path) -> None:
     settings = tmp_path / "cluster.json"
     settings.write_text(
         json.dumps({"pod_annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "{port}"}})
@@ -200,7 +200,7 @@ def test_pods_say_where_their_metrics_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parts", [("run", "20261124-065433-server-600"), ("run", "A" * 88), ("run", "a.b_c", "jw2")])
-def test_names_are_labels_of_dns_and_differ(parts: tuple[str, ...]) -> None:
+def test_names_are_unique_dns_labels(parts: tuple[str, ...]) -> None:
     import re
 
     found = slug(*parts)
@@ -208,7 +208,7 @@ def test_names_are_labels_of_dns_and_differ(parts: tuple[str, ...]) -> None:
     assert found != slug(*parts[:-1], parts[-1].swapcase())
 
 
-def test_a_wrong_setting_is_named() -> None:
+def test_a_wrong_setting_is_reported() -> None:
     with pytest.raises(BadInput, match=r"cluster: memory = '32 GB'"):
         parse_cluster({"image": IMAGE, "memory": "32 GB"})
     done = CliRunner().invoke(cli, ["manifests", "--node", "a", "--node", "a", "--image", IMAGE])

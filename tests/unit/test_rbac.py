@@ -31,7 +31,7 @@ def granted(rules: list[dict[str, Any]]) -> Rights:
     }
 
 
-def test_role_namespace_grants_just_what_is_needed() -> None:
+def test_role_namespace_grants_exactly_the_required_rights() -> None:
     defaults = yaml.safe_load((REPOSITORY / "roles" / "namespace" / "defaults" / "main.yml").read_text())
     more = yaml.safe_load((REPOSITORY / "roles" / "namespace" / "vars" / "main.yml").read_text())
     assert defaults["namespace_collector"] is False
@@ -41,7 +41,7 @@ def test_role_namespace_grants_just_what_is_needed() -> None:
     assert granted(defaults["namespace_node_rules"]) == wanted(cluster_wide=True)
 
 
-def test_the_documents_list_just_what_is_needed() -> None:
+def test_the_documents_list_exactly_the_required_rights() -> None:
     text = (REPOSITORY / "docs" / "operations.md").read_text()
     rows = re.findall(r"^\| `(\S*?)` \| `(\S+?)` \| (.+?) \| .*? \|$", text, re.M)
     listed = {
@@ -52,7 +52,7 @@ def test_the_documents_list_just_what_is_needed() -> None:
     assert listed == wanted(cluster_wide=False) | wanted(cluster_wide=True)
 
 
-def test_role_volcano_grants_just_what_is_needed() -> None:
+def test_role_volcano_grants_exactly_the_required_rights() -> None:
     rules = yaml.safe_load((REPOSITORY / "roles/volcano/defaults/main.yml").read_text())["volcano_rules"]
     assert granted(rules) == {(right.group, right.resource, verb) for right in VOLCANO for verb in right.verbs}
     assert {right.resource for right in VOLCANO_RIGHTS} >= {right.resource for right in RIGHTS}

@@ -53,7 +53,7 @@ def names(cluster: Cluster) -> list[str]:
     return [*found, *cluster_fixtures.names(cluster)]
 
 
-def test_names_of_everyday_length_fit_and_pods_are_found_by_them(cluster: Cluster) -> None:
+def test_pod_names_fit_into_63_characters_and_match_their_labels(cluster: Cluster) -> None:
     furnish_another(cluster, NODE)
     cluster.script("*", RUNNING)
     starter = launcher(cluster)
@@ -102,7 +102,7 @@ def test_an_engine_is_created_once_and_deleted_with_its_pod(cluster: Cluster) ->
     assert starter.engine_up("r1", "n1", engine()).changed is True
 
 
-def test_an_engine_that_has_ended_is_made_anew(cluster: Cluster) -> None:
+def test_an_engine_that_has_ended_can_be_started_again(cluster: Cluster) -> None:
     cluster.script("engine-*", scripts.exits(0), times=1)
     starter = launcher(cluster)
     starter.engine_up("r1", "n1", engine())
@@ -205,7 +205,7 @@ def tainted(cluster: Cluster) -> Launcher:
         (no_account, 'mlperf/nobody: serviceaccount "nobody" not found; create it, or set service_account'),
     ],
 )
-def test_what_keeps_a_job_waiting_is_said_at_once(cluster: Cluster, arrange: object, words: str) -> None:
+def test_the_reason_of_a_pending_job_is_reported(cluster: Cluster, arrange: object, words: str) -> None:
     cluster.script("*", RUNNING)
     starter: Launcher = arrange(cluster)  # type: ignore[operator]
     starter.engine_up("r1", "n1", engine())
@@ -214,7 +214,7 @@ def test_what_keeps_a_job_waiting_is_said_at_once(cluster: Cluster, arrange: obj
     assert "ErrStatus" not in said and "pod group is not ready" not in said
 
 
-def test_how_a_pod_ended_is_told_by_what_volcano_left_of_it(cluster: Cluster) -> None:
+def test_a_failed_pod_is_diagnosed_after_volcano_ends_the_job(cluster: Cluster) -> None:
     cluster.script("run-*", scripts.oom_killed())
     starter = launcher(cluster)
     starter.start(spec(), "n1")
@@ -223,7 +223,7 @@ def test_how_a_pod_ended_is_told_by_what_volcano_left_of_it(cluster: Cluster) ->
     starter.stop("r1", "n1")
 
 
-def test_an_evicted_run_and_a_deleted_job_are_told_apart(cluster: Cluster) -> None:
+def test_an_evicted_run_is_diagnosed(cluster: Cluster) -> None:
     cluster.script("run-*", RUNNING)
     starter = launcher(cluster)
     starter.start(spec(), "n1")
@@ -234,7 +234,7 @@ def test_an_evicted_run_and_a_deleted_job_are_told_apart(cluster: Cluster) -> No
     assert starter.stop("r1", "n1") is False
 
 
-def test_a_job_that_someone_deletes_is_told(cluster: Cluster) -> None:
+def test_a_deleted_job_is_diagnosed(cluster: Cluster) -> None:
     cluster.script("run-*", RUNNING)
     starter = launcher(cluster)
     starter.start(spec(), "n1")
@@ -244,7 +244,7 @@ def test_a_job_that_someone_deletes_is_told(cluster: Cluster) -> None:
     assert "was deleted by someone" in told
 
 
-def test_a_run_is_stopped_with_its_pod(cluster: Cluster) -> None:
+def test_stopping_a_run_deletes_its_pod(cluster: Cluster) -> None:
     cluster.script("run-*", RUNNING)
     starter = launcher(cluster)
     assert [starter.start(spec(), "n1") for _ in range(2)] == [True, False]
@@ -253,7 +253,7 @@ def test_a_run_is_stopped_with_its_pod(cluster: Cluster) -> None:
     assert cluster.all(POD) == [] and cluster.all(VOLCANO_JOB) == []
 
 
-def test_a_collected_run_is_kept_for_its_time_and_then_swept(cluster: Cluster) -> None:
+def test_a_collected_run_is_deleted_after_its_ttl(cluster: Cluster) -> None:
     cluster.script("run-*", scripts.exits(0, '{"state": "finished"}'))
     operator(cluster, VOLCANO_RIGHTS)
     starter = launcher(cluster, OPERATOR)
@@ -275,12 +275,12 @@ def test_a_collected_run_is_kept_for_its_time_and_then_swept(cluster: Cluster) -
     soon(lambda: names(cluster) == [])
 
 
-def test_an_unknown_queue_is_refused_before_anything_waits(cluster: Cluster) -> None:
+def test_an_unknown_queue_is_an_error(cluster: Cluster) -> None:
     with pytest.raises(BadInput, match=r"unable to find job queue: .*none.* not found"):
         launcher(cluster, queue="none").start(spec(), "n1")
 
 
-def test_torchx_and_its_own_command_see_what_volcano_runs(cluster: Cluster) -> None:
+def test_torchx_and_its_own_command_show_a_running_job(cluster: Cluster) -> None:
     stopped = threading.Event()
     steps = [scripts.Running(), scripts.Log("loading … weights"), scripts.Until(stopped.is_set), scripts.Exit(0)]
     cluster.script("engine-*", steps)
@@ -309,7 +309,7 @@ def torchx(cluster: Cluster, *arguments: str) -> str:
     return done.stdout
 
 
-def test_one_job_of_all_roles_starts_whole_and_ends_with_its_run(cluster: Cluster) -> None:
+def test_a_merged_job_is_gang_scheduled_and_completes_with_its_run(cluster: Cluster) -> None:
     furnish_another(cluster, NODE)
     cluster.script("*-engine-*", [scripts.Running()])
     cluster.script("*-run-*", scripts.exits(0, after_s=0.5))

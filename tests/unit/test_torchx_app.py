@@ -52,7 +52,7 @@ def names_of(job: Object) -> list[str]:
 
 
 @pytest.mark.parametrize("per_node", [1, 2])
-def test_each_task_gets_the_pod_that_the_batch_job_would_have(per_node: int) -> None:
+def test_each_task_has_the_pod_template_of_its_batch_job(per_node: int) -> None:
     wanted = jobs(per_node=per_node)
     request = completed("mlperf-june", wanted)
     assert len(request["spec"]["tasks"]) == len(wanted) == 2 * per_node + 1
@@ -81,7 +81,7 @@ def validated(request: Object) -> None:
             assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", label), label
 
 
-def test_a_job_starts_whole_never_again_and_ends_with_its_run() -> None:
+def test_a_job_is_gang_scheduled_never_retried_and_completes_with_its_run() -> None:
     request = completed("mlperf-june", jobs())
     spec = request["spec"]
     assert (spec["queue"], spec["schedulerName"], spec["minAvailable"]) == ("benchmarks", "volcano", 3)
@@ -102,7 +102,7 @@ def test_a_job_starts_whole_never_again_and_ends_with_its_run() -> None:
     assert "mlperf/node" not in request["metadata"]["labels"]
 
 
-def test_a_job_is_named_alike_every_time_and_never_too_long() -> None:
+def test_job_names_are_stable_and_short_enough() -> None:
     long = jobs(
         "a-very-long-name-of-a-run-that-somebody-has-chosen-0123456789",
         per_node=2,
@@ -117,7 +117,7 @@ def test_a_job_is_named_alike_every_time_and_never_too_long() -> None:
     assert request["metadata"]["name"].startswith("engine-june-1")
 
 
-def test_what_torchx_is_told_are_the_jobs_resources_and_claims() -> None:
+def test_the_application_has_the_jobs_resources_and_claims() -> None:
     app = torchx_app.application("mlperf-june", jobs(cpu="6500m", memory="24Gi"))
     assert [role.name for role in app.roles] == ["engine-jw2", "engine-jw3", "run-jw2"]
     engine, _, run = app.roles
@@ -163,7 +163,7 @@ def test_the_component_runs_under_torchxs_own_command() -> None:
         (("--nodes", "jw2,jw2"), "name each node once"),
     ],
 )
-def test_the_component_refuses_in_one_sentence(words: tuple[str, str], said: str) -> None:
+def test_the_component_reports_wrong_options(words: tuple[str, str], said: str) -> None:
     given = {"nodes": "jw2", "image": IMAGE, words[0].removeprefix("--"): words[1]}
     given = {key: int(value) if key == "engines_per_node" else value for key, value in given.items()}
     with pytest.raises(BadInput) as refused:
@@ -172,7 +172,7 @@ def test_the_component_refuses_in_one_sentence(words: tuple[str, str], said: str
     assert "\n" not in str(refused.value)
 
 
-def test_a_benchmark_is_printed_as_one_job_of_volcano_with_what_its_pods_read() -> None:
+def test_manifests_print_one_job_of_volcano_with_its_config_maps() -> None:
     words = ["--node", "jw2", "--node", "jw3", "--image", IMAGE, "--run-id", "june", "--launcher", "torchx"]
     done = CliRunner().invoke(cli, ["manifests", *words])
     assert done.exit_code == 0, done.output

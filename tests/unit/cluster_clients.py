@@ -1,4 +1,4 @@
-"""What tests of the double share: the official client, and what benchmarks would send."""
+"""The official Kubernetes client for tests of the double, and objects as benchmarks send them."""
 
 import time
 from collections.abc import Callable
@@ -31,8 +31,8 @@ class Clients:
         """All pods as plain data."""
         return list(self.api.sanitize_for_serialization(self.core.list_namespaced_pod("mlperf"))["items"])
 
-    def told(self, reason: str) -> list[str]:
-        """The messages of all events of a reason."""
+    def event_messages(self, reason: str) -> list[str]:
+        """The messages of all events with a reason."""
         return [one.message for one in self.core.list_namespaced_event("mlperf").items if one.reason == reason]
 
 
@@ -66,14 +66,12 @@ def only_on(*nodes: str) -> Object:
 
 
 def soon(what: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What a look gives once it gives something."""
+    """The first true value that a function returns."""
     end = time.monotonic() + seconds
-    while True:
-        found = what()
-        if found or time.monotonic() > end:
-            assert found, "not within the time"
-            return found
+    while not (value := what()):
+        assert time.monotonic() < end, f"nothing within {seconds:g} s"
         time.sleep(0.02)
+    return value
 
 
 def condition(thing: Object, kind: str) -> Object:
