@@ -11,7 +11,7 @@ from tests.unit.cluster_clients import IMAGE, Clients, Object, condition, job, o
 
 def test_a_job_that_succeeds(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", scripts.exits(0, "line 1\nline 2"))
-    k8s.batch.create_namespaced_job("mlperf", job(ttlSecondsAfterFinished=1))
+    k8s.batch.create_namespaced_job("mlperf", job())
     done = soon(lambda: condition(k8s.job(), "Complete") and k8s.job())
     assert [one["type"] for one in done["status"]["conditions"]] == ["SuccessCriteriaMet", "Complete"]
     assert done["status"]["succeeded"] == 1 and "active" not in done["status"] and done["status"]["completionTime"]
@@ -20,6 +20,7 @@ def test_a_job_that_succeeds(cluster: Cluster, k8s: Clients) -> None:
     assert pod["metadata"]["ownerReferences"][0]["uid"] == done["metadata"]["uid"]
     raw = k8s.core.read_namespaced_pod_log(pod["metadata"]["name"], "mlperf", tail_lines=1, _preload_content=False)
     assert raw.data == b"line 2\n"
+    k8s.batch.patch_namespaced_job("j", "mlperf", {"spec": {"ttlSecondsAfterFinished": 1}})
     soon(lambda: k8s.batch.list_namespaced_job("mlperf").items == [] and k8s.pods() == [])
 
 
