@@ -139,7 +139,8 @@ def _distribution(axes: Any, result: Result, rows: pd.DataFrame, column: str, li
     if limit is not None and limit <= 2 * right:
         right = max(right, limit * 1.05)
         axes.axvline(limit, color=LIMIT, linestyle="--", linewidth=1.4)
-        axes.text(limit, 4, f"limit {limit:,.0f} ms ", color=LIMIT, ha="right", fontsize=9.5)
+        side = "left" if limit < right / 2 else "right"
+        axes.text(limit, 4, f" limit {limit:,.0f} ms ", color=LIMIT, ha=side, fontsize=9.5)
     elif limit is not None:
         axes.text(right, 4, f"limit {limit:,.0f} ms → ", color=LIMIT, ha="right", fontsize=9.5)
     axes.set_xlim(0, right)

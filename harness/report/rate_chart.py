@@ -9,21 +9,22 @@ from harness.report.chart_style import GROUPED, LIMIT, Drawn, new_figure
 from harness.report.record import Result, latency_limits
 
 HELD, FAILED = "#0072B2", "#D55E00"
-# The shape says whether the limits held, weight and size whether it was a whole attempt: neither needs colour.
-MARKS: dict[tuple[bool, bool], tuple[str, dict[str, Any]]] = {
-    (True, True): ("attempt, VALID", {"marker": "o", "s": 90, "color": HELD}),
-    (True, False): ("attempt, failed", {"marker": "X", "s": 100, "color": FAILED}),
-    (False, True): ("probe, limits held", {"marker": "o", "s": 45, "facecolors": "white", "edgecolors": HELD}),
-    (False, False): ("probe, failed", {"marker": "x", "s": 40, "color": FAILED}),
+# The shape says how it went, weight and size whether it was an attempt or a probe: neither needs colour.
+MARKS: dict[str, dict[str, Any]] = {
+    "attempt, VALID": {"marker": "o", "s": 90, "color": HELD},
+    "attempt, failed": {"marker": "X", "s": 100, "color": FAILED},
+    # Queries that still waited for their first token are not in its figures, so these are too low.
+    "attempt, ended early: at least": {"marker": "^", "s": 90, "color": FAILED},
+    "probe, limits held": {"marker": "o", "s": 45, "facecolors": "white", "edgecolors": HELD},
+    "probe, failed": {"marker": "x", "s": 40, "color": FAILED},
 }
 MOST_LINEAR = 10.0
 """Highest over lowest figure from which on the axis is logarithmic."""
 
 
 class _Point(NamedTuple):
-    name: str
-    whole: bool
-    held: bool
+    name: str | None
+    mark: str
     rate: float
     ttft_ms: float | None
     tpot_ms: float | None
@@ -45,39 +46,32 @@ def latency_against_rate(result: Result) -> Drawn:
     }
     figure.suptitle("Latency at the 99th percentile against the rate sent", x=0.01, ha="left", fontweight="bold")
     figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=len(labels))
-    parts = [f"{point.name} at {rate(point.rate)} samples/s {'held' if point.held else 'failed'}" for point in points]
+    parts = [f"{rate(point.rate)} samples/s ({point.mark})" for point in points]
     return figure, "99th percentiles of latency against the rate sent: " + ", ".join(parts)
 
 
 def _points(result: Result) -> list[_Point]:
     several = len({attempt.node for attempt in result.attempts} | {peak.node for peak in result.peaks}) > 1
-    points = [
-        _Point(
-            f"{a.node} {a.number}" if several else str(a.number),
-            True,
-            a.held,
-            a.target_qps,
-            a.ttft_ms_p99,
-            a.tpot_ms_p99,
-        )
-        for a in result.attempts
-    ]
-    points += [
-        _Point("probe", False, probe.held, probe.target_qps, probe.ttft_ms_p99, probe.tpot_ms_p99)
-        for peak in result.peaks
-        for probe in peak.probes
-    ]
+    points = []
+    for attempt in result.attempts:
+        name = f"{attempt.node} {attempt.number}" if several else str(attempt.number)
+        mark = "VALID" if attempt.held else "ended early: at least" if attempt.ended_early else "failed"
+        figures = (attempt.target_qps, attempt.ttft_ms_p99, attempt.tpot_ms_p99)
+        points.append(_Point(name, f"attempt, {mark}", *figures))
+    for probe in (probe for peak in result.peaks for probe in peak.probes):
+        mark = "limits held" if probe.held else "failed"
+        points.append(_Point(None, f"probe, {mark}", probe.target_qps, probe.ttft_ms_p99, probe.tpot_ms_p99))
     return [point for point in points if point.ttft_ms is not None or point.tpot_ms is not None]
 
 
 def _panel(axes: Any, name: str, limit_ms: float, points: list[tuple[_Point, float | None]]) -> None:
     marks = [(point, value) for point, value in points if value is not None]
-    for (whole, held), (label, mark) in MARKS.items():
-        own = [(point.rate, value) for point, value in marks if (point.whole, point.held) == (whole, held)]
+    for label, mark in MARKS.items():
+        own = [(point.rate, value) for point, value in marks if point.mark == label]
         if own:
-            axes.scatter(*zip(*own, strict=True), label=label, linewidths=1.6, zorder=3 if whole else 2, **mark)
+            axes.scatter(*zip(*own, strict=True), label=label, linewidths=1.6, zorder=3, **mark)
     for point, value in marks:
-        if point.whole:
+        if point.name:
             # Latency grows with the rate, so the upper left of a point is the emptiest corner.
             place = {"textcoords": "offset points", "xytext": (-8, 4), "ha": "right"}
             axes.annotate(point.name, (point.rate, value), fontsize=9.5, **place)

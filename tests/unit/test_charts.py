@@ -36,8 +36,8 @@ def test_charts_of_a_fleet(tmp_path: Path) -> None:
 
 def test_latency_against_rate_shows_attempts_and_probes_with_their_limits(tmp_path: Path) -> None:
     folder = benchmark(tmp_path / "run")
-    over = {"verdict": "ENDED EARLY", "target_qps": 50.0, "ttft_ms_p99": 2310.0}
-    results_tree.attempts(folder, over, {"target_qps": 42.0})
+    over = {"verdict": "INVALID", "target_qps": 50.0, "ttft_ms_p99": 2310.0}
+    results_tree.attempts(folder, over | {"verdict": "ENDED EARLY", "target_qps": 60.0}, over, {"target_qps": 42.0})
     probe = {
         "target_qps": 45.0,
         "seconds": 9.0,
@@ -53,20 +53,23 @@ def test_latency_against_rate_shows_attempts_and_probes_with_their_limits(tmp_pa
     chart = rate_chart.latency_against_rate(result)
     assert not isinstance(chart, str)
     figure, alt = chart
-    assert alt.endswith("1 at 50.0 samples/s failed, 2 at 42.0 samples/s held, probe at 45.0 samples/s held, "
-                        "probe at 60.0 samples/s failed")  # fmt: skip
+    assert alt.endswith(
+        ": 60.0 samples/s (attempt, ended early: at least), 50.0 samples/s (attempt, failed), 42.0 samples/s (attempt, "
+        "VALID), 45.0 samples/s (probe, limits held), 60.0 samples/s (probe, failed)"
+    )
     ttft, tpot = figure.axes
     assert [[*axes.lines[0].get_ydata()] for axes in figure.axes] == [[2000, 2000], [100, 100]]
     points = {c.get_label(): [tuple(point) for point in c.get_offsets()] for c in ttft.collections}
     assert points == {
         "attempt, VALID": [(42.0, 20.0)],
         "attempt, failed": [(50.0, 2310.0)],
+        "attempt, ended early: at least": [(60.0, 2310.0)],
         "probe, limits held": [(45.0, 900.0)],
         "probe, failed": [(60.0, 900.0)],
     }
-    assert [c.get_label() for c in tpot.collections] == ["attempt, VALID", "attempt, failed", "probe, failed"]
-    shapes = {c.get_label(): len(c.get_paths()[0].vertices) for c in ttft.collections}
-    assert len({shapes["attempt, VALID"], shapes["attempt, failed"], shapes["probe, failed"]}) == 3
+    assert "probe, limits held" not in [c.get_label() for c in tpot.collections]
+    shapes = {c.get_label(): c.get_paths()[0].vertices.tobytes() for c in ttft.collections}
+    assert shapes.pop("attempt, VALID") == shapes.pop("probe, limits held") and len(set(shapes.values())) == 3
 
 
 @pytest.mark.parametrize(
