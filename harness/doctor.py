@@ -275,7 +275,7 @@ def _run(spec: Spec | None, root: Path) -> Iterator[Finding]:
 
     def look() -> str:
         samples = run_store.validate(spec, root)
-        state = "can start" if run_store.refuse_other(spec, root) else "exists already"
+        state = "can start" if run_store.reject_different_spec(spec, root) else "exists already"
         return f"{spec.run_id} {state}: {len(samples)} samples of {spec.dataset}, all records valid"
 
     yield _finding("run", look)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a run, served for as long as it lasts."""
+"""Prometheus metrics of a run, served while it lasts."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,83 +15,83 @@ PHASES = ("preparing", "starting engine", "calibrating", "warming up", "draining
 
 
 class RunMetrics:
-    """What a run has done so far, by phase; a collector for prometheus_client. Every metric carries `phase`.
+    """A run's progress by phase, as a collector for prometheus_client. All metrics have the label `phase`.
 
-    mlperf_phase (1 for the phase the run is in), mlperf_samples_total, mlperf_sample_errors_total,
-    mlperf_samples_expected, mlperf_samples_in_flight, mlperf_samples_per_second and mlperf_tokens_per_second (of the
-    last 10 s), mlperf_ttft_seconds and mlperf_tpot_seconds (histograms), and mlperf_run_info with what was asked.
+    mlperf_phase (1 for the current phase), mlperf_samples_total, mlperf_sample_errors_total, mlperf_samples_expected,
+    mlperf_samples_in_flight, mlperf_samples_per_second and mlperf_tokens_per_second (over the last 10 s),
+    mlperf_ttft_seconds and mlperf_tpot_seconds (histograms), and mlperf_run_info with the run's settings.
     """
 
     def __init__(self, spec: Spec) -> None:
-        self._asked = {key: str(getattr(spec, key)) for key in ("run_id", "node", "scenario", "mode", "samples")}
+        self._settings = {key: str(getattr(spec, key)) for key in ("run_id", "node", "scenario", "mode", "samples")}
         self._phase = PHASES[0]
-        self._seen: dict[str, Progress] = {}
+        self._progress: dict[str, Progress] = {}
 
     def enter(self, phase: str) -> None:
-        """The run enters a phase."""
+        """Start a phase."""
         self._phase = phase
 
     def note(self, progress: Progress) -> None:
-        """How far the phase is."""
-        self._seen = {**self._seen, self._phase: progress}
+        """Set the progress of the current phase."""
+        self._progress = {**self._progress, self._phase: progress}
 
     def collect(self) -> "Iterable[Metric]":
-        """All metrics as of now; called by the server's threads."""
+        """All current metrics; called in the server's threads."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
-        seen, phase = self._seen, self._phase
-        yield InfoMetricFamily("mlperf_run", "What was asked.", value=self._asked)
-        where = GaugeMetricFamily("mlperf_phase", "1 for the phase that the run is in.", labels=["phase"])
+        by_phase, phase = self._progress, self._phase
+        yield InfoMetricFamily("mlperf_run", "Settings of the run.", value=self._settings)
+        current = GaugeMetricFamily("mlperf_phase", "1 for the current phase.", labels=["phase"])
         for name in dict.fromkeys((*PHASES, phase)):
-            where.add_metric([name], float(name == phase))
-        yield where
+            current.add_metric([name], float(name == phase))
+        yield current
         done = CounterMetricFamily("mlperf_samples", "Samples finished.", labels=["phase"])
         failed = CounterMetricFamily("mlperf_sample_errors", "Samples that failed.", labels=["phase"])
         gauges = {
             name: GaugeMetricFamily(f"mlperf_{name}", text, labels=["phase"])
             for name, text in (
-                ("samples_expected", "Samples that the phase will have, where that is known."),
-                ("samples_in_flight", "Samples at the engines now."),
+                ("samples_expected", "Total samples of the phase, if known."),
+                ("samples_in_flight", "Samples in flight at the engines."),
                 ("samples_per_second", "Samples finished per second, over the last 10 s."),
                 ("tokens_per_second", "Tokens received per second, over the last 10 s."),
             )
         }
-        for name, progress in seen.items():
+        for name, progress in by_phase.items():
             done.add_metric([name], progress.done)
             failed.add_metric([name], progress.failed)
-            now = name == phase
+            is_current = name == phase
             values = {
                 "samples_expected": progress.total,
-                "samples_in_flight": progress.in_flight if now else 0,
-                "samples_per_second": progress.samples_per_s if now else 0.0,
-                "tokens_per_second": progress.tokens_per_s if now else 0.0,
+                "samples_in_flight": progress.in_flight if is_current else 0,
+                "samples_per_second": progress.samples_per_s if is_current else 0.0,
+                "tokens_per_second": progress.tokens_per_s if is_current else 0.0,
             }
             for key, value in values.items():
                 if value is not None:
                     gauges[key].add_metric([name], value)
         yield from (done, failed, *gauges.values())
-        yield _histogram("ttft", "Time to first token, from LoadGen's issue.", TTFT_BOUNDS_MS, seen)
-        yield _histogram("tpot", "Time per output token after the first.", TPOT_BOUNDS_MS, seen)
+        yield _histogram("ttft", "Time to first token, from LoadGen's issue.", TTFT_BOUNDS_MS, by_phase)
+        yield _histogram("tpot", "Time per output token after the first.", TPOT_BOUNDS_MS, by_phase)
 
 
-def _histogram(key: str, text: str, bounds_ms: tuple[float, ...], seen: dict[str, Progress]) -> "Metric":
+def _histogram(key: str, text: str, bounds_ms: tuple[float, ...], by_phase: dict[str, Progress]) -> "Metric":
     from prometheus_client.core import HistogramMetricFamily
 
-    found = HistogramMetricFamily(f"mlperf_{key}_seconds", text, labels=["phase"])
-    for name, progress in seen.items():
+    histogram = HistogramMetricFamily(f"mlperf_{key}_seconds", text, labels=["phase"])
+    for name, progress in by_phase.items():
         latencies: Latencies = getattr(progress, key)
         if latencies.count:
             bounded = zip([f"{bound / 1000:g}" for bound in bounds_ms], latencies.at_most, strict=True)
-            found.add_metric([name], [*bounded, ("+Inf", latencies.count)], latencies.sum_ms / 1000)
-    return found
+            histogram.add_metric([name], [*bounded, ("+Inf", latencies.count)], latencies.sum_ms / 1000)
+    return histogram
 
 
 @contextmanager
 def served(metrics: RunMetrics, port: int | None) -> Iterator[None]:
-    """Serve the metrics at `port`, path /metrics, on all of the host's addresses; nothing when there is no port.
+    """Serve the metrics at path /metrics of `port`, on all addresses of the host; does nothing without a port.
 
     Raises:
-        NotReady: the port is taken.
+        NotReady: the port is in use.
     """
     if port is None:
         yield

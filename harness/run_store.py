@@ -1,4 +1,4 @@
-"""Run directories: validate a spec, create its run, start it detached, list all, stop one."""
+"""Run directories: validate a spec, create, start, list and stop runs."""
 
 import contextlib
 import fcntl
@@ -25,29 +25,29 @@ _BASE_BYTES = 64 << 20
 _BYTES_PER_SAMPLE = 16 << 10
 _START_TIMEOUT_S = 60.0
 _DECISION = "decision.json"
-# Longer than an engine of the run's own may take to end.
+# Longer than a run's own engine may take to stop.
 _STOP_TIMEOUT_S = 60.0
 
 
 def run_directory(root: Path, run_id: str) -> Path:
-    """Where a run's files live."""
+    """The directory of a run's files."""
     return root / "runs" / run_id
 
 
 def validate(spec: Spec, root: Path) -> dataset.Dataset:
-    """Check everything a run needs before anything is started; returns the samples of this LoadGen.
+    """Check everything that a run needs, before anything is started; returns the samples of this LoadGen.
 
     Raises:
-        BadInput: model, data set, reference answers or Punkt's data missing or broken.
-        NotReady: too little disk.
+        BadInput: model, data set, reference answers or Punkt's data are missing or invalid.
+        NotReady: too little disk space.
     """
-    _check_places(spec, root)
+    _check_files(spec, root)
     samples = dataset.load(spec.dataset, vocab_size=dataset.vocab_size(spec.model), limit=spec.samples)
     return samples.share(spec.window.start, spec.window.stop)
 
 
-def _check_places(spec: Spec, root: Path) -> None:
-    """All of `validate` but reading the data set, which takes a second."""
+def _check_files(spec: Spec, root: Path) -> None:
+    """All checks of `validate` except reading the data set, which takes a second."""
     model_files(spec.model)
     punkt.find(spec.punkt, root)
     if spec.reference_ids and not spec.reference_ids.is_file():
@@ -58,12 +58,12 @@ def _check_places(spec: Spec, root: Path) -> None:
     if free < needed:
         raise NotReady(
             f"disk of {root} has {free / 2**20:.0f} MiB free, this run needs {needed / 2**20:.0f} MiB; "
-            "make room or choose another --root"
+            "free some space or choose another --root"
         )
 
 
 def compare(spec: Spec, root: Path) -> dict[str, tuple[Any, Any]] | None:
-    """How an existing run of this id was asked differently: {key: (its value, this value)}; None when there is none."""
+    """How an existing run's spec differs: {key: (its value, this value)}; None when there is no run of this id."""
     path = run_directory(root, spec.run_id) / "spec.json"
     if not path.exists():
         return None
@@ -71,11 +71,11 @@ def compare(spec: Spec, root: Path) -> dict[str, tuple[Any, Any]] | None:
     return {**differences(old["common"], new["common"]), **differences(old["node"], new["node"])}
 
 
-def refuse_other(spec: Spec, root: Path) -> bool:
-    """Whether the run is new; False when the same one exists.
+def reject_different_spec(spec: Spec, root: Path) -> bool:
+    """Whether the run is new; False when it exists with the same spec.
 
     Raises:
-        BadInput: the id is taken by a run that was asked differently.
+        BadInput: a run of this id exists with another spec.
     """
     different = compare(spec, root)
     if different:
@@ -86,28 +86,28 @@ def refuse_other(spec: Spec, root: Path) -> bool:
 
 
 def create(spec: Spec, root: Path) -> bool:
-    """Make the run's directory with its spec.json, written once; False when the same run exists.
+    """Create the run's directory and spec.json; False when the run exists with the same spec.
 
     Raises:
-        BadInput: the id is taken by a run that was asked differently.
+        BadInput: a run of this id exists with another spec.
     """
     run_dir = run_directory(root, spec.run_id)
     with _locked(root / "runs"):
-        new = refuse_other(spec, root)
+        new = reject_different_spec(spec, root)
         if new:
             write_json(run_dir / "spec.json", spec.document())
     return new
 
 
 def start(spec: Spec, root: Path) -> tuple[bool, dict[str, Any]]:
-    """Start the run detached from this process; (changed, status). A run that exists is left as it is.
+    """Start the run in a detached process; returns (changed, status). An existing run is not changed.
 
-    The new process reads the data set first; of a run that it refuses nothing is left.
+    The new process reads the data set first; if that fails, the run's directory is deleted.
 
     Raises:
-        HarnessError: as `validate` and `create` do, or the process did not come to life.
+        HarnessError: as `validate` and `create`, or the process did not start.
     """
-    _check_places(spec, root)
+    _check_files(spec, root)
     changed = create(spec, root)
     run_dir = run_directory(root, spec.run_id)
     with _locked(run_dir):
@@ -122,7 +122,7 @@ def start(spec: Spec, root: Path) -> tuple[bool, dict[str, Any]]:
 
 
 def stop(root: Path, run_id: str) -> tuple[bool, dict[str, Any]]:
-    """End a run and its children; (changed, status)."""
+    """Stop a run and its child processes; returns (changed, status)."""
     run_dir = run_directory(root, run_id)
     status = look(run_dir)
     if not alive(status):
@@ -138,25 +138,25 @@ def stop(root: Path, run_id: str) -> tuple[bool, dict[str, Any]]:
 
 
 def decide(root: Path, run_id: str, attempt: int, repeat: bool) -> bool:
-    """Tell a run that waits after an attempt whether all LoadGens repeat theirs; False when it has been told before.
+    """Tell a run that waits after an attempt whether all LoadGens repeat theirs; False if it was told before.
 
     Raises:
-        BadInput: the run has not ended that attempt, or was told the opposite.
+        BadInput: the run has not finished that attempt, or was told the opposite.
     """
     folder = run_directory(root, run_id) / "attempts" / str(attempt)
     if not (folder / "attempt.json").exists():
-        raise BadInput(f"run {run_id} has not ended an attempt {attempt}; `harness status {run_id}` says how far it is")
+        raise BadInput(f"run {run_id} has not finished attempt {attempt}; `harness status {run_id}` shows its progress")
     path = folder / _DECISION
     if path.exists():
         if read_json(path, "decision")["repeat"] != repeat:
-            raise BadInput(f"attempt {attempt} of run {run_id} was decided otherwise before; see {path}")
+            raise BadInput(f"attempt {attempt} of run {run_id} already has the opposite decision; see {path}")
         return False
     write_json(path, {"schema": 1, "repeat": repeat})
     return True
 
 
 def decision(run_dir: Path, attempt: int, timeout_s: float) -> bool | None:
-    """Wait for `decide`: whether to repeat the attempt; None when no word came in time."""
+    """Wait for `decide`: whether to repeat the attempt; None without a decision in time."""
     path, deadline = run_dir / "attempts" / str(attempt) / _DECISION, time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if path.exists():
@@ -166,19 +166,19 @@ def decision(run_dir: Path, attempt: int, timeout_s: float) -> bool | None:
 
 
 def warnings(spec: Spec, root: Path) -> list[str]:
-    """What will make the result UNOFFICIAL though the run can go on."""
+    """What will make the result UNOFFICIAL without preventing the run."""
     if spec.mode is not Mode.PERFORMANCE and punkt.find(spec.punkt, root) is None:
         return [
-            "Punkt's data is absent, so ROUGE-Lsum and gen_len will not be measured and the result is UNOFFICIAL; "
+            "Punkt's data is missing, so ROUGE-Lsum and gen_len will not be measured and the result is UNOFFICIAL; "
             "`harness doctor` says how to get it"
         ]
     return []
 
 
 def runs(root: Path) -> list[dict[str, Any]]:
-    """Every run under `root`, oldest first, as its status."""
-    found = [look(path.parent) for path in (root / "runs").glob("*/status.json")]
-    return sorted(found, key=lambda status: float(status["started_unix"]))
+    """The status of every run under `root`, oldest first."""
+    statuses = [look(path.parent) for path in (root / "runs").glob("*/status.json")]
+    return sorted(statuses, key=lambda status: float(status["started_unix"]))
 
 
 def _detach(run_dir: Path, root: Path) -> None:
@@ -194,9 +194,9 @@ def _detach(run_dir: Path, root: Path) -> None:
     while not (run_dir / "status.json").exists():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            refusal = {kind.exit_code: kind for kind in (BadInput, NotReady)}.get(process.wait())
-            if refusal:
-                raise refusal(" ".join(tail(run_dir / "harness.log", 1)))
+            error = {kind.exit_code: kind for kind in (BadInput, NotReady)}.get(process.wait())
+            if error:
+                raise error(" ".join(tail(run_dir / "harness.log", 1)))
             raise RunFailed(f"harness did not start: {' '.join(tail(run_dir / 'harness.log', 3))}")
         time.sleep(0.02)
 
@@ -205,7 +205,7 @@ def _detach(run_dir: Path, root: Path) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        # Pods and login users share a group, and either may come first.
+        # Pods and login users share a group, and either may create the file.
         with contextlib.suppress(PermissionError):
             os.fchmod(lock.fileno(), 0o664)
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The heartbeat of a run: status.json, rewritten every second, and how a reader judges it."""
+"""status.json: written every second by a run as its heartbeat, and read by everyone else."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ from harness.files import read_json, write_json
 from harness.load.progress import Progress
 
 _RESERVE_BYTES = 64 * 1024
-_NOTHING_YET = Progress(0, None, 0, 0, None, None, None, None, None, None, 0.0)
+_NO_PROGRESS = Progress(0, None, 0, 0, None, None, None, None, None, None, 0.0)
 
 
 class Heartbeat:
-    """Writes `run_dir`/status.json once a second from its own thread until `finish`.
+    """Writes `run_dir`/status.json once a second in its own thread until `finish`.
 
-    A small reserve file is given up when the disk is full, so that the last word still fits.
+    A small reserve file is deleted at the end, so that the last status fits on a full disk.
     """
 
     def __init__(self, run_dir: Path, run_id: str, log: Path) -> None:
@@ -46,50 +46,50 @@ class Heartbeat:
             "attempt": None,
             "attempts_most": None,
             "attempts": [],
-            **_shown(_NOTHING_YET),
+            **_fields(_NO_PROGRESS),
         }
         self.phase("preparing")
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
     def phase(self, name: str) -> None:
-        """Enter a phase; the one before it ends now."""
+        """Start a phase; the previous one ends."""
         with self._lock:
             self._end_phase()
             self._phase_started = time.monotonic()
-            self._content.update(_shown(_NOTHING_YET), state="running", phase=name)
+            self._content.update(_fields(_NO_PROGRESS), state="running", phase=name)
             self._content["phases"].append({"phase": name, "started_unix": time.time(), "finished_unix": None})
         self._write()
 
-    def calibrated(self, found: dict[str, Any]) -> None:
-        """Take note of what calibrating found."""
+    def calibrated(self, calibration: dict[str, Any]) -> None:
+        """Record the result of the calibration."""
         with self._lock:
-            self._content["calibration"] = found
+            self._content["calibration"] = calibration
 
     def attempt(self, number: int, most: int) -> None:
-        """The performance run begins that is attempt `number` of `most` at a rate that holds."""
+        """Record that attempt `number` of at most `most` starts."""
         with self._lock:
             self._content.update(attempt=number, attempts_most=most)
 
     def wait_for_others(self) -> None:
-        """The run goes on when it is known whether all LoadGens repeat their attempts."""
+        """Enter state `waiting`: the run continues once it is told whether all LoadGens repeat their attempts."""
         self.phase("waiting for the other nodes")
         with self._lock:
             self._content["state"] = state_file.WAITING
         self._write()
 
-    def attempted(self, made: dict[str, Any]) -> None:
-        """Take note of how an attempt ended."""
+    def attempted(self, attempt: dict[str, Any]) -> None:
+        """Record a finished attempt."""
         with self._lock:
-            self._content["attempts"] = [*self._content["attempts"], made]
+            self._content["attempts"] = [*self._content["attempts"], attempt]
 
     def progress(self, progress: Progress) -> None:
-        """Take note of how far the phase is; written with the next beat."""
+        """Record the phase's progress; written with the next heartbeat."""
         with self._lock:
-            self._content.update(_shown(progress))
+            self._content.update(_fields(progress))
 
     def snapshot(self) -> dict[str, Any]:
-        """The content of status.json as of now."""
+        """The current content of status.json."""
         with self._lock:
             return {
                 **self._content,
@@ -122,29 +122,29 @@ class Heartbeat:
             self._write()
 
     def _write(self) -> None:
-        # A full disk must not end the run from here; the journal notices it and says so.
+        # A full disk does not end the run here: the journal fails and reports it.
         with contextlib.suppress(OSError):
             write_json(self._path, self.snapshot())
 
 
-def _shown(progress: Progress) -> dict[str, Any]:
-    shown = {
+def _fields(progress: Progress) -> dict[str, Any]:
+    fields = {
         f"samples_{key}" if key in ("done", "total", "failed") else key: value
         for key, value in asdict(progress).items()
         if key not in ("elapsed_s", "ttft", "tpot")
     }
     left = progress.total - progress.done if progress.total else None
     rate = progress.samples_per_s
-    return {**shown, "eta_s": left / rate if left is not None and rate else None}
+    return {**fields, "eta_s": left / rate if left is not None and rate else None}
 
 
 def alive(status: dict[str, Any]) -> bool:
-    """Whether the very process that wrote this status still runs."""
+    """Whether the process that wrote this status is still running."""
     return state_file.is_alive(status, state_file.boot_id(), state_file.start_tick(status["pid"]))
 
 
 def look(run_dir: Path) -> dict[str, Any]:
-    """Read a run's status; one that stopped beating counts as failed ("harness died"). Writes nothing.
+    """Read a run's status; without a recent heartbeat or a live process it is failed. Writes nothing.
 
     Raises:
         BadInput: there is no such run.

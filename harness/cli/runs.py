@@ -207,7 +207,7 @@ def _be(spec: Spec, root: Path, as_json: bool, await_engines: float) -> None:
 
     samples = run_store.validate(spec, root)
     folder = run_store.run_directory(root, spec.run_id)
-    if run_store.refuse_other(spec, root):
+    if run_store.reject_different_spec(spec, root):
 
         def tell(reason: str) -> None:
             waiting = {"run_id": spec.run_id, "state": "running", "phase": reason, "updated_unix": time.time()}

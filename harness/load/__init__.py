@@ -1,4 +1,4 @@
-"""The load path: LoadGen's samples, dispatched over engines, sent and received token by token id.
+"""The load path: samples issued by LoadGen, dispatched over engines, sent as requests, answered with streamed token ids.
 
 loadgen → dispatch → client → HTTP          calibrate: the same path without LoadGen
           └ balance: which engine is next

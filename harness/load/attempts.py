@@ -1,4 +1,4 @@
-"""Performance runs at falling rates until one holds the latency limits: one attempt, and the rate of the next."""
+"""Attempts: performance runs at decreasing rates until one holds the latency limits."""
 
 import dataclasses
 import time
@@ -20,34 +20,34 @@ from harness.spec import Scenario, Spec
 
 _DRAIN_PAUSE_S = 0.2
 _QUEUES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
-_OVERLOADED = 0.93  # answered in the second half for each query issued in it; fewer means that a queue grew
-_OF_CAPACITY = 0.85  # next rate, of what an overloaded engine answered
-_LOAD = 0.85  # of what the engines can do, assumed where a limit broke without overload
-_AIM = 0.7  # of the limit, at which the next attempt's 99th percentile should lie
-_EARLY = 0.3  # of the queries: an attempt that was over before was far too fast
-_MOST = (0.9, 0.75, 0.6)  # next rate after the first, second, any later attempt, at most, of the last one's
+_OVERLOADED = 0.93  # answers per query issued in the second half; fewer mean that a queue grew
+_OF_CAPACITY = 0.85  # next rate as a part of what overloaded engines answered
+_LOAD = 0.85  # part of the engines' capacity, assumed where a limit was exceeded without overload
+_AIM = 0.7  # part of the limit at which the next attempt's 99th percentile should be
+_EARLY = 0.3  # part of the queries; an attempt that ended before that was far too fast
+_MOST = (0.9, 0.75, 0.6)  # upper limit of the next rate as a part of the last one, after attempt 1, 2, 3 and later
 _MOST_OF_LAST = 0.5  # the same before the last of three attempts or more
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """One performance run on the way to a rate that holds; attempt.json holds the same.
+    """One performance run at one rate; the content of attempt.json.
 
     Attributes:
         number: from 1.
         target_qps: samples/s offered.
-        verdict: LoadGen's own, or that it was ended early because it could not become VALID any more.
-        reason: why it is not VALID, with the numbers.
-        partial: it was ended early, so LoadGen wrote no result.
-        planned_samples, samples: queries that a whole run has; those answered.
-        samples_per_s: answered per second, over the whole attempt.
-        ttft_ms_p99, tpot_ms_p99: of the answered, by the journal; None without any.
+        verdict: LoadGen's, or that the attempt was ended early because it could not become VALID any more.
+        reason: why it is not VALID, with the figures.
+        partial: whether it was ended early, so that LoadGen wrote no result.
+        planned_samples, samples: number of queries of a complete run; number of answered ones.
+        samples_per_s: answers per second over the whole attempt.
+        ttft_ms_p99, tpot_ms_p99: of the answered queries, from the journal; None without any.
         over_ttft, over_tpot: queries over each limit.
-        forgiven: queries over one limit that early stopping forgives; -1 when so few queries confirm nothing.
-        second_half: answered per query issued, while the second half of the queries was issued; 1 is a queue that
-            does not grow.
-        second_half_per_s: answered per second in that time.
-        repeatable: a lower rate may help.
+        forgiven: queries over one limit that early stopping forgives; -1 when there are too few queries to confirm it.
+        second_half: answers per query issued, while the second half of the queries was issued; 1 means that the queue
+            did not grow.
+        second_half_per_s: answers per second in that time.
+        repeatable: whether a lower rate may help.
     """
 
     number: int
@@ -71,10 +71,10 @@ class Attempt:
 
 
 def drain(spec: Spec) -> None:
-    """Wait until no engine runs or queues a request; an engine that does not show its queue counts as empty.
+    """Wait until no engine runs or queues a request; an engine that does not report its queue counts as empty.
 
     Raises:
-        RunFailed: requests are still there after `limits.request_timeout_s`.
+        RunFailed: an engine still has requests after `limits.request_timeout_s`.
     """
     deadline = time.monotonic() + spec.limits.request_timeout_s
     for engine in spec.engines:
@@ -82,17 +82,17 @@ def drain(spec: Spec) -> None:
             if time.monotonic() > deadline:
                 raise RunFailed(
                     f"engine {engine.name} still has {left:.0f} requests {spec.limits.request_timeout_s:g} s after "
-                    "the last attempt; see its log, or who else uses it"
+                    "the last attempt; check its log, and whether another client uses it"
                 )
             time.sleep(_DRAIN_PAUSE_S)
 
 
 def _queued(url: str) -> float:
     try:
-        seen = probe.values(probe.get(url, "/metrics").body, _QUEUES)
+        metrics = probe.values(probe.get(url, "/metrics").body, _QUEUES)
     except (OSError, ValueError) as error:
         raise RunFailed(f"the engine at {url} does not answer between two attempts: {error}; see its log") from None
-    return sum(sum(values) for values in seen.values())
+    return sum(sum(values) for values in metrics.values())
 
 
 def attempt(
@@ -103,7 +103,7 @@ def attempt(
     target_qps: float,
     on_progress: Callable[[Progress], None],
 ) -> tuple[Attempt, Outcome]:
-    """Make the attempt of this number, in `<run_dir>/attempts/<number>/`.
+    """Run attempt `number`, in `<run_dir>/attempts/<number>/`.
 
     Raises:
         SamplesFailed, RunFailed, BadInput, NotReady: as `run_loadgen`.
@@ -166,18 +166,17 @@ def _reason(scenario: Scenario, outcome: Outcome, values: dict[str, object]) -> 
 
 
 def _journal_figures(path: Path, issued: int) -> dict[str, float | None]:
-    """99th percentiles, and how answers kept up with queries in the second half of the time of issuing."""
+    """99th percentiles, and the ratio of answers to queries in the second half of the time of issuing."""
     lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
     rows = np.array(
         [(line["issued_s"], line["first_s"], line["last_s"], line["n_tokens"]) for line in lines if "last_s" in line]
     ).reshape(-1, 4)
-    nothing = dict.fromkeys(("ttft_ms_p99", "tpot_ms_p99", "second_half", "second_half_per_s"))
     if not len(rows):
-        return nothing
+        return dict.fromkeys(("ttft_ms_p99", "tpot_ms_p99", "second_half", "second_half_per_s"))
     issued_s, first_s, last_s, tokens = rows.T
     several = tokens > 1
     tpot = (last_s - first_s)[several] / (tokens[several] - 1)
-    # The journal lacks queries that were not answered; while rate and schedule are steady, they came evenly.
+    # The journal lacks unanswered queries; with a constant rate they are taken to be spread evenly.
     end = issued_s.max() if issued == len(rows) else last_s.max()
     half = end / 2
     answered = int(((last_s > half) & (last_s <= end)).sum())
@@ -191,11 +190,11 @@ def _journal_figures(path: Path, issued: int) -> dict[str, float | None]:
 
 
 def next_rate(attempts: Sequence[Attempt], most: int, scenario: Scenario) -> float | None:
-    """The rate of the next attempt, in samples/s; None when the last one holds, or none may follow or could help.
+    """The rate of the next attempt in samples/s; None when the last is VALID, or another is not allowed or useful.
 
-    Where a queue grew, the engines' speed was seen: the next rate lies below that. Where a limit broke without it, the
-    waiting time is taken to grow with the load r as r / (1 - r), and the next rate is that at which it would lie well
-    below its limit. Each step is larger than the one before, so that the last attempt is a safe one.
+    Where a queue grew, the engines' capacity is known, and the next rate is below it. Where a limit was exceeded
+    otherwise, the waiting time is assumed to grow with the load r as r / (1 - r), and the next rate is the one at which
+    it would be well below its limit. Steps become larger, so that the last attempt is a safe one.
     """
     last, number = attempts[-1], len(attempts)
     if not last.repeatable or last.verdict == "VALID" or number >= most:

@@ -1,4 +1,4 @@
-"""A short estimate of what the engines hold, from which `target_qps: auto` takes its rate."""
+"""Calibration: a short estimate of the engines' speed, from which `target_qps: auto` derives its rate."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from harness.spec import Spec
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a calibration found. It is seconds long: an estimate, good to some percent, of what minutes would show.
+    """The result of a calibration, which takes seconds and estimates the rate of a longer run within some percent.
 
     Attributes:
-        samples_per_s: closed-loop rate of all engines together, `max_in_flight` requests kept at each.
-        uncertainty_percent: half of its 95 % confidence interval, in percent of it; counting went on until this was 5,
-            or for 4 times `limits.calibration_s`. Rates are tried from the lower end of the interval.
-        by_engine: each engine's part of it.
+        samples_per_s: closed-loop rate of all engines together, with `max_in_flight` requests in flight at each.
+        uncertainty_percent: half width of its 95 % confidence interval in percent; counting lasts until this is 5, or
+            for 4 times `limits.calibration_s`. Target rates are derived from the lower end of the interval.
+        by_engine: samples/s of each engine.
         target_qps: for Server and Interactive the highest rate tried that held the latency limits (the lowest rate
             tried when none did: see `tried`); for Offline the expected rate, a little above `samples_per_s` so that a
-            run of a set duration is not too short.
+            run with a minimum duration is not too short.
         tried: open-loop probes in order: target_qps, ttft_ms_p99, tpot_ms_p99, samples, held.
-        seconds, samples: length and samples of the whole calibration.
+        seconds, samples: duration and number of samples of the whole calibration.
     """
 
     samples_per_s: float
@@ -40,14 +40,14 @@ class Calibration:
 def calibrate(spec: Spec, samples: Dataset, run_dir: Path, on_progress: Callable[[Progress], None]) -> Calibration:
     """Measure the engines of a spec with the samples of its share; writes `<run_dir>/calibration.json`.
 
-    Takes two to six times `limits.calibration_s`, longer where the engines are so slow that this is too few samples.
+    Takes two to six times `limits.calibration_s`, longer if the engines are too slow for enough samples in that time.
 
     Raises:
-        SamplesFailed, RunFailed: samples failed, or too few finished to tell a rate.
-        BadInput, NotReady: model or an engine is not as it should be.
+        SamplesFailed, RunFailed: samples failed, or too few finished for a rate.
+        BadInput, NotReady: the model is invalid or an engine is not available.
     """
     payload = {"spec": spec.model_dump(mode="json"), "prompts": samples.inputs}
     result = run_job("calibrate", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
-    found = Calibration(**{**result, "tried": tuple(result["tried"])})
-    write_json(run_dir / "calibration.json", {"schema": 1, **dataclasses.asdict(found)})
-    return found
+    calibration = Calibration(**{**result, "tried": tuple(result["tried"])})
+    write_json(run_dir / "calibration.json", {"schema": 1, **dataclasses.asdict(calibration)})
+    return calibration

@@ -1,4 +1,4 @@
-"""Load without LoadGen: warming engines up, and finding the rate they hold."""
+"""Load without LoadGen: warm engines up, and measure the rate that they hold."""
 
 import dataclasses
 import itertools
@@ -18,40 +18,40 @@ from harness.load.worker import Report
 from harness.spec import OFFLINE_MARGIN, EngineRef, Scenario, Spec, parse_spec
 
 WARM_UP_PER_ENGINE = 4
-_STEADY = 0.1  # a round of warming up that is this much quicker than the one before is followed by another
+_STEADY = 0.1  # a warm-up round that is faster by at least this part than the one before is repeated
 _WARM_UP_LONGEST_S = 30.0
-_RAMP = 0.25  # of calibration_s, in which load is added, so that answers do not come in waves
-_TURN_MOST = 4  # times calibration_s: the longest wait for an engine to answer as many as it is given at once
+_RAMP = 0.25  # part of calibration_s in which load is added, so that answers do not arrive in waves
+_TURN_MOST = 4  # times calibration_s: the longest wait until an engine has answered max_in_flight requests
 _LEAST_PER_ENGINE = 10
-_PRECISE = 0.05  # half of the rate's 95 % confidence interval, as a part of it, at which counting ends
-_LONG = 4  # times calibration_s: the longest count for the sake of that precision
-_LONGEST = 12  # times calibration_s
-_JUDGED_EVERY_S = 0.25
+_PRECISE = 0.05  # relative half width of the rate's 95 % confidence interval at which counting ends
+_LONG = 4  # times calibration_s: the longest count to reach that precision
+_LONGEST = 12  # times calibration_s: the longest measurement of the closed-loop rate
+_CHECK_INTERVAL_S = 0.25
 _BATCHES = 8
 _T_BATCHES = 2.365  # Student's t for 95 % and _BATCHES - 1 degrees of freedom
-_MARGINS = (0.8, 0.7, 0.6, 0.5, 0.35)  # of the closed-loop rate, tried in turn
-_PROBE = 0.5  # length of a probe, of calibration_s
+_MARGINS = (0.8, 0.7, 0.6, 0.5, 0.35)  # parts of the closed-loop rate, tried in this order
+_PROBE = 0.5  # length of a probe as a part of calibration_s
 _LEAST_PER_PROBE = 20
 
 
 def warm_up(payload: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Send a few samples to every engine at once, again and again until that takes no less time than before."""
+    """Send a few samples to every engine at once, repeated until a round is no faster than the one before."""
     spec = parse_spec(payload["spec"])
     load = _Load(spec, payload["prompts"], report)
     end, before_s, now_s = time.perf_counter() + _WARM_UP_LONGEST_S, float("inf"), time.perf_counter()
     with load.dispatcher:
         while True:
-            began_s = now_s
+            started_s = now_s
             load.issue(WARM_UP_PER_ENGINE * len(spec.engines))
             load.drain()
             now_s = time.perf_counter()
-            if now_s - began_s > (1 - _STEADY) * before_s or now_s > end:
+            if now_s - started_s > (1 - _STEADY) * before_s or now_s > end:
                 return {"samples": load.tally.done}
-            before_s = now_s - began_s
+            before_s = now_s - started_s
 
 
 def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Measure the closed-loop rate, then choose the rate to ask for; returns the Calibration's values."""
+    """Measure the closed-loop rate, then choose a target rate; returns the values of a Calibration."""
     spec = parse_spec(payload["spec"])
     started = time.perf_counter()
     load = _Load(spec, payload["prompts"], report)
@@ -74,7 +74,7 @@ def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 def choose(total: float, probe: Callable[[float], dict[str, Any]]) -> tuple[float, list[dict[str, Any]]]:
-    """The highest of a few rates below `total` whose probe held the limits, or the lowest of them; and all probes."""
+    """The highest of a few rates below `total` whose probe held the limits, or the lowest rate; and all probes."""
     tried: list[dict[str, Any]] = []
     for margin in _MARGINS:
         tried.append(probe(total * margin))
@@ -91,7 +91,7 @@ class _Done:
 
 
 class _Load:
-    """Issues samples of the share in a shuffled cycle and keeps every answer. A Listener; keys are times of issue."""
+    """Issues samples of the share in shuffled cycles and keeps all answers. A Listener; keys are issue times."""
 
     def __init__(self, spec: Spec, prompts: list[list[int]], report: Report) -> None:
         self._first_index, self._report = spec.window.start, report
@@ -99,7 +99,7 @@ class _Load:
             np.random.default_rng(spec.seed).permutation(len(prompts)).tolist()
         )
         self._started_s = time.perf_counter()
-        self._looked_s = self._started_s
+        self._reported_s = self._started_s
         self._finished = threading.Condition()
         self.issued = 0
         self.tally = Tally()
@@ -115,46 +115,46 @@ class _Load:
         )
 
     def issue(self, count: int) -> None:
-        """Issue so many samples now."""
+        """Issue `count` samples now."""
         now = time.perf_counter()
         self.issued += count
         self.dispatcher.submit([(now, next(self._order)) for _ in range(count)])
 
     def wait(self, until_s: float) -> None:
-        """Rest until a monotonic time or until an answer has come, whichever is sooner; reports progress."""
+        """Wait until a monotonic time or the next answer, whichever comes first; reports progress."""
         now = time.perf_counter()
         with self._finished:
             if until_s > now:
                 self._finished.wait(min(until_s - now, 0.5))
-        if time.perf_counter() - self._looked_s >= 1:
-            self.look()
+        if time.perf_counter() - self._reported_s >= 1:
+            self.report_progress()
 
-    def look(self) -> None:
-        """Report progress."""
-        self._looked_s = time.perf_counter()
-        elapsed_s = self._looked_s - self._started_s
-        progress = self.tally.progress(self._looked_s, elapsed_s, None, self.dispatcher.in_flight)
+    def report_progress(self) -> None:
+        """Report progress to the parent process."""
+        self._reported_s = time.perf_counter()
+        elapsed_s = self._reported_s - self._started_s
+        progress = self.tally.progress(self._reported_s, elapsed_s, None, self.dispatcher.in_flight)
         self._report({"progress": dataclasses.asdict(progress), "owed": self.owed > 0, "idle_s": 0.0})
 
     def counts(self) -> dict[str, int]:
-        """Answers of each engine so far."""
+        """Number of answers from each engine so far."""
         return self._answered.copy()
 
     @property
     def owed(self) -> int:
-        """Samples issued and not answered."""
+        """Number of samples issued and not yet answered."""
         return self.issued - self.tally.done
 
     def drain(self) -> None:
-        """Wait for every answer; one that never comes is for the watchdog of the parent."""
+        """Wait for all answers; the parent's watchdog handles those that never arrive."""
         while self.owed:
             self.wait(time.perf_counter() + 0.5)
 
     def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
-        """Nothing: the answer carries the stamp."""
+        """Does nothing: the answer has the timestamp."""
 
     def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
-        """Keep the answer."""
+        """Store the answer."""
         issued_s = cast(float, key)
         self.done.append(_Done(engine, issued_s, answer))
         self._answered[engine] += 1
@@ -163,22 +163,22 @@ class _Load:
             self._finished.notify()
 
     def on_failed(self, key: Hashable, sample: int, engine: str, reason: str) -> None:
-        """Report the sample; the parent ends this process."""
+        """Report the failed sample; the parent then ends this process."""
         self._report({"failed": {"qsl_idx": self._first_index + sample, "engine": engine, "reason": reason}})
 
     def on_crash(self, reason: str) -> None:
-        """Report a defect of our own."""
+        """Report an internal error."""
         self._report({"error": f"the dispatcher failed: {reason}", "kind": "RunFailed"})
 
 
 def uncertainty(times: Sequence[float]) -> float:
-    """Half of the 95 % confidence interval of the rate at which answers came, as a part of the rate.
+    """Relative half width of the 95 % confidence interval of the rate of answers.
 
-    By the means of 8 batches of equal count, which are long beside what ties one answer to the next; 1 (that is 100 %)
-    at most, and while there are too few answers for batches of two.
+    From the means of 8 batches with equal counts, which are long compared to the correlation of successive answers. At
+    most 1 (100 %), which is also the value with too few answers for batches of two.
 
     Args:
-        times: when answers came, in seconds, rising.
+        times: arrival times of answers in seconds, ascending.
     """
     size = (len(times) - 1) // _BATCHES
     if size < 2:
@@ -188,30 +188,30 @@ def uncertainty(times: Sequence[float]) -> float:
 
 
 def _closed_loop(spec: Spec, load: _Load) -> tuple[dict[str, float], float]:
-    """Samples/s of each engine with its `max_in_flight` requests always under way, and how uncertain their sum is.
+    """Samples/s of each engine with `max_in_flight` requests always in flight, and the uncertainty of their sum.
 
-    Counted from when every engine has answered as many as it is given at once (the first of them pay for whatever the
-    engine does only once), and until each has answered as many again: requests that began together end together, so
-    whole waves are counted. Then until the rate is known well, or for long.
+    Counting starts when every engine has answered `max_in_flight` requests, since the first ones pay for one-time work,
+    and lasts at least until each has answered as many again: requests that start together end together, so whole waves
+    are counted. It continues until the rate is precise enough, or the time limit is reached.
     """
     length = spec.limits.calibration_s
     full = sum(engine.max_in_flight for engine in spec.engines)
     start = time.perf_counter()
-    began, judged, longest, counting = start, start, start + _LONGEST * length, False
+    count_start, checked, longest, counting = start, start, start + _LONGEST * length, False
     before = dict.fromkeys((engine.name for engine in spec.engines), 0)
     while (now := time.perf_counter()) < longest:
         counts = load.counts()
         turned = all(counts[engine.name] - before[engine.name] >= engine.max_in_flight for engine in spec.engines)
         enough = min(counts[name] - before[name] for name in before) >= _LEAST_PER_ENGINE
-        turned = turned or now > began + _TURN_MOST * length
+        turned = turned or now > count_start + _TURN_MOST * length
         if turned and not counting:
-            began, before, counting = now, counts, True
-        elif turned and enough and now >= max(began + length, judged + _JUDGED_EVERY_S):
-            judged = now
+            count_start, before, counting = now, counts, True
+        elif turned and enough and now >= max(count_start + length, checked + _CHECK_INTERVAL_S):
+            checked = now
             answers = load.done[sum(before.values()) :]
             uncertain = uncertainty(sorted(one.answer.last_s for one in answers))
-            if uncertain <= _PRECISE or now >= began + _LONG * length:
-                return {engine.name: _rate(engine, answers, began, now) for engine in spec.engines}, uncertain
+            if uncertain <= _PRECISE or now >= count_start + _LONG * length:
+                return {engine.name: _rate(engine, answers, count_start, now) for engine in spec.engines}, uncertain
         wanted = min(full, max(len(spec.engines), int(full * (now - start) / (_RAMP * length))))
         if wanted > load.owed:
             load.issue(wanted - load.owed)
@@ -220,20 +220,20 @@ def _closed_loop(spec: Spec, load: _Load) -> tuple[dict[str, float], float]:
     slowest = min(before, key=lambda name: counts[name] - before[name])
     raise RunFailed(
         f"calibration: engine {slowest} finished {counts[slowest] - before[slowest]} samples in "
-        f"{longest - began:.0f} s, too few for a rate; raise limits.calibration_s or give target_qps "
-        "as a number"
+        f"{longest - count_start:.0f} s, too few for a rate; raise limits.calibration_s or set target_qps "
+        "to a number"
     )
 
 
-def _rate(engine: EngineRef, answers: Sequence[_Done], began: float, now: float) -> float:
-    """Samples/s of an engine since `began`, over whole turns of as many answers as it is given at once."""
+def _rate(engine: EngineRef, answers: Sequence[_Done], start: float, now: float) -> float:
+    """Samples/s of an engine since `start`, over whole multiples of `max_in_flight` answers."""
     times = sorted(one.answer.last_s for one in answers if one.engine == engine.name)
     whole = len(times) // engine.max_in_flight * engine.max_in_flight
-    return whole / (times[whole - 1] - began) if whole else len(times) / (now - began)
+    return whole / (times[whole - 1] - start) if whole else len(times) / (now - start)
 
 
 def _probe(spec: Spec, load: _Load, rate: float) -> dict[str, Any]:
-    """Issue at a Poisson rate for a short time and compare the 99th percentiles with the scenario's limits."""
+    """Issue samples as a Poisson process for a short time and compare the 99th percentiles with the limits."""
     count = max(_LEAST_PER_PROBE, round(rate * _PROBE * spec.limits.calibration_s))
     before, now = len(load.done), time.perf_counter()
     for due in now + np.random.default_rng(spec.seed).exponential(1 / rate, count).cumsum():

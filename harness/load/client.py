@@ -1,7 +1,7 @@
-"""HTTP client of one engine: a prebuilt body in, checked token ids out, over kept-alive connections on one uvloop.
+"""HTTP client of one engine: takes prepared request bodies, returns validated token ids, over persistent connections.
 
-It knows nothing of scheduling: the caller says how many requests are in flight. Per streamed chunk the only Python that
-runs is `_Connection.data_received`; ids are parsed once, and only the first token's arrival is stamped.
+The caller decides how many requests are in flight. The only Python code that runs per streamed chunk is
+`_Connection.data_received`; ids are parsed once, and only the arrival of the first and the last token is timed.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ import httptools
 
 from harness.load.stream import answered_ids, excerpt, first_ids
 
-_SETTLED_PER_TURN = 4
+_PARSED_PER_ITERATION = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete, checked answer: 1 to 128 ids and its `perf_counter` stamps in seconds."""
+    """A complete, valid answer: 1 to 128 token ids, and `perf_counter` timestamps in seconds."""
 
     token_ids: list[int]
     sent_s: float
@@ -32,10 +32,10 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One completion to fetch; its callbacks run on the client's loop.
+    """One completion request; its callbacks run on the client's event loop.
 
-    `on_first` gets the ids of the first chunk that holds a token. `on_over` says that the engine is through with the
-    request, well or not; exactly one of `on_done` and `on_failed` (with the reason) follows it.
+    `on_first` gets the ids of the first chunk that has any. `on_over` is called when the engine has finished the
+    request, successfully or not; then either `on_done` or `on_failed` (with the reason) is called.
     """
 
     body: bytes
@@ -46,16 +46,16 @@ class Request:
     sent_s: float = 0.0
     resent: bool = False
     deadline: asyncio.TimerHandle | None = None
-    carrier: "_Connection | asyncio.Task[None] | None" = None
+    connection: "_Connection | asyncio.Task[None] | None" = None
 
 
 class Client:
-    """Connections to one engine. All methods are called on the running loop it was made on.
+    """Connections to one engine. All methods must be called on the event loop on which it was created.
 
     Args:
-        url: base address, `http://host:port`.
-        vocab_size: an answered id must lie in [0, vocab_size).
-        timeout_s: longest time from sending a request to the end of its answer, connecting included.
+        url: base URL, `http://host:port`.
+        vocab_size: answered ids must be in [0, vocab_size).
+        timeout_s: limit for one request, from sending (or connecting) to the end of the answer.
     """
 
     def __init__(self, url: str, vocab_size: int, timeout_s: float) -> None:
@@ -70,60 +70,60 @@ class Client:
         self._loop = asyncio.get_running_loop()
 
     async def open(self, count: int) -> None:
-        """Make connections before they are needed; those that cannot be made are left to `send`, which reports it."""
-        for made in await asyncio.gather(*(self._dial() for _ in range(count)), return_exceptions=True):
-            if isinstance(made, _Connection):
-                made.rest()
+        """Open connections in advance; one that fails is retried, and reported, by `send`."""
+        for result in await asyncio.gather(*(self._create_connection() for _ in range(count)), return_exceptions=True):
+            if isinstance(result, _Connection):
+                result.release()
 
     def send(self, request: Request) -> None:
-        """Send a request now; its callbacks come in a later turn of the loop."""
+        """Send a request; its callbacks are called in later iterations of the loop."""
         request.sent_s = perf_counter()
         request.deadline = self._loop.call_later(self.timeout_s, self._expire, request)
         if self.idle:
-            self.idle.pop().carry(request)
+            self.idle.pop().send(request)
         else:
             self._connect(request)
 
-    async def _dial(self) -> "_Connection":
+    async def _create_connection(self) -> "_Connection":
         _, connection = await self._loop.create_connection(
             lambda: _Connection(self), self._host, self._port, ssl=self._tls
         )
         return connection
 
     def _connect(self, request: Request) -> None:
-        request.carrier = self._loop.create_task(self._open(request))
+        request.connection = self._loop.create_task(self._open(request))
 
     async def _open(self, request: Request) -> None:
         try:
-            connection = await self._dial()
+            connection = await self._create_connection()
         except OSError as error:
-            self.failed(request, f"cannot connect to {self.url}: {_said(error)}")
+            self.failed(request, f"cannot connect to {self.url}: {str(error) or type(error).__name__}")
         else:
-            connection.carry(request)
+            connection.send(request)
 
     def _expire(self, request: Request) -> None:
         reason = f"no complete answer within {self.timeout_s:g} s"
-        if isinstance(request.carrier, _Connection):
-            request.carrier.fail(reason)
-        elif request.carrier:
-            request.carrier.cancel()
-            self.failed(request, f"{reason}: not even connected to {self.url}")
+        if isinstance(request.connection, _Connection):
+            request.connection.fail(reason)
+        elif request.connection:
+            request.connection.cancel()
+            self.failed(request, f"{reason}: not yet connected to {self.url}")
 
     def ended(self, request: Request, stream: list[bytes], first_s: float, last_s: float) -> None:
-        """A connection hands over a whole stream.
+        """Called by a connection with a complete stream.
 
-        Reading it takes longer than anything else here. Many answers may end at once: the engine's next requests go
-        out and first tokens are stamped between them, so streams are read a few per turn of the loop.
+        Parsing it takes longer than anything else here, and many answers may end together. A few are parsed per
+        iteration of the loop, so that the next requests are sent and first tokens timed in between.
         """
         if request.deadline:
             request.deadline.cancel()
         if not self._ended:
-            self._loop.call_soon(self._settle)
+            self._loop.call_soon(self._parse_ended)
         self._ended.append((request, stream, first_s, last_s))
         request.on_over()
 
-    def _settle(self) -> None:
-        for _ in range(min(_SETTLED_PER_TURN, len(self._ended))):
+    def _parse_ended(self) -> None:
+        for _ in range(min(_PARSED_PER_ITERATION, len(self._ended))):
             request, stream, first_s, last_s = self._ended.popleft()
             try:
                 ids = answered_ids(b"".join(stream), self.vocab_size)
@@ -132,21 +132,21 @@ class Client:
             else:
                 request.on_done(Answer(ids, request.sent_s, first_s, last_s))
         if self._ended:
-            self._loop.call_soon(self._settle)
+            self._loop.call_soon(self._parse_ended)
 
     def failed(self, request: Request, reason: str) -> None:
-        """A connection gives a request up."""
+        """Called by a connection with a failed request."""
         if request.deadline:
             request.deadline.cancel()
         request.on_over()
         request.on_failed(reason)
 
     def closed_early(self, request: Request, unanswered: bool) -> None:
-        """A connection was closed under a request.
+        """Called when a connection was closed during a request.
 
-        `unanswered`: it had been idle before and gave no byte for this one. Servers close idle connections at
-        any time, also just as a request is written; nothing of an answer was seen, so sending it once more on a fresh
-        connection hides no failure of the engine. `sent_s` stays: the detour counts as latency.
+        `unanswered` means that the connection had been idle before and returned nothing for this request. Servers close
+        idle connections at any time, also just as a request is written. Sending it again on a new connection then hides
+        no failure of the engine; `sent_s` is kept, so the delay counts as latency.
         """
         if unanswered and not request.resent:
             request.resent = True
@@ -156,37 +156,37 @@ class Client:
 
 
 class _Connection(asyncio.Protocol):
-    """One kept-alive connection, carrying one request at a time."""
+    """One persistent connection, with one request at a time."""
 
     _transport: Any
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._parts: list[bytes] = []
-        # httptools looks its callbacks up once and calls this one for each piece of the body: list.append is no Python.
+        # httptools calls this for each piece of the body; list.append runs no Python code.
         self.on_body = self._parts.append
         self._parser = httptools.HttpResponseParser(self)
         self._request: Request | None = None
-        self._rested = False
+        self._was_idle = False
         self._reset()
 
     def _reset(self) -> None:
         self._parts.clear()
-        self._kind = b""
-        self._answered = self._complete = self._kept_alive = False
+        self._content_type = b""
+        self._answered = self._complete = self._keep_alive = False
         self._first_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def carry(self, request: Request) -> None:
-        """Write a request; the connection is idle."""
+    def send(self, request: Request) -> None:
+        """Write a request; the connection must be idle."""
         if self._transport.is_closing():
-            self._client.closed_early(request, unanswered=self._rested)
+            self._client.closed_early(request, unanswered=self._was_idle)
             return
         self._reset()
-        self._request, request.carrier = request, self
+        self._request, request.connection = request, self
         self._transport.writelines((self._client.head % len(request.body), request.body))
 
     def on_message_begin(self) -> None:
@@ -194,11 +194,11 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"content-type":
-            self._kind = value
+            self._content_type = value
 
     def on_message_complete(self) -> None:
         self._complete = True
-        self._kept_alive = self._parser.should_keep_alive()  # the parser knows only now
+        self._keep_alive = self._parser.should_keep_alive()  # known only at the end
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -210,7 +210,7 @@ class _Connection(asyncio.Protocol):
             self._advance(perf_counter())
 
     def _advance(self, now: float) -> None:
-        """Act on the first token or the end of the answer, which arrived at `now`."""
+        """Handle the first token or the end of the answer, which arrived at `now`."""
         request = self._request
         if request is None:
             self.fail("data without a request")
@@ -225,26 +225,26 @@ class _Connection(asyncio.Protocol):
             self._free()
             self._client.ended(request, self._parts[:], self._first_s or now, now)
         else:
-            said = excerpt(b"".join(self._parts))
-            self.fail(f"HTTP {self._parser.get_status_code()}, {self._kind.decode('latin-1')}: {said}")
+            body = excerpt(b"".join(self._parts))
+            self.fail(f"HTTP {self._parser.get_status_code()}, {self._content_type.decode('latin-1')}: {body}")
 
     def _free(self) -> None:
         self._request = None
-        if self._kept_alive:
-            self.rest()
+        if self._keep_alive:
+            self.release()
         else:
             self._transport.close()
 
-    def rest(self) -> None:
-        """Be idle until the next request."""
-        self._rested = True
+    def release(self) -> None:
+        """Make the connection available for the next request."""
+        self._was_idle = True
         self._client.idle.append(self)
 
     def _is_stream(self) -> bool:
-        return self._parser.get_status_code() == 200 and self._kind.startswith(b"text/event-stream")
+        return self._parser.get_status_code() == 200 and self._content_type.startswith(b"text/event-stream")
 
     def fail(self, reason: str) -> None:
-        """Give up the request and, since its state is unknown, the connection."""
+        """Fail the request and close the connection, whose state is unknown."""
         request, self._request = self._request, None
         self._transport.abort()
         if request:
@@ -255,8 +255,4 @@ class _Connection(asyncio.Protocol):
             self._client.idle.remove(self)
         request, self._request = self._request, None
         if request:
-            self._client.closed_early(request, unanswered=self._rested and not self._answered)
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+            self._client.closed_early(request, unanswered=self._was_idle and not self._answered)

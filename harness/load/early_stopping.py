@@ -9,10 +9,10 @@ CONFIDENCE = 0.99
 
 @cache
 def forgiven(queries: int, percentile: float = PERCENTILE, confidence: float = CONFIDENCE) -> int:
-    """The most of `queries` that may exceed a limit so that LoadGen still confirms it; -1 if none can confirm it.
+    """How many of `queries` may exceed a limit in a VALID run; -1 when so few queries can never confirm the limit.
 
-    It confirms a limit at `percentile` when so few queries over it would be seen with a probability of at most
-    1 - `confidence` if 1 - `percentile` of all queries truly exceeded it: the largest t with
+    LoadGen confirms a limit at `percentile` when the observed number of queries over it would have a probability of at
+    most 1 - `confidence` if a share of 1 - `percentile` of all queries exceeded it. The result is the largest t with
     P[Binomial(queries, 1 - percentile) <= t] <= 1 - confidence.
     """
     over, probability, allowed = 1 - percentile, 0.0, 1 - confidence

@@ -1,4 +1,4 @@
-"""journal.jsonl: a line per finished or failed sample, append only."""
+"""journal.jsonl: one line per finished or failed sample, append-only."""
 
 import errno
 import threading
@@ -12,13 +12,13 @@ from harness.load.client import Answer
 
 
 class Journal:
-    """Lines are made where answers arrive and written by `flush`, called about once a second from another thread.
+    """Collects lines in the thread that receives answers; `flush` writes them, about once a second in another thread.
 
     Args:
         path: the file, appended to.
         mode: "performance" or "accuracy".
         first_index: global index of the share's first sample.
-        start_s, start_unix: the run's start by `perf_counter` and by the wall clock.
+        start_s, start_unix: start of the run by `perf_counter` and by the wall clock, in seconds.
     """
 
     def __init__(self, path: Path, mode: str, first_index: int, start_s: float, start_unix: float) -> None:
@@ -29,9 +29,9 @@ class Journal:
         self._file = _checked(path, lambda: path.open("ab"))
 
     def done(self, sample: int, engine: str, issued_s: float, answer: Answer) -> None:
-        """Note a finished sample; `issued_s` is a `perf_counter` stamp like those of the answer."""
+        """Record a finished sample; `issued_s` is a `perf_counter` timestamp like those of the answer."""
         start = self._start_s
-        self._note(
+        self._record(
             {
                 "mode": self._mode,
                 "qsl_idx": self._first_index + sample,
@@ -47,14 +47,14 @@ class Journal:
         )
 
     def failed(self, sample: int, engine: str, reason: str) -> None:
-        """Note a failed sample."""
-        self._note({"mode": self._mode, "qsl_idx": self._first_index + sample, "engine": engine, "failed": reason})
+        """Record a failed sample."""
+        self._record({"mode": self._mode, "qsl_idx": self._first_index + sample, "engine": engine, "failed": reason})
 
-    def _note(self, line: dict[str, Any]) -> None:
+    def _record(self, line: dict[str, Any]) -> None:
         self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def flush(self) -> None:
-        """Write what was noted since the last call; RunFailed when it cannot be written."""
+        """Write the lines recorded since the last call; RunFailed when the file cannot be written."""
         with self._lock:
             count = len(self._lines)  # the other thread only ever appends
             text = b"".join(self._lines[:count])
@@ -62,7 +62,7 @@ class Journal:
             _checked(self._path, lambda: (self._file.write(text), self._file.flush()))
 
     def close(self) -> None:
-        """Write the rest and close."""
+        """Write the remaining lines and close the file."""
         self.flush()
         _checked(self._path, self._file.close)
 

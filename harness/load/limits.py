@@ -1,4 +1,4 @@
-"""Queries over the scenario's latency limits, counted while a performance run lasts."""
+"""Count the queries over the scenario's latency limits during a performance run."""
 
 import time
 from collections.abc import Hashable, Iterable
@@ -10,15 +10,15 @@ from harness.spec import Scenario
 
 
 class LimitWatch:
-    """Counts queries over each limit, and says when too many are for the run ever to become VALID.
+    """Counts queries over each limit, and reports when the run cannot become VALID any more.
 
-    LoadGen's own latencies are never below the ones counted here: it starts its clock before its query reaches us, and
-    stops it when we call. `issued` is called on LoadGen's thread, `first` and `done` on the dispatcher's, `hopeless`
-    on any.
+    LoadGen's own latencies are never lower than those counted here: it starts its clock before the query arrives here
+    and stops it when it is called. `issued` is called in LoadGen's thread, `first` and `done` in the dispatcher's,
+    `hopeless` in any.
 
     Args:
-        scenario: whose limits; Offline has none.
-        planned: queries of the whole run, for which early stopping forgives some.
+        scenario: its limits apply; Offline has none.
+        planned: number of queries of the complete run, of which early stopping forgives some.
     """
 
     def __init__(self, scenario: Scenario, planned: int) -> None:
@@ -33,7 +33,7 @@ class LimitWatch:
         self._waiting.update(dict.fromkeys(keys, now))
 
     def first(self, key: Hashable, now: float) -> None:
-        """A query's first token came."""
+        """A query's first token arrived."""
         if now - self._waiting.pop(key) > self._ttft_s:
             self._over_ttft += 1
 
@@ -44,12 +44,12 @@ class LimitWatch:
             self._over_tpot += 1
 
     def counts(self, now: float) -> dict[str, Any]:
-        """Queries over each limit, those that wait for their first token for longer than it allows included."""
+        """Queries over each limit, including those that have already waited too long for their first token."""
         late = sum(now - since > self._ttft_s for since in list(self._waiting.values()))
         return {"over_ttft": self._over_ttft + late, "over_tpot": self._over_tpot, "forgiven": self._forgiven}
 
     def hopeless(self, answered: int) -> str | None:
-        """Why the run cannot become VALID any more; None while it can, or where it never could."""
+        """Why the run cannot become VALID any more; None while it can, or when it has too few queries to be VALID."""
         counts = self.counts(time.perf_counter())
         if self._forgiven < 0:
             return None

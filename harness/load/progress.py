@@ -1,4 +1,4 @@
-"""How far a run is: counts, rates and latencies so far, cheap enough to keep up per answer."""
+"""Progress of a run: counts, rates and latencies so far, cheap enough to update with every answer."""
 
 import math
 from collections import deque
@@ -11,13 +11,13 @@ from harness.load.client import Answer
 RATE_WINDOW_S = 10.0
 TTFT_BOUNDS_MS = (25.0, 50.0, 100.0, 200.0, 350.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0, 5000.0, 10_000.0)
 TPOT_BOUNDS_MS = (2.5, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 75.0, 100.0, 150.0, 250.0, 500.0)
-"""Upper bounds of the buckets in which latencies are handed on; MLPerf's limits are among them."""
+"""Upper bounds of the exported histogram buckets; MLPerf's limits are among them."""
 _STEPS = 100.0  # buckets per factor e: 1 % resolution
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """How many values lie at or below each of some bounds, how many there are, and their sum in ms."""
+    """A histogram: the number of values at or below each bound, their total number, and their sum in ms."""
 
     at_most: tuple[int, ...] = ()
     count: int = 0
@@ -26,7 +26,7 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Progress:
-    """A look at a run. Rates are of the last 10 s, latencies of the whole run so far; None = not measured."""
+    """A run's progress. Rates cover the last 10 s, latencies the whole run so far; None means not measured."""
 
     done: int
     total: int | None
@@ -43,9 +43,9 @@ class Progress:
     tpot: Latencies = field(default_factory=Latencies)
 
     @classmethod
-    def parse(cls, plain: dict[str, Any]) -> "Progress":
-        """Back from `asdict`."""
-        return cls(**{**plain, "ttft": Latencies(**plain["ttft"]), "tpot": Latencies(**plain["tpot"])})
+    def parse(cls, values: dict[str, Any]) -> "Progress":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**values, "ttft": Latencies(**values["ttft"]), "tpot": Latencies(**values["tpot"])})
 
 
 class Histogram:
@@ -57,7 +57,7 @@ class Histogram:
         self._sum = 0.0
 
     def add(self, value: float) -> None:
-        """Count a value; what is not positive counts as the smallest."""
+        """Count a value; zero and negative values count as the smallest positive one."""
         bucket = round(math.log(max(value, 1e-9)) * _STEPS)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
         self._count += 1
@@ -65,26 +65,26 @@ class Histogram:
 
     def quantile(self, share: float) -> float | None:
         """The value that `share` of all values do not exceed; None without values."""
-        rank, seen = math.ceil(share * self._count), 0
+        rank, cumulative = math.ceil(share * self._count), 0
         for bucket, count in sorted(self._buckets.copy().items()):
-            seen += count
-            if seen >= rank:
+            cumulative += count
+            if cumulative >= rank:
                 return math.exp(bucket / _STEPS)
         return None
 
     def latencies(self, bounds: Sequence[float]) -> Latencies:
-        """Counts at or below each bound, which must rise."""
-        at_most, seen, rest = [], 0, deque(sorted(self._buckets.copy().items()))
+        """The values as a histogram with these bounds, which must be in ascending order."""
+        at_most, cumulative, rest = [], 0, deque(sorted(self._buckets.copy().items()))
         for bound in bounds:
             last = round(math.log(bound) * _STEPS)
             while rest and rest[0][0] <= last:
-                seen += rest.popleft()[1]
-            at_most.append(seen)
-        return Latencies(tuple(at_most), seen + sum(count for _, count in rest), self._sum)
+                cumulative += rest.popleft()[1]
+            at_most.append(cumulative)
+        return Latencies(tuple(at_most), cumulative + sum(count for _, count in rest), self._sum)
 
 
 class Tally:
-    """Counts answers as they come (one thread) and says how far the run is (any thread)."""
+    """Counts answers, in one thread, and reports the progress, in any thread."""
 
     def __init__(self) -> None:
         self.done = self.tokens = self.failed = 0
@@ -101,7 +101,7 @@ class Tally:
             self._tpot_ms.add((answer.last_s - answer.first_s) * 1000 / (tokens - 1))
 
     def progress(self, now: float, elapsed_s: float, total: int | None, in_flight: int) -> Progress:
-        """A look at `now` (monotonic seconds); called about once a second."""
+        """The progress at `now` (monotonic seconds); called about once a second."""
         self._marks.append((now, self.done, self.tokens))
         while now - self._marks[0][0] > RATE_WINDOW_S + 0.5:
             self._marks.popleft()

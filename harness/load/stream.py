@@ -1,4 +1,4 @@
-"""MLPerf's completion request and the token ids in its streamed answer."""
+"""The completion request as MLPerf requires it, and the token ids in the streamed answer."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from harness.spec import MAX_NEW_TOKENS
 
 
 def request_body(model: str, prompt: Sequence[int], seed: int) -> bytes:
-    """The body of MLPerf's request for one prompt: greedy, 1 to 128 new tokens, streamed with their ids."""
+    """The request body for one prompt: greedy decoding, 1 to 128 new tokens, streamed with their ids."""
     return orjson.dumps(
         {
             "model": model,
@@ -30,18 +30,18 @@ def request_body(model: str, prompt: Sequence[int], seed: int) -> bytes:
 _FINISHED = ("stop", "length")
 _KEY = b'"token_ids"'
 _IDS = _KEY + b":["
-_SOME_IDS = re.compile(_KEY + rb"\s*:\s*(\[[\s\d,]*\d\s*\])")
+_NONEMPTY_IDS = re.compile(_KEY + rb"\s*:\s*(\[[\s\d,]*\d\s*\])")
 _EVENT = b"data: {"
 _END = b"\n\ndata: [DONE]\n\n"
 
-# Inside a JSON string quotes and line ends are escaped. So neither the key nor the blank line before an event, searched
-# for in the raw text below, can be part of one.
+# JSON escapes quotes and line ends in strings, so the key and the blank line before an event can be searched for in the
+# raw text.
 
 
 def first_ids(text: bytes) -> list[int]:
-    """The ids of the first chunk that holds any, from the beginning of a stream; empty when none has come yet."""
-    found = _SOME_IDS.search(text, max(text.find(_KEY), 0))
-    ids: list[int] = orjson.loads(found[1]) if found else []
+    """The ids of the first chunk that has any, from the start of a stream; empty when there is none yet."""
+    match = _NONEMPTY_IDS.search(text, max(text.find(_KEY), 0))
+    ids: list[int] = orjson.loads(match[1]) if match else []
     return ids
 
 
@@ -49,21 +49,21 @@ def answered_ids(text: bytes, vocab_size: int) -> list[int]:
     """The ids of a complete stream, 1 to 128, each in [0, vocab_size).
 
     Raises:
-        ValueError: the stream ended early, reports an error, or count or range of the ids is wrong.
+        ValueError: the stream ended early, reports an error, or has too few, too many or invalid ids.
     """
-    ids = _usual(text) or _any(text)
+    ids = _parse_vllm(text) or _parse_any(text)
     if not 1 <= len(ids) <= MAX_NEW_TOKENS:
         raise ValueError(f"{len(ids)} tokens, not 1 to {MAX_NEW_TOKENS}")
     if set(map(type, ids)) != {int}:
-        raise ValueError("token_ids holds something that is no integer")
+        raise ValueError("token_ids has an element that is not an integer")
     if min(ids) < 0 or max(ids) >= vocab_size:
-        wrong = next(item for item in ids if not 0 <= item < vocab_size)
-        raise ValueError(f"token id {wrong} is outside the vocabulary of {vocab_size} ids")
+        invalid = next(item for item in ids if not 0 <= item < vocab_size)
+        raise ValueError(f"token id {invalid} is outside the vocabulary of {vocab_size} ids")
     return ids
 
 
-def _usual(text: bytes) -> list[int] | None:
-    """The ids of a stream exactly as vLLM writes it, without parsing every event; None when in any doubt."""
+def _parse_vllm(text: bytes) -> list[int] | None:
+    """The ids of a stream in exactly vLLM's format, without parsing every event; None for any other stream."""
     if not text.startswith(_EVENT) or not text.endswith(_END):
         return None
     _, *pieces = text.split(_IDS)
@@ -77,8 +77,8 @@ def _usual(text: bytes) -> list[int] | None:
     return ids if reason in _FINISHED else None
 
 
-def _any(text: bytes) -> list[int]:
-    """The ids of any stream of completion chunks; ValueError says what is missing or wrong."""
+def _parse_any(text: bytes) -> list[int]:
+    """The ids of any stream of completion chunks; ValueError when it is incomplete or invalid."""
     lines = [line[6:] for line in text.split(b"\n") if line.startswith(b"data: ")]
     done = bool(lines) and lines.pop().rstrip() == b"[DONE]"
     ids: list[int] = []
@@ -91,7 +91,7 @@ def _any(text: bytes) -> list[int]:
     except orjson.JSONDecodeError:
         raise ValueError(f"a streamed event is not JSON: {excerpt(text)}") from None
     except (LookupError, TypeError):
-        raise ValueError(_wrong(event)) from None
+        raise ValueError(_describe_problem(event)) from None
     if not done:
         raise ValueError(f"the stream ended after {len(ids)} tokens without [DONE]")
     if reason not in _FINISHED:
@@ -100,11 +100,11 @@ def _any(text: bytes) -> list[int]:
 
 
 def excerpt(body: bytes) -> str:
-    """The beginning of a body on one line, for a message."""
+    """The start of a body on one line, for messages."""
     return " ".join(body[:200].decode(errors="replace").split())
 
 
-def _wrong(event: Any) -> str:
+def _describe_problem(event: Any) -> str:
     if isinstance(event, dict) and "error" in event:
         return f"the engine reported an error: {excerpt(orjson.dumps(event['error']))}"
     return f"an event without token_ids (does the server know return_token_ids?): {excerpt(orjson.dumps(event))}"

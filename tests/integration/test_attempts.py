@@ -115,9 +115,9 @@ def test_loadgens_that_repeat_together_wait_for_word(tmp_path: Path) -> None:
         thread.join()
     assert [(made["verdict"], made["target_qps"]) for made in outcome["attempts"]] == [("VALID", 60.0)] * 2
     assert states == [("waiting", "waiting for the other nodes")] * 2 and status["state"] == "finished"
-    with pytest.raises(BadInput, match="attempt 1 of run test was decided otherwise before"):
+    with pytest.raises(BadInput, match="attempt 1 of run test already has the opposite decision"):
         run_store.decide(root, asked.run_id, 1, repeat=False)
-    with pytest.raises(BadInput, match="has not ended an attempt 3"):
+    with pytest.raises(BadInput, match="has not finished attempt 3"):
         run_store.decide(root, asked.run_id, 3, repeat=True)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from harness.load.stream import _any, _usual, answered_ids, first_ids, request_body
+from harness.load.stream import _parse_any, _parse_vllm, answered_ids, first_ids, request_body
 
 DONE = b"data: [DONE]\n\n"
 
@@ -27,15 +27,15 @@ USUAL = [
 
 @pytest.mark.parametrize("text", USUAL)
 def test_the_fast_way_reads_what_parsing_every_event_reads(text: bytes) -> None:
-    assert _usual(text) == _any(text)
-    assert answered_ids(text, 100) == _any(text)
+    assert _parse_vllm(text) == _parse_any(text)
+    assert answered_ids(text, 100) == _parse_any(text)
 
 
 def test_a_usage_chunk_comments_and_spaced_json_are_read_the_long_way() -> None:
     spaced = b'data: {"choices": [{"token_ids": [5], "finish_reason": "stop"}]}\n\n'
     usage = b'data: {"choices":[],"usage":{"total_tokens":3}}\n\n'
     for text in (spaced + DONE, b": ping\n\n" + spaced + DONE, event([5], "stop") + usage + DONE):
-        assert _usual(text) is None
+        assert _parse_vllm(text) is None
         assert answered_ids(text, 100) == [5]
 
 
