@@ -1,4 +1,4 @@
-"""The load path: samples issued by LoadGen, dispatched over engines, sent as requests, answered with streamed token ids.
+"""The load path: LoadGen issues samples, dispatch chooses engines, the client sends requests and reads token ids.
 
 loadgen → dispatch → client → HTTP          calibrate: the same path without LoadGen
           └ balance: which engine is next
