@@ -1,4 +1,4 @@
-"""harness run, start, status and stop."""
+"""harness run, start, status, decide and stop."""
 
 import contextlib
 import sys
@@ -20,10 +20,10 @@ _PROGRESS_INTERVAL_S = 5.0
 
 @click.command()
 @root_option
-@click.option("--sandbox", type=PATH, help="A folder made by `harness sandbox`: model, data set, reference answers.")
+@click.option("--sandbox", type=PATH, help="Directory built by `harness sandbox`: model, data set, reference answers.")
 @click.option("--model", type=PATH, help="Model directory (Hugging Face layout).")
 @click.option("--dataset", type=PATH, help="cnn_eval.json as MLPerf ships it.")
-@click.option("--samples", type=int, default=FULL_SAMPLES, show_default=True, help="How many samples of the data set.")
+@click.option("--samples", type=int, default=FULL_SAMPLES, show_default=True, help="Number of samples.")
 @click.option("--scenario", default="server", show_default=True, help="server, offline or interactive.")
 @click.option("--mode", default="both", show_default=True, help="performance, accuracy or both.")
 @click.option("--target-qps", default="auto", show_default=True, help="Samples/s to offer, or auto to calibrate.")
@@ -33,10 +33,10 @@ _PROGRESS_INTERVAL_S = 5.0
     help="With --target-qps auto: performance runs at most, each slower than the one before, until one holds the "
     f"latency limits.  [default: {DEFAULT_RATE_ATTEMPTS}]",
 )
-@click.option("--punkt", type=PATH, help="Folder of Punkt's English data (punkt_tab/english).")
+@click.option("--punkt", type=PATH, help="Directory of Punkt's English data (punkt_tab/english).")
 @click.option("--run-id", help="Name of the run.  [default: date, time, scenario, samples]")
-@click.option("--endpoint", multiple=True, metavar="URL", help="A server that already runs, instead of an own engine.")
-@click.option("--engine-config", help="EngineConfig of the own engine: a JSON file.")
+@click.option("--endpoint", multiple=True, metavar="URL", help="A running server, instead of an engine of the run.")
+@click.option("--engine-config", help="EngineConfig of the run's engine: a JSON file.")
 @json_option
 def run(
     root: Path,
@@ -46,7 +46,7 @@ def run(
     as_json: bool,
     **asked: Any,
 ) -> int:
-    """Run one benchmark here, from engine to report, and wait for it."""
+    """Run a benchmark on this node, from engine to report, and wait for it."""
     from harness import engine as engines
     from harness import report as reports
     from harness import run_store
@@ -69,8 +69,8 @@ def run(
     try:
         result = reports.report(folder)
     except ModuleNotFoundError as missing:
-        said = f"finished, but no report: {missing.name} is not installed here; run `harness report` on the controller"
-        show({"run_dir": str(folder), "report": None, "reason": said}, as_json, f"{said} with a copy of {folder}")
+        reason = f"finished without a report: {missing.name} is not installed; run `harness report` on the controller"
+        show({"run_dir": str(folder), "report": None, "reason": reason}, as_json, f"{reason} with a copy of {folder}")
         return 0
     show(result.model_dump(mode="json"), as_json, reports.summary(result))
     return FINISHED_BUT_INVALID if result.verdict.level == "INVALID" else 0
@@ -81,40 +81,40 @@ def run(
 @click.option(
     "--spec", "source", default="-", show_default=True, help='Spec as JSON: a file, or "-" for standard input.'
 )
-@click.option("--check", is_flag=True, help="Validate and say what would change; start nothing.")
+@click.option("--check", is_flag=True, help="Validate and report what would change; start nothing.")
 @click.option(
-    "--foreground", is_flag=True, help="Be the run, as in a container: print its status every second, end as it does."
+    "--foreground", is_flag=True, help="Run in this process, as in a container: print the status every second."
 )
-@click.option("--await-engines", type=float, default=0, metavar="SECONDS", help="Wait so long for engines to be ready.")
+@click.option("--await-engines", type=float, default=0, metavar="SECONDS", help="Time limit for engines to get ready.")
 @json_option
 def start(root: Path, source: str, check: bool, foreground: bool, await_engines: float, as_json: bool) -> None:
-    """Start a run in the background; nothing changes if the same run exists."""
+    """Start a run in the background; changes nothing if the same run exists."""
     from harness import run_store
 
     if check and foreground:
-        raise BadInput("--check and --foreground exclude each other; give one")
+        raise BadInput("--check and --foreground cannot be combined; use one")
     spec = parse_spec(read_values(source, "spec"))
     if foreground:
-        _be(spec, root, as_json, await_engines)
+        _run_in_foreground(spec, root, as_json, await_engines)
         return
-    _await(spec, await_engines)
+    _await_engines(spec, await_engines)
     if check:
         run_store.validate(spec, root)
         different = run_store.compare(spec, root)
-        would = different is None
-        show({"would_change": would, "diff": different or {}}, as_json, "would start" if would else "exists already")
+        new = different is None
+        show({"would_change": new, "diff": different or {}}, as_json, "would start" if new else "exists already")
         return
-    changed, found = run_store.start(spec, root)
+    changed, status = run_store.start(spec, root)
     folder = run_store.run_directory(root, spec.run_id)
-    said = {
+    result = {
         "changed": changed,
         "run_id": spec.run_id,
         "run_dir": str(folder),
-        "pid": found["pid"],
-        "state": found["state"],
+        "pid": status["pid"],
+        "state": status["state"],
         "warnings": run_store.warnings(spec, root),
     }
-    show(said, as_json, f"{status_line(found)}\nwatch it with: harness status --root {root} {spec.run_id}")
+    show(result, as_json, f"{status_line(status)}\nwatch it with: harness status --root {root} {spec.run_id}")
 
 
 @click.command()
@@ -127,12 +127,12 @@ def status(root: Path, run_id: str | None, as_json: bool) -> None:
     from harness.status import look
 
     if run_id:
-        found = look(run_store.run_directory(root, run_id))
-        show(found, as_json, status_line(found))
+        one = look(run_store.run_directory(root, run_id))
+        show(one, as_json, status_line(one))
         return
-    found_runs = run_store.runs(root)
-    rows = [{key: found[key] for key in ("run_id", "state", "phase")} for found in found_runs]
-    show({"runs": rows}, as_json, "\n".join(map(status_line, found_runs)) or f"no runs under {root}")
+    statuses = run_store.runs(root)
+    rows = [{key: each[key] for key in ("run_id", "state", "phase")} for each in statuses]
+    show({"runs": rows}, as_json, "\n".join(map(status_line, statuses)) or f"no runs under {root}")
 
 
 @click.command()
@@ -146,7 +146,7 @@ def decide(root: Path, run_id: str, attempt: int, repeat: bool, as_json: bool) -
     from harness import run_store
 
     changed = run_store.decide(root, run_id, attempt, repeat)
-    show({"changed": changed, "run_id": run_id}, as_json, "repeats it" if repeat else "goes on")
+    show({"changed": changed, "run_id": run_id}, as_json, "repeats the attempt" if repeat else "continues")
 
 
 @click.command()
@@ -154,33 +154,33 @@ def decide(root: Path, run_id: str, attempt: int, repeat: bool, as_json: bool) -
 @click.argument("run_id")
 @json_option
 def stop(root: Path, run_id: str, as_json: bool) -> None:
-    """End a run with all its processes; its files stay."""
+    """Stop a run and all its processes; its files are kept."""
     from harness import run_store
 
-    changed, found = run_store.stop(root, run_id)
-    show({"changed": changed, "state": found["state"]}, as_json, f"run {run_id}: {found['state']}")
+    changed, status = run_store.stop(root, run_id)
+    show({"changed": changed, "state": status["state"]}, as_json, f"run {run_id}: {status['state']}")
 
 
-def status_line(found: dict[str, Any]) -> str:
-    """A run's status as one readable line; what was not measured is left out."""
-    running = found["state"] == "running"
-    shown = [found["run_id"], found["phase"] if running else found["state"]]
-    if running and found["samples_total"]:
-        shown.append(f"{found['samples_done']}/{found['samples_total']}")
+def status_line(status: dict[str, Any]) -> str:
+    """A run's status as one line, without what was not measured."""
+    running = status["state"] == "running"
+    parts = [status["run_id"], status["phase"] if running else status["state"]]
+    if running and status["samples_total"]:
+        parts.append(f"{status['samples_done']}/{status['samples_total']}")
     forms = {
         "samples_per_s": "{:.1f} samples/s",
         "ttft_ms_p99": "TTFT p99 {:.0f} ms",
         "tpot_ms_p99": "TPOT p99 {:.1f} ms",
         "eta_s": "ETA {:.0f} s",
     }
-    shown += [form.format(found[key]) for key, form in forms.items() if running and found[key] is not None]
-    return "  ".join([*shown, *filter(None, [found["reason"]])])
+    parts += [form.format(status[key]) for key, form in forms.items() if running and status[key] is not None]
+    return "  ".join([*parts, *filter(None, [status["reason"]])])
 
 
-def _await(spec: Spec, seconds: float, tell: Callable[[str], None] = lambda reason: None) -> None:
-    """Wait until every engine says that it is well; they start beside the run where nobody brings them up before it.
+def _await_engines(spec: Spec, seconds: float, on_wait: Callable[[str], None] = lambda reason: None) -> None:
+    """Wait until every engine is healthy, for engines that start at the same time as the run.
 
-    `tell` is given, once a second, what is waited for.
+    `on_wait` is called once a second with the reason for waiting.
     """
     from harness.node import probe
 
@@ -195,12 +195,12 @@ def _await(spec: Spec, seconds: float, tell: Callable[[str], None] = lambda reas
                 reason = str(getattr(error, "reason", error))
             if time.monotonic() > deadline:
                 raise NotReady(f"engine {engine.name} at {engine.url} is not ready after {seconds:g} s: {reason}")
-            tell(f"waiting for engine {engine.name}: {reason}")
+            on_wait(f"waiting for engine {engine.name}: {reason}")
             time.sleep(1)
 
 
-def _be(spec: Spec, root: Path, as_json: bool, await_engines: float) -> None:
-    """Carry a run out in this process. One that was begun before is not begun again: it ends as that one did."""
+def _run_in_foreground(spec: Spec, root: Path, as_json: bool, await_engines: float) -> None:
+    """Run in this process. A run that exists is not started again: this call ends as that run did."""
     from harness import run_store
     from harness.run_phases import execute
     from harness.status import look
@@ -209,49 +209,49 @@ def _be(spec: Spec, root: Path, as_json: bool, await_engines: float) -> None:
     folder = run_store.run_directory(root, spec.run_id)
     if run_store.reject_different_spec(spec, root):
 
-        def tell(reason: str) -> None:
+        def on_wait(reason: str) -> None:
             waiting = {"run_id": spec.run_id, "state": "running", "phase": reason, "updated_unix": time.time()}
             show(waiting, as_json, f"{spec.run_id}  {reason}")
             sys.stdout.flush()
 
         with stoppable():
-            _await(spec, await_engines, tell)
+            _await_engines(spec, await_engines, on_wait)
     if run_store.create(spec, root):
         ended = threading.Event()
-        teller = threading.Thread(target=_tell_every_second, args=(folder, as_json, ended))
-        teller.start()
+        printer = threading.Thread(target=_print_every_second, args=(folder, as_json, ended))
+        printer.start()
         try:
             execute(spec, root, samples)
         finally:
             ended.set()
-            teller.join()
-    found = look(folder)
-    show(found, as_json, status_line(found))
-    if found["state"] != "finished":
-        raise RunFailed(found["reason"] or f"run {spec.run_id} is {found['state']}")
+            printer.join()
+    status = look(folder)
+    show(status, as_json, status_line(status))
+    if status["state"] != "finished":
+        raise RunFailed(status["reason"] or f"run {spec.run_id} is {status['state']}")
 
 
-def _tell_every_second(folder: Path, as_json: bool, ended: threading.Event) -> None:
+def _print_every_second(folder: Path, as_json: bool, ended: threading.Event) -> None:
     from harness.status import look
 
     while not ended.wait(1.0):
         with contextlib.suppress(BadInput):
-            found = look(folder)
-            show(found, as_json, status_line(found))
+            status = look(folder)
+            show(status, as_json, status_line(status))
             sys.stdout.flush()
 
 
 def _printer() -> Callable[[dict[str, Any]], None]:
-    phase, said_at = "", 0.0
+    phase, printed_at = "", 0.0
 
-    def tell(found: dict[str, Any]) -> None:
-        nonlocal phase, said_at
+    def print_status(status: dict[str, Any]) -> None:
+        nonlocal phase, printed_at
         now = time.monotonic()
-        if found["phase"] != phase or now - said_at >= _PROGRESS_INTERVAL_S:
-            phase, said_at = found["phase"], now
-            say(status_line(found))
+        if status["phase"] != phase or now - printed_at >= _PROGRESS_INTERVAL_S:
+            phase, printed_at = status["phase"], now
+            say(status_line(status))
 
-    return tell
+    return print_status
 
 
 def _spec(
@@ -261,12 +261,12 @@ def _spec(
     from harness import sandbox as sandboxes
 
     if endpoints and engine_config:
-        raise BadInput("--endpoint and --engine-config exclude each other; give one")
+        raise BadInput("--endpoint and --engine-config cannot be combined; use one")
     if sandbox:
         asked = {**asked, **{key: value for key, value in sandboxes.paths(sandbox).items() if asked.get(key) is None}}
     for key in ("model", "dataset"):
         if asked[key] is None:
-            raise BadInput(f"--{key} is missing; give it, or --sandbox DIR made by `harness sandbox`")
+            raise BadInput(f"--{key} is missing; add it, or --sandbox DIR built by `harness sandbox`")
     asked["run_id"] = asked["run_id"] or f"{time.strftime('%Y%m%d-%H%M%S')}-{asked['scenario']}-{asked['samples']}"
     own = None
     if endpoints:
@@ -274,7 +274,7 @@ def _spec(
             {"name": f"endpoint{number}", "url": url.rstrip("/")} for number, url in enumerate(endpoints, 1)
         ]
     else:
-        # The sandbox's reference answers are float32's; another precision would answer otherwise.
+        # The sandbox's reference answers are computed in float32; other precisions give other answers.
         defaults = {
             "name": "own",
             "port": 8100,
