@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.benchmark import plan as planning
+from harness.benchmark import speeds
 from harness.benchmark.request import Asked
 from harness.spec import Limits
 from tests.unit.ansible_modules import Failed, call
@@ -15,8 +15,8 @@ from tests.unit.ansible_modules import Failed, call
 
 def test_shares_follow_the_largest_remainder() -> None:
     # 10 samples by 3:3:1 are 4.29, 4.29, 1.43: the one left over goes to the third.
-    assert planning.shares(10, [3.0, 3.0, 1.0]) == [4, 4, 2]
-    assert planning.shares(7, [1.0, 1.0]) == [4, 3]
+    assert speeds.shares(10, [3.0, 3.0, 1.0]) == [4, 4, 2]
+    assert speeds.shares(7, [1.0, 1.0]) == [4, 3]
 
 
 def test_shares_always_add_up_and_stay_within_one_of_proportion() -> None:
@@ -24,7 +24,7 @@ def test_shares_always_add_up_and_stay_within_one_of_proportion() -> None:
     for _ in range(300):
         weights = [rng.uniform(0.1, 50) for _ in range(rng.randint(1, 9))]
         samples = rng.randint(1, 13_368)
-        sizes = planning.shares(samples, weights)
+        sizes = speeds.shares(samples, weights)
         assert sum(sizes) == samples
         for size, weight in zip(sizes, weights, strict=True):
             assert abs(size - samples * weight / sum(weights)) < 1
@@ -62,7 +62,7 @@ def asked(**more: Any) -> dict[str, Any]:
 def test_duration_by_loadgens_rules(
     changes: dict[str, Any], samples: int, share: int, rate: float | None, target: float | None, seconds: float | None
 ) -> None:
-    found = planning.durations(Asked(**asked(**changes, samples=samples)), share, rate, target)
+    found = speeds.durations(Asked(**asked(**changes, samples=samples)), share, rate, target)
     assert (found and sum(found)) == (seconds if seconds is None else pytest.approx(seconds))
 
 
@@ -160,7 +160,7 @@ def test_plan_says_how_many_attempts_there_may_be_and_for_how_long(tmp_path: Pat
 
 
 def test_shortest_duration_that_was_set_counts(tmp_path: Path) -> None:
-    long = planning.durations(Asked(**asked()), 600, 50.0, 20.0, Limits(min_duration_s=90.0))
+    long = speeds.durations(Asked(**asked()), 600, 50.0, 20.0, Limits(min_duration_s=90.0))
     assert long == (3 * 30.0, 30.0)
 
 
