@@ -7,14 +7,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_watch
-short_description: Show live how far a node is, until it is done
+short_description: Show the progress of a node until it has ended
 description:
   - Reads state files of the node (C(job.json), C(engine.json) or C(status.json)) every few seconds and shows one line
-    for each while it goes on. The end of one is noticed within a second. On a cluster C(harness cluster watch) looks.
-  - Is done when all have ended as they should, or the first has not.
-  - Never fails for what it sees. Failure, death, silence and a lost connection are returned as data.
-  - A connection that is lost or reset is tried again for a bounded time.
-  - Watching can be interrupted and begun again at any time; what is watched goes on.
+    for each. An end is noticed within a second. On a cluster C(harness cluster watch) reads them.
+  - Ends when all have ended well, or when the first has failed.
+  - Never fails for what it sees. A failure, a dead process, a missing heartbeat and a lost connection are returned as
+    data.
+  - A lost connection is retried for a bounded time.
+  - Watching can be interrupted and restarted at any time; what is watched continues.
 options:
   kind:
     description: What is watched.
@@ -50,7 +51,7 @@ options:
     elements: str
     default: []
   interval_s:
-    description: Seconds between two looks.
+    description: Seconds between two reads.
     type: float
     default: 10
   lost_after_s:
@@ -58,11 +59,11 @@ options:
     type: float
     default: 120
   progress:
-    description: A file on the controller to which every look is appended as a line of JSON.
+    description: A file on the controller to which every state is appended as a line of JSON.
     type: path
     default: ""
   notice:
-    description: A line to show once when watching begins.
+    description: A text to show once at the start.
     type: str
     default: ""
   together:
@@ -73,14 +74,14 @@ options:
     elements: str
     default: []
   until:
-    description: Watch engines that are ready on, until the run on this other host has ended (by O(progress)).
+    description: Continue to watch ready engines until the run on this other host has ended (by O(progress)).
     type: str
     default: ""
 author: The MLPerf distributed authors
 attributes:
   check_mode:
     support: none
-    description: Is skipped, since nothing was started that could be watched.
+    description: Skipped, because nothing was started that could be watched.
   diff_mode:
     support: none
     description: Changes nothing.
@@ -98,7 +99,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 good:
-  description: Whether it ended as it should (V(finished), or V(ready) for an engine).
+  description: Whether it ended well (V(finished), or V(ready) for an engine).
   returned: always
   type: bool
 state:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from ansible.plugins.loader import action_loader
 
+from harness import state_file
 from harness.engine.config import parse_config
 from tests.unit.ansible_modules import PLUGINS, Failed, argument_spec, call, call_module, load
 from tests.unit.results_tree import benchmark
@@ -271,10 +272,13 @@ def test_run_info_sees_through_files_of_dead_and_silent_processes(tmp_path: Path
     write_run(tmp_path, "dead", "running", pid=4_194_305, started_unix=2)
     write_run(tmp_path, "silent", "running", updated_unix=time.time() - 31, started_unix=3)
     write_run(tmp_path, "rebooted", "running", boot_id="other", started_unix=4)
+    # Its process id is another process's by now.
+    write_run(tmp_path, "recycled", "running", pid_born=state_file.start_tick(os.getpid()) - 1, started_unix=5)
+    write_run(tmp_path, "waiting", "waiting", pid_born=state_file.start_tick(os.getpid()), started_unix=6)
     found = {
         name: call("mlperf_run_info", {"root": str(tmp_path), "run_id": name}) for name in ("dead", "silent", "no")
     }
-    assert found["dead"]["running"] == ["well"]
+    assert found["dead"]["running"] == ["well", "waiting"]
     assert found["dead"]["state"] == "failed"
     assert "died" in found["dead"]["run"]["reason"]
     assert "no heartbeat for 31 s" in found["silent"]["run"]["reason"]
