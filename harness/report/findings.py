@@ -25,7 +25,7 @@ class Advice(Enum):
     TARGET_TOO_LOW = (
         "The engines were mostly idle: on average {running:.1f} of {slots} sequences ran and TTFT p99 was "
         "{ttft:.0f} ms of {limit:.0f} allowed, so the speed shows the target rate and not the machine; "
-        "raise target_qps, or leave it at auto."
+        "raise target_qps, or let target_qps=peak search for the highest rate."
     )
     NEAR_LIMIT = (
         "{metric} p99 is {value:.0f} ms of {limit:.0f} allowed, so a slightly busier run may break the limit; "
