@@ -273,7 +273,7 @@ def test_spoilt_data_set_is_found_before_anything_is_started(fakes: Fakes) -> No
 def test_server_that_answers_html_is_refused(fakes: Fakes) -> None:
     fakes.servers["node2"].set(website=True)
     assert fakes.site.play() == 2
-    assert "no OpenAI-compatible server" in " ".join(fakes.site.output().split())
+    assert "not an OpenAI-compatible server" in " ".join(fakes.site.output().split())
     assert not fakes.site.results.exists()
 
 

@@ -257,7 +257,7 @@ def test_html_endpoint_is_refused_before_the_run_exists(tmp_path: Path) -> None:
         asked = spec(tmp_path, website)
         files = ["--model", str(asked.model), "--dataset", str(asked.dataset), "--samples", str(asked.samples)]
         done = harness("run", "--root", str(tmp_path / "root"), "--endpoint", website.url, *files)
-    assert done.returncode in (2, 3) and "no OpenAI-compatible server" in done.stderr
+    assert done.returncode in (2, 3) and "not an OpenAI-compatible server" in done.stderr
     assert not (tmp_path / "root" / "runs").exists()
 
 
@@ -265,7 +265,7 @@ def test_of_a_run_that_is_refused_nothing_is_left(tmp_path: Path, server: FakeSe
     good = spec(tmp_path, server, target_qps=50.0, mode="performance")
     content = good.dataset.read_bytes()
     good.dataset.write_text("[]")
-    with pytest.raises(BadInput, match=r"^data set .* is an empty list; give MLPerf's cnn_eval\.json$"):
+    with pytest.raises(BadInput, match=r"^data set .* is an empty list; use MLPerf's cnn_eval\.json$"):
         run_store.start(good, tmp_path / "root")
     assert not run_store.run_directory(tmp_path / "root", good.run_id).exists()
     good.dataset.write_bytes(content)
