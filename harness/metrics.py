@@ -11,7 +11,17 @@ from harness.spec import Spec
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-PHASES = ("preparing", "starting engine", "calibrating", "warming up", "draining", "performance", "accuracy", "scoring")
+PHASES = (
+    "preparing",
+    "starting engine",
+    "calibrating",
+    "warming up",
+    "draining",
+    "probing",
+    "performance",
+    "accuracy",
+    "scoring",
+)
 
 
 class RunMetrics:

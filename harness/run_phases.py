@@ -19,8 +19,10 @@ from harness.files import read_json, write_json
 from harness.linux import stoppable
 from harness.load.attempts import Attempt, attempt, drain, next_rate
 from harness.load.calibrate import calibrate
-from harness.load.loadgen import RunMode, SamplesFailed, run_loadgen, warm_up
+from harness.load.loadgen import Outcome, RunMode, SamplesFailed, run_loadgen, warm_up
+from harness.load.peak import Search
 from harness.load.progress import Progress
+from harness.load.search import ATTEMPTS_MOST
 from harness.manifest import manifest
 from harness.metrics import RunMetrics, served
 from harness.node.telemetry import Sampler
@@ -89,6 +91,7 @@ class _Execution:
             "schema": 1,
             "performance": None,
             "attempts": [],
+            "peak": None,
             "accuracy": None,
             "calibration": None,
             "telemetry_cost": None,
@@ -141,7 +144,9 @@ class _Execution:
 
     def _target_qps(self, samples: dataset.Dataset) -> float:
         asked = self._spec.target_qps
-        if self._spec.calibrate_only or asked == "auto":
+        if asked == "peak" and self._spec.peak_from_qps:
+            asked = self._spec.peak_from_qps
+        if self._spec.calibrate_only or isinstance(asked, str):
             self._enter("calibrating")
             found = calibrate(self._spec, samples, self.run_dir, self._tell)
             self._outcome["calibration"] = asdict(found)
@@ -159,7 +164,8 @@ class _Execution:
                 continue
             try:
                 if mode == "performance" and self._spec.has_attempts:
-                    target_qps = self._find_rate(samples, target_qps)
+                    find = self._find_peak if self._spec.target_qps == "peak" else self._find_rate
+                    target_qps = find(samples, target_qps)
                     continue
                 self._enter(mode)
                 outcome = run_loadgen(self._spec, samples, mode, self.run_dir, target_qps, self._tell)
@@ -180,15 +186,44 @@ class _Execution:
             self._enter("performance")
             made, outcome = attempt(self._spec, samples, self.run_dir, len(attempts) + 1, target_qps, self._tell)
             attempts.append(made)
-            self._outcome.update(
-                performance=asdict(outcome), target_qps=target_qps, attempts=[asdict(made) for made in attempts]
-            )
-            self._heartbeat.attempted(asdict(made))
-            self._on_line(f"attempt {made.number} at {target_qps:g} samples/s: {made.verdict}")
+            self._attempted(made, outcome)
             rate = next_rate(attempts, self._spec.rate_attempts, self._spec.scenario)
             if self._spec.attempts_together and made.number < self._spec.rate_attempts:
                 rate = self._agreed(made.number, rate)
         return target_qps
+
+    def _find_peak(self, samples: dataset.Dataset, start_qps: float) -> float:
+        """The highest rate that is VALID, with probes and attempts; the rate of the last attempt.
+
+        Raises:
+            RunFailed: the budget is over before the first attempt.
+        """
+        search = Search(self._spec, samples, self.run_dir, start_qps, self._tell)
+        self._on_line(f"searching from {start_qps:g} samples/s for at most {search.budget_minutes:.0f} minutes")
+        while step := search.next():
+            self._enter("draining")
+            drain(self._spec)
+            if step.kind == "attempt":
+                self._heartbeat.attempt(len(search.attempts) + 1, ATTEMPTS_MOST)
+            self._enter("performance" if step.kind == "attempt" else "probing")
+            outcome = search.make(step)
+            self._outcome["peak"] = asdict(search.found())
+            if step.kind == "attempt":
+                self._attempted(search.attempts[-1], outcome)
+            else:
+                self._on_line(search.last_probe())
+        if not search.attempts:
+            raise RunFailed(
+                f"peak_budget_minutes = {search.budget_minutes:.1f} is over before a whole performance run could be "
+                "made; give more, or target_qps=auto"
+            )
+        return search.attempts[-1].target_qps
+
+    def _attempted(self, made: Attempt, outcome: Outcome) -> None:
+        attempts = [*self._outcome["attempts"], asdict(made)]
+        self._outcome.update(performance=asdict(outcome), target_qps=made.target_qps, attempts=attempts)
+        self._heartbeat.attempted(asdict(made))
+        self._on_line(f"attempt {made.number} at {made.target_qps:g} samples/s: {made.verdict}")
 
     def _agreed(self, number: int, rate: float | None) -> float | None:
         """The rate of the next attempt, or None, once it is known whether all LoadGens repeat theirs.

@@ -28,6 +28,8 @@ OFFLINE_MARGIN = 1.05
 """What calibration expects of an Offline run, over what it measured: too small a rate would end the run early."""
 IMAGE_VARIABLE = "HARNESS_IMAGE"
 """Environment variable of a container: the reference of its image, of which the digest is a part."""
+FEWEST_CONFIRMED = 459
+"""Queries with which LoadGen's early stopping can confirm a latency limit, none of them being over it."""
 DEFAULT_RATE_ATTEMPTS, MAX_RATE_ATTEMPTS = 4, 10
 """How often a performance run may be made where its rate is to be found; more would be an endless search."""
 RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -120,14 +122,34 @@ def least_duration_s(samples: int, limits: Limits) -> float:
     return RULE_MIN_DURATION_S if samples == FULL_SAMPLES else 0.0
 
 
+def why_no_peak(target_qps: float | str, scenario: Scenario, mode: Mode, samples: int) -> str | None:
+    """Why the highest VALID rate cannot be searched for, and what to do; None when it can, or is not asked for."""
+    if target_qps != "peak":
+        return None
+    if scenario is Scenario.OFFLINE:
+        return (
+            "target_qps = peak: scenario offline has no latency limit; choose server or interactive, or target_qps=auto"
+        )
+    if mode is Mode.ACCURACY:
+        return "target_qps = peak: mode accuracy has no performance run; choose performance or both, or target_qps=auto"
+    if samples < FEWEST_CONFIRMED:
+        return (
+            f"target_qps = peak: LoadGen's early stopping confirms a limit with {FEWEST_CONFIRMED} queries at least, "
+            f"and samples = {samples}; give more"
+        )
+    return None
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Samples = Annotated[int, Field(strict=True, ge=1, le=FULL_SAMPLES)]
-TargetQps = Annotated[float, Field(gt=0)] | Literal["auto"]
-"""Samples/s to offer, or a word: the rate is then found on the running engines."""
+TargetQps = Annotated[float, Field(gt=0)] | Literal["auto", "peak"]
+"""Samples/s to offer, or a word: the rate is then found on the running engines; `peak` is the highest that is VALID."""
+PeakBudget = Annotated[float, Field(gt=0)]
+"""Minutes for a search and the accuracy run after it."""
 RateAttempts = Annotated[int, Field(strict=True, ge=1, le=MAX_RATE_ATTEMPTS)]
 
 
@@ -137,6 +159,7 @@ class Spec(Record):
     `rate_attempts`: how often a performance run of Server or Interactive may be made, each at a lower rate than the
     one before, until it holds the latency limits. `attempts_together`: after each of them wait to be told whether all
     LoadGens of this benchmark repeat theirs; without word for `limits.decision_timeout_s`, decide alone.
+    `peak_from_qps`: the rate from which the highest is searched for, calibrated before; None calibrates here.
     """
 
     run_id: Annotated[str, Field(pattern=f"^{RUN_ID_PATTERN}$")]
@@ -149,6 +172,8 @@ class Spec(Record):
     target_qps: TargetQps = "auto"
     rate_attempts: RateAttempts = 1
     attempts_together: bool = False
+    peak_budget_minutes: PeakBudget | None = None
+    peak_from_qps: Annotated[float, Field(gt=0)] | None = None
     seed: Annotated[int, Field(strict=True)] = SAMPLING_SEED
     share: Share | None = None
     reference_ids: AbsolutePath | None = None
@@ -165,6 +190,10 @@ class Spec(Record):
         names = [engine.name for engine in self.engines]
         if len(set(names)) != len(names):
             raise ValueError(f"engines: names must differ, got {', '.join(names)}")
+        if reason := why_no_peak(self.target_qps, self.scenario, self.mode, self.samples):
+            raise ValueError(reason)
+        if self.target_qps != "peak" and (self.peak_budget_minutes or self.peak_from_qps):
+            raise ValueError("peak_budget_minutes and peak_from_qps are for target_qps = peak; leave them out")
         return self
 
     @property
@@ -180,8 +209,9 @@ class Spec(Record):
 
     @property
     def has_attempts(self) -> bool:
-        """Whether the performance run may be repeated at a lower rate."""
-        return self.rate_attempts > 1 and self.scenario is not Scenario.OFFLINE and self.mode is not Mode.ACCURACY
+        """Whether the performance run is one of several attempts."""
+        repeated = self.rate_attempts > 1 or self.target_qps == "peak"
+        return repeated and self.scenario is not Scenario.OFFLINE and self.mode is not Mode.ACCURACY
 
     @property
     def min_duration_s(self) -> float:
@@ -198,6 +228,7 @@ class Spec(Record):
                 "share",
                 "engines",
                 "target_qps",
+                "peak_from_qps",
                 "model",
                 "dataset",
                 "reference_ids",

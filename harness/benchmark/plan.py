@@ -12,6 +12,7 @@ from harness.benchmark.request import Asked, Request, Topology
 from harness.benchmark.speeds import Engines, Speed, by_engine, durations, shares, speeds
 from harness.errors import BadInput, NotReady
 from harness.files import read_json, write_json
+from harness.load.peak import default_budget_minutes
 from harness.spec import (
     FULL_SAMPLES,
     EngineRef,
@@ -27,7 +28,7 @@ class NodePlan(Record):
     """A node's part. `share` None means all samples; a rate or an hour that is None is not known.
 
     `hours_samples` are of this benchmark, `hours_13368` of one over the whole data set; the longest ones are those of
-    all the attempts at a performance run that there may be.
+    all the attempts at a performance run that there may be, or of the whole budget of a search.
     """
 
     engines: tuple[EngineRef, ...] = ()
@@ -266,7 +267,10 @@ def _hours(
         lengths = durations(each, size, rate, target, basis.limits)
         performance, accuracy = lengths or (0.0, 0.0)
         found[name] = (performance + accuracy) / 3600 if lengths else None
-        found[f"{name}_longest"] = (performance * asked.attempts_most + accuracy) / 3600 if lengths else None
+        longest_s = performance * asked.attempts_most + accuracy
+        if asked.target_qps == "peak":
+            longest_s = 60 * (asked.peak_budget_minutes or default_budget_minutes(performance, accuracy))
+        found[f"{name}_longest"] = longest_s / 3600 if lengths else None
     return found
 
 
@@ -283,14 +287,16 @@ def _describe_node(node: NodePlan) -> str:
 def _describe_time(plan: Plan) -> Iterator[str]:
     nodes, attempts = plan.nodes.values(), plan.asked.attempts_most
     most = f"attempts: up to {attempts} performance runs, until one holds the latency limits, each at a lower rate"
+    if search := plan.asked.target_qps == "peak":
+        most = "search: probes, then performance runs at falling rates until one is VALID"
     if any(node.hours_samples is None for node in nodes):
         yield f"time: not known before the engines are calibrated ({plan.rates or 'no comparable earlier run'})"
-        if attempts > 1:
+        if attempts > 1 or search:
             yield most
         return
     source = f" ({plan.rates})" if plan.rates else ""
     yield f"time: {_together(plan, '')}{source}"
-    if attempts > 1:
+    if attempts > 1 or search:
         yield f"{most}; at most {_together(plan, '_longest')}"
 
 

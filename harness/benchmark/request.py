@@ -18,11 +18,13 @@ from harness.spec import (
     MAX_RATE_ATTEMPTS,
     RUN_ID_PATTERN,
     Mode,
+    PeakBudget,
     RateAttempts,
     Record,
     Samples,
     Scenario,
     TargetQps,
+    why_no_peak,
 )
 
 
@@ -43,30 +45,33 @@ class Launcher(StrEnum):
 
 class Asked(Record):
     """The public settings of one benchmark, complete. `rate_attempts` bounds how often a performance run is repeated
-    at a lower rate, where the rate is found on the running engines."""
+    at a lower rate, where the rate is found on the running engines; `peak_budget_minutes` bounds the search for the
+    highest rate and the accuracy run after it."""
 
     scenario: Scenario = Scenario.SERVER
     mode: Mode = Mode.BOTH
     samples: Samples = FULL_SAMPLES
     target_qps: TargetQps = "auto"
     rate_attempts: RateAttempts = DEFAULT_RATE_ATTEMPTS
+    peak_budget_minutes: PeakBudget | None = None
     topology: Topology = Topology.FLEET
     launcher: Launcher = Launcher.PROCESS
 
     @property
     def attempts_most(self) -> int:
         """How many performance runs there may be: several only where latency limits judge a rate that was found."""
-        found = isinstance(self.target_qps, str) and self.scenario is not Scenario.OFFLINE
+        found = self.target_qps == "auto" and self.scenario is not Scenario.OFFLINE
         return self.rate_attempts if found and self.mode is not Mode.ACCURACY else 1
 
 
 PUBLIC = (*Asked.model_fields, "run_id")
 """The settings that `-e` takes."""
-_NUMBERS = ("samples", "target_qps", "rate_attempts")
+_NUMBERS = ("samples", "target_qps", "rate_attempts", "peak_budget_minutes")
 _RIGHT = {
     "samples": f"a whole number from 1 to {FULL_SAMPLES}",
-    "target_qps": "samples per second as a number above 0, or auto",
+    "target_qps": "samples per second as a number above 0, auto or peak",
     "rate_attempts": f"a whole number from 1 to {MAX_RATE_ATTEMPTS}",
+    "peak_budget_minutes": "minutes as a number above 0",
     "scenario": " or ".join(Scenario),
     "mode": " or ".join(Mode),
     "topology": " or ".join(Topology),
@@ -104,6 +109,11 @@ class Request(Record):
             raise ValueError(
                 f"samples = {self.asked.samples}: give at least one for each of the {len(self.nodes)} nodes, "
                 "or topology=fleet"
+            )
+        if self.topology is Topology.PER_NODE and self.asked.target_qps == "peak" and len(self.nodes) > 1:
+            raise ValueError(
+                f"target_qps = peak: {len(self.nodes)} nodes would each search on their own, and end apart; give "
+                "--limit NODE, or topology=fleet"
             )
         return self
 
@@ -153,6 +163,10 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -
             f"rate_attempts = {asked.rate_attempts}: a performance run is repeated only with target_qps=auto and "
             "scenario server or interactive; leave it out"
         )
+    if reason := why_no_peak(asked.target_qps, asked.scenario, asked.mode, asked.samples):
+        raise BadInput(reason)
+    if given.get("peak_budget_minutes") is not None and asked.target_qps != "peak":
+        raise BadInput(f"peak_budget_minutes = {asked.peak_budget_minutes:g}: it is for target_qps=peak; leave it out")
     return asked
 
 

@@ -26,7 +26,8 @@ _PROGRESS_INTERVAL_S = 5.0
 @click.option("--samples", type=int, default=FULL_SAMPLES, show_default=True, help="Number of samples.")
 @click.option("--scenario", default="server", show_default=True, help="server, offline or interactive.")
 @click.option("--mode", default="both", show_default=True, help="performance, accuracy or both.")
-@click.option("--target-qps", default="auto", show_default=True, help="Samples/s to offer, or auto to calibrate.")
+@click.option("--target-qps", default="auto", show_default=True, help="Samples/s to offer, auto to calibrate, or peak.")
+@click.option("--peak-budget-minutes", type=float, help="With --target-qps peak: minutes for the search and accuracy.")
 @click.option(
     "--rate-attempts",
     type=int,
@@ -294,14 +295,18 @@ def _numbers(asked: dict[str, Any]) -> dict[str, Any]:
     }
     if plain["target_qps"] == "auto":
         plain.setdefault("rate_attempts", DEFAULT_RATE_ATTEMPTS)
+    elif plain["target_qps"] == "peak" and "rate_attempts" not in plain:
+        pass
     elif "rate_attempts" in plain:
         raise BadInput(
-            f"--rate-attempts = {plain['rate_attempts']}: --target-qps = {plain['target_qps']} is run once; "
+            f"--rate-attempts = {plain['rate_attempts']}: it is for --target-qps auto, not {plain['target_qps']}; "
             "leave one of the two out"
         )
     else:
         try:
             plain["target_qps"] = float(str(asked["target_qps"]))
         except ValueError:
-            raise BadInput(f"--target-qps = {plain['target_qps']!r}: give samples/s as a number, or auto") from None
+            raise BadInput(
+                f"--target-qps = {plain['target_qps']!r}: give samples/s as a number, auto or peak"
+            ) from None
     return plain

@@ -92,6 +92,8 @@ def single_objects(cluster: Cluster, spec: Spec, config: EngineConfig, node: str
     """ConfigMap and Job of a benchmark on one node, engine and LoadGen in one pod (`harness run`)."""
     values = {"model": spec.model, "dataset": spec.dataset, "samples": spec.samples, "scenario": spec.scenario.value}
     values |= {"mode": spec.mode.value, "target-qps": spec.target_qps, "run-id": spec.run_id}
+    if spec.peak_budget_minutes:
+        values["peak-budget-minutes"] = spec.peak_budget_minutes
     container = {
         "name": "run",
         "args": [

@@ -141,7 +141,7 @@ def _judged(spec: Spec, number: int, target_qps: float, outcome: Outcome, folder
         over_tpot=outcome.over_tpot,
         forgiven=outcome.forgiven,
         repeatable=repeatable,
-        **_journal_figures(folder / "journal.jsonl", outcome.issued),
+        **journal_figures(folder / "journal.jsonl", outcome.issued),
     )
 
 
@@ -165,7 +165,7 @@ def _reason(scenario: Scenario, outcome: Outcome, values: dict[str, object]) -> 
     return "; ".join([*over, forgives]) if _too_fast(values) else str(values.get("result_invalid_reason"))
 
 
-def _journal_figures(path: Path, issued: int) -> dict[str, float | None]:
+def journal_figures(path: Path, issued: int) -> dict[str, float | None]:
     """99th percentiles, and the ratio of answers to queries in the second half of the time of issuing."""
     lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
     rows = np.array(

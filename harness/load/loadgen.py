@@ -134,13 +134,15 @@ def run_loadgen(
     *,
     folder: Path | None = None,
     ends_early: bool = False,
+    ends_after: int | None = None,
 ) -> Outcome:
     """Run LoadGen once, in a process of its own, over the spec's engines and the samples of its share.
 
     Writes `<folder>/<mode>/` (LoadGen's files and user.conf), appends to `<folder>/journal.jsonl` and to
     `<run_dir>/harness.log`; `folder` is the run directory unless another is given. `target_qps` in samples/s: Server's
     rate, Offline's expected rate; None only where LoadGen needs none. `on_progress` is called about once a second from
-    this thread. With `ends_early` a run that cannot become VALID any more is ended at once, and the outcome says why.
+    this thread. With `ends_early` a run that cannot become VALID any more is ended at once, and the outcome says why;
+    with `ends_after` it is ended at the latest once so many samples are answered.
 
     Raises:
         SamplesFailed: samples failed; within 5 s of the first.
@@ -155,6 +157,7 @@ def run_loadgen(
         "folder": str(folder),
         "log": str(run_dir / "harness.log"),
         "ends_early": ends_early,
+        "ends_after": ends_after,
     }
     result = run_job("loadgen", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
     outcome = Outcome(**{**result, "one_token_answers": tuple(result["one_token_answers"])})

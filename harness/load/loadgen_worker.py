@@ -4,10 +4,11 @@ import dataclasses
 import gc
 import os
 import sys
+import tempfile
 import threading
 import time
 from array import array
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from harness.load.worker import MAX_FAILURES, Report
 from harness.spec import Scenario, Spec, parse_spec
 
 _SWITCH_INTERVAL_S = 0.0005
+_REHEARSAL_QPS = 20_000.0
 _Key = tuple[int, float]
 _started = False
 
@@ -45,6 +47,44 @@ def run(payload: dict[str, Any], report: Report) -> dict[str, Any]:
     return _Run(spec, settings, payload, report).go()
 
 
+def rehearse(payload: dict[str, Any], report: Report) -> dict[str, Any]:
+    """The order in which LoadGen issues samples in a performance run: it is run, and answered at once."""
+    values = payload["settings"]
+    settings = Settings(**{**values, "scenario": Scenario(values["scenario"]), "target_qps": _REHEARSAL_QPS})
+    settings = dataclasses.replace(settings, min_duration_ms=round(payload["queries"] / _REHEARSAL_QPS * 1000))
+    order: list[int] = []
+    answer = array("i", [1, 1])
+    address, length = answer.buffer_info()
+
+    def issue(queries: list[Any]) -> None:
+        for query in queries:
+            order.append(query.index)
+            lg.FirstTokenComplete([lg.QuerySampleResponse(query.id, address, answer.itemsize)])
+            lg.QuerySamplesComplete([lg.QuerySampleResponse(query.id, address, length * answer.itemsize, length)])
+
+    with tempfile.TemporaryDirectory() as folder:
+        _start_test(issue, settings, Path(folder), payload["log"], "rehearsal")
+    return {"order": order}
+
+
+def _start_test(
+    issue: Callable[[list[Any]], None], settings: Settings, directory: Path, log_name: str, name: str
+) -> None:
+    """Let LoadGen issue until its run is over; its files go into the directory."""
+    test_settings = _test_settings(settings, directory, log_name)
+    log = lg.LogSettings()
+    log.enable_trace = False
+    log.log_output.outdir = str(directory)
+    log.log_output.copy_summary_to_stdout = False
+    # ConstructSUT calls every system "PySUT"; this one takes a name.
+    system = lg.ConstructQDL(issue, lambda: None, lambda: f"mlperf-distributed ({name})")
+    library = lg.ConstructQSL(settings.samples, settings.samples, lambda indices: None, lambda indices: None)
+    # Left to itself LoadGen takes an audit.config that happens to lie in the working directory.
+    lg.StartTestWithLogSettings(system, library, test_settings, log, str(directory / "no-audit.config"))
+    lg.DestroyQSL(library)
+    lg.DestroyQDL(system)
+
+
 class _Run:
     """Between LoadGen and the dispatcher; a Listener whose keys are (LoadGen's response id, time issued)."""
 
@@ -61,9 +101,10 @@ class _Run:
         self._one_token: list[int] = []
         self._issued = 0
         self._ended = threading.Event()
+        self._counting = threading.Lock()  # an answer is counted everywhere or nowhere
         self._streams = settings.scenario is not Scenario.OFFLINE
         self._limits = LimitWatch(settings.scenario, settings.most_samples)
-        self._ends_early = payload["ends_early"]
+        self._ends_early, self._ends_after = payload["ends_early"], payload["ends_after"]
         self._dispatcher = Dispatcher(
             spec.engines,
             payload["prompts"],
@@ -76,7 +117,6 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         """Run to the end."""
-        test_settings = _test_settings(self._settings, self._directory, self._log)
         # The prompts live as long as the process: no collection need look at them. And LoadGen's thread, which holds
         # the schedule, must not wait the default 5 ms for its turn at the interpreter.
         gc.collect()
@@ -86,7 +126,8 @@ class _Run:
             reporter = threading.Thread(target=self._look, name="report", daemon=True)
             reporter.start()
             self._started_unix, self._cpu_s = time.time(), time.process_time()
-            self._start_test(test_settings)
+            names = ", ".join(engine.name for engine in self._spec.engines)
+            _start_test(self._issue, self._settings, self._directory, self._log, names)
             outcome = self._outcome()
         self._ended.set()
         reporter.join()
@@ -107,21 +148,6 @@ class _Run:
             "ended_early": ended_early,
             **self._limits.counts(time.perf_counter()),
         }
-
-    def _start_test(self, test_settings: Any) -> None:
-        log = lg.LogSettings()
-        log.enable_trace = False
-        log.log_output.outdir = str(self._directory)
-        log.log_output.copy_summary_to_stdout = False
-        names = ", ".join(engine.name for engine in self._spec.engines)
-        # ConstructSUT calls every system "PySUT"; this one takes a name.
-        system = lg.ConstructQDL(self._issue, lambda: None, lambda: f"mlperf-distributed ({names})")
-        count = self._settings.samples
-        library = lg.ConstructQSL(count, count, lambda indices: None, lambda indices: None)
-        # Left to itself LoadGen takes an audit.config that happens to lie in the working directory.
-        lg.StartTestWithLogSettings(system, library, test_settings, log, str(self._directory / "no-audit.config"))
-        lg.DestroyQSL(library)
-        lg.DestroyQDL(system)
 
     def _issue(self, queries: list[Any]) -> None:
         now = time.perf_counter()
@@ -145,9 +171,10 @@ class _Run:
         ids = array("i", answer.token_ids)
         address, length = ids.buffer_info()
         lg.QuerySamplesComplete([lg.QuerySampleResponse(response_id, address, length * ids.itemsize, length)])
-        self._tally.add(issued_s, answer)
-        self._limits.done(answer)
-        self._journal.done(sample, engine, issued_s, answer)
+        with self._counting:
+            self._tally.add(issued_s, answer)
+            self._limits.done(answer)
+            self._journal.done(sample, engine, issued_s, answer)
         if length == 1:
             self._one_token.append(self._spec.window.start + sample)
 
@@ -175,12 +202,15 @@ class _Run:
             self._report(self._progress())
             if self._ends_early and (reason := self._limits.hopeless(self._tally.done)):
                 self._end(reason)
+            if self._ends_after and self._tally.done >= self._ends_after:
+                self._end(f"ended after {self._tally.done:,} answers, as it was meant to be")
 
     def _end(self, reason: str) -> None:
         """End this process, which is the only way to end LoadGen; the engines drop what it still waits for."""
-        self._journal.close()
-        self._report({"result": self._outcome(reason)})
-        os._exit(0)
+        with self._counting:
+            self._journal.close()
+            self._report({"result": self._outcome(reason)})
+            os._exit(0)
 
     def _progress(self) -> dict[str, Any]:
         now = time.perf_counter()

@@ -34,6 +34,7 @@ _INTERVAL_S = 1.0  # between two looks of a worker
 _START_S = 60.0  # more than it takes to import and to read the prompts
 _JOBS = {  # imported only by the process that does one
     "loadgen": ("harness.load.loadgen_worker", "run"),
+    "rehearse": ("harness.load.loadgen_worker", "rehearse"),
     "calibrate": ("harness.load.calibrate_worker", "calibrate"),
     "warm_up": ("harness.load.calibrate_worker", "warm_up"),
 }
@@ -64,7 +65,7 @@ def run_job(
     """Run a job to its end in a new process and return its result; no process is left behind.
 
     Args:
-        job: "loadgen", "calibrate" or "warm_up".
+        job: one of `_JOBS`.
         payload: JSON-ready input.
         log: file its output is appended to.
         on_progress: called about once a second.

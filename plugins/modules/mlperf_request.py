@@ -32,7 +32,10 @@ options:
         description: How many samples of the data set, 1 to 13368.
         type: str
       target_qps:
-        description: Samples per second to offer, or V(auto).
+        description: Samples per second to offer, or V(auto), or V(peak).
+        type: str
+      peak_budget_minutes:
+        description: Minutes for the search for the highest rate and the accuracy run after it.
         type: str
       rate_attempts:
         description: How many performance runs at most where the rate is found, 1 to 10.

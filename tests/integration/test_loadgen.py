@@ -286,7 +286,7 @@ def test_a_second_run_in_one_process_is_refused(tmp_path: Path) -> None:
         spec = parse_spec(json.loads(sys.argv[1]))
         settings = dataclasses.asdict(Settings.of(spec, "performance", 300.0))
         payload = {"spec": json.loads(sys.argv[1]), "settings": settings, "folder": sys.argv[2]}
-        payload |= {"log": "log", "ends_early": False, "prompts": prompts(20)}
+        payload |= {"log": "log", "ends_early": False, "ends_after": None, "prompts": prompts(20)}
         assert loadgen_worker.run(payload, lambda message: None)["samples"] == 20
         loadgen_worker.run(payload, lambda message: None)
     """
@@ -337,11 +337,11 @@ def test_a_configuration_that_loadgen_refuses_is_an_error(tmp_path: Path, monkey
     from harness.load import loadgen_worker
 
     asked = Settings.of(_settings_spec(tmp_path), "performance", 10.0)
-    assert loadgen_worker._test_settings(asked, tmp_path).use_token_latencies
+    assert loadgen_worker._test_settings(asked, tmp_path, "log").use_token_latencies
     (tmp_path / "user.conf").unlink()
     monkeypatch.setattr(Path, "write_text", lambda path, text: len(text))  # as on a file system that loses it
     with pytest.raises(RunFailed, match=r"LoadGen refused .*user.conf with code -2"):
-        loadgen_worker._test_settings(asked, tmp_path)
+        loadgen_worker._test_settings(asked, tmp_path, "log")
 
 
 def _settings_spec(folder: Path, **asked: Any) -> Spec:

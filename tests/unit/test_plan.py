@@ -164,6 +164,16 @@ def test_shortest_duration_that_was_set_counts(tmp_path: Path) -> None:
     assert long == (3 * 30.0, 30.0)
 
 
+@pytest.mark.parametrize(("given", "hours"), [(None, 3.5 * 600 / 12 / 3600), (90.0, 1.5)], ids=["default", "given"])
+def test_a_search_may_take_its_budget(tmp_path: Path, given: float | None, hours: float) -> None:
+    calibration = {"jw2": found(16, 12.0, jw2=10.0, jw3=6.0)}
+    more = {"target_qps": "peak", "peak_budget_minutes": given}
+    result = plan(tmp_path, "fleet", engines("jw2", "jw3"), calibration, **more)
+    assert result["plan"]["nodes"]["jw2"]["target_qps"] == 12.0
+    assert result["plan"]["nodes"]["jw2"]["hours_samples_longest"] == pytest.approx(hours)
+    assert f"until one is VALID; at most {hours:.2f} h for these 600 samples" in result["text"]
+
+
 def test_several_engines_of_a_node_add_up(tmp_path: Path) -> None:
     nodes = {"jw2": [{"name": f"gpu{n}", "url": f"http://jw2:810{n}"} for n in (1, 2)]}
     made = plan(tmp_path, "per_node", nodes, {"jw2": found(7, 5, gpu1=3.0, gpu2=4.0)})["plan"]

@@ -10,6 +10,7 @@ from tests.unit.ansible_modules import Failed, call
 
 ASKED = {
     "scenario": "server", "mode": "both", "samples": 600, "target_qps": "auto", "rate_attempts": 4,
+    "peak_budget_minutes": None,
     "topology": "fleet", "launcher": "process",
 }  # fmt: skip
 
@@ -55,7 +56,8 @@ def test_strings_of_the_command_line_become_values(tmp_path: Path) -> None:
         ("samples", "20000", "13368"), ("samples", "1.5", "whole number"), ("samples", "٣", "whole number"),
         ("scenario", "singlestream", "server or offline or interactive"), ("mode", "fast", "mode = 'fast'"),
         ("target_qps", "0", "target_qps = '0'"), ("target_qps", "nan", "above 0"), ("target_qps", "inf", "above 0"),
-        ("target_qps", "much", "or auto"), ("rate_attempts", "0", "= '0': give a whole number from 1 to 10"),
+        ("target_qps", "much", "auto or peak"), ("peak_budget_minutes", "0", "minutes as a number above 0"),
+        ("rate_attempts", "0", "= '0': give a whole number from 1 to 10"),
         ("rate_attempts", "11", "1 to 10"), ("rate_attempts", "2.5", "rate_attempts = '2.5'"),
         ("topology", "ring", "fleet or per_node"),
         ("launcher", "slurm", "launcher = 'slurm'"), ("run_id", "a/b", "run_id = 'a/b'"), ("run_id", "../x", "run_id"),
@@ -146,6 +148,24 @@ def test_attempts_are_for_a_rate_that_is_found(tmp_path: Path) -> None:
         with pytest.raises(Failed, match="rate_attempts = 2: a performance run is repeated only with target_qps=auto"):
             ask(tmp_path, rate_attempts="2", **other)
         assert ask(tmp_path, **other)["run_id"]
+
+
+def test_the_highest_rate_is_searched_for_where_limits_judge_it(tmp_path: Path) -> None:
+    found = ask(tmp_path, target_qps="peak", peak_budget_minutes="90")
+    assert (found["asked"]["target_qps"], found["asked"]["peak_budget_minutes"]) == ("peak", 90.0)
+    assert found["attempts_most"] == 1
+    for other, says in (
+        ({"scenario": "offline"}, "target_qps = peak: scenario offline has no latency limit"),
+        ({"mode": "accuracy"}, "target_qps = peak: mode accuracy has no performance run"),
+        ({"samples": "458"}, "459 queries at least, and samples = 458"),
+        ({"topology": "per_node"}, "target_qps = peak: 2 nodes would each search on their own"),
+        ({"rate_attempts": "2"}, "rate_attempts = 2: a performance run is repeated only with target_qps=auto"),
+        ({"target_qps": "auto", "peak_budget_minutes": "9"}, "peak_budget_minutes = 9: it is for target_qps=peak"),
+    ):
+        with pytest.raises(Failed, match=says) as refused:
+            ask(tmp_path, **{"target_qps": "peak", **other})
+        assert refused.value.result["exit"] == 2
+    assert ask(tmp_path, ("node1",), target_qps="peak", topology="per_node")["topology"] == "per_node"
 
 
 def test_run_of_an_older_version_is_picked_up(tmp_path: Path) -> None:

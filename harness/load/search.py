@@ -1,0 +1,236 @@
+"""The search for the highest rate that is VALID: from what was measured to the next step, without a clock or an engine.
+
+Nothing is concluded from whether one run held. Every run tells the engines' costs; LoadGen's schedule is played on
+them at rates around the limit, several times with an engine's usual noise; how much slower or faster the engines are
+than those costs is weighed by how well it explains what each run saw. Together that is the chance that a whole run at
+a rate is VALID. Probes are the beginnings of such runs: short ones first, then longer ones near the limit. Then come
+whole runs at the highest rate that is expected to hold.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.load.early_stopping import forgiven
+from harness.load.forecast import SPEED_NOISE, SPEED_NOISE_S, Floats, Trace, Workload, fit, play
+
+_PROBES: tuple[tuple[float, float], ...] = ((0.03, 1.0), (0.1, 1.08), (0.12, 1.03), (0.2, 0.99))
+"""Of each probe the length, as a share of a whole run's, and its rate, over the one that holds in half of all runs; the
+first is at the calibrated rate."""
+_PROBES_LEAST, PROBES_MOST = 2, 12
+_ABOVE = (0.1, 1.08)
+"""The same of a probe that is to fail, where none did; its rate over the highest tried."""
+_KNOWN = 0.006  # standard deviation of the rate, as a part of it, at which no further probe is made
+_LEFT, _CHANCE = (1.2, 2.0), (0.9, 0.75)
+"""Lengths of a whole run that are left of the budget, and the chance of being VALID that an attempt's rate must then
+have: it may fail where another can follow."""
+_STEP = 0.99  # to the square of how many attempts failed, of the lowest of them: the next attempt's rate at most
+ATTEMPTS_MOST = 10
+_LEAST_SAMPLES = 100  # of a probe
+_RATES = (-0.08, -0.04, -0.015, 0.02)  # logarithms, over the rate that would hold without noise, that are played
+_NOISES = (1, -1, 2, -2, 3, -3)
+_REACH = 0.15  # runs further from the limit than this, in the logarithm, tell costs only
+_SPEEDS = np.linspace(-0.1, 0.1, 81)  # logarithms of how much faster than by their costs the engines may be
+_MODEL = 0.01  # how far off they are for no reason we know of, as a standard deviation
+_MARGIN_MODEL = 0.04  # the same of a forecast latency
+_LEAST_TAIL = 8  # queries above the latency by which a run is compared with its forecast
+_FINE = np.linspace(-0.25, 0.15, 401)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is searched for, and in which time.
+
+    Attributes:
+        workload: what LoadGen issues, long enough for the longest run.
+        ttft_limit_s, tpot_limit_s: at the 99th percentile.
+        queries: how many a whole run at a rate has.
+        start_qps: a rate that is believed to hold.
+        highest_qps: the highest that may be tried.
+        budget_s: seconds for probes and attempts together.
+    """
+
+    workload: Workload
+    ttft_limit_s: float
+    tpot_limit_s: float
+    queries: Callable[[float], int]
+    start_qps: float
+    highest_qps: float
+    budget_s: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A probe or an attempt that has ended: what was offered, for how long, whether it could be or was VALID."""
+
+    kind: Literal["probe", "attempt"]
+    target_qps: float
+    seconds: float
+    held: bool
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next: a run of the first `samples` queries (all for an attempt) at a rate, and the chance it holds."""
+
+    kind: Literal["probe", "attempt"]
+    target_qps: float
+    samples: int
+    chance: float | None = None
+
+
+def next_step(question: Question, runs: Sequence[Run]) -> Step | None:
+    """The next probe or attempt; None when an attempt held, or when no whole run fits into the budget any more."""
+    failed = [run.target_qps for run in runs if run.kind == "attempt"]
+    if runs and runs[-1].kind == "attempt" and (runs[-1].held or len(failed) == ATTEMPTS_MOST):
+        return None
+    if not runs:
+        return _probe(question, question.start_qps, _PROBES[0][0])
+    left = question.budget_s - sum(run.seconds for run in runs)
+    chances = Chances(question, runs)
+    even = chances.rate(0.5)
+    whole_s = question.queries(even) / even
+    if not failed and (planned := _planned(runs, chances.deviation)):
+        share, factor = planned
+        rate = even * factor if len(runs) < len(_PROBES) else max(run.target_qps for run in runs) * factor
+        if left > (1 + share) * whole_s:
+            return _probe(question, rate, share, chances)
+    if left < whole_s:
+        return None
+    rate = chances.rate(float(np.interp(left / whole_s, _LEFT, _CHANCE)))
+    rate = _rounded(min(rate, question.highest_qps, *(one * _STEP ** len(failed) ** 2 for one in failed)))
+    return Step("attempt", rate, question.queries(rate), chances.of(rate))
+
+
+def _planned(runs: Sequence[Run], deviation: float) -> tuple[float, float] | None:
+    """Length and rate of the next probe, as in `_PROBES`; None when enough is known."""
+    if len(runs) < len(_PROBES) and (len(runs) < _PROBES_LEAST or deviation > _KNOWN):
+        return _PROBES[len(runs)]
+    bracketed = any(not run.held for run in runs)
+    return None if bracketed or len(runs) >= PROBES_MOST else _ABOVE
+
+
+def _probe(question: Question, rate: float, share: float, chances: "Chances | None" = None) -> Step:
+    rate = _rounded(min(rate, question.highest_qps))
+    queries = question.queries(rate)
+    samples = min(queries, max(_LEAST_SAMPLES, math.ceil(share * queries)))
+    return Step("probe", rate, samples, chances.of(rate) if chances else None)
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.4g}")
+
+
+class Chances:
+    """The chance that a whole run at a rate is VALID, given what was measured."""
+
+    def __init__(self, question: Question, runs: Sequence[Run]) -> None:
+        self._question = question
+        self._costs = fit(question.workload, [(run.target_qps, run.trace) for run in runs])
+        self._centre = self._without_noise(max(run.target_qps for run in runs))
+        self._logs = math.log(self._centre) + np.array(_RATES)
+        self._plays = [[self._play(math.exp(log), noise) for noise in _NOISES] for log in self._logs]
+        self._weights = self._weighed(runs)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the speed, and so of the rate that holds, as a part of it."""
+        mean = float(self._weights @ _SPEEDS)
+        return math.sqrt(float(self._weights @ (_SPEEDS - mean) ** 2))
+
+    def of(self, rate: float) -> float:
+        """The chance at a rate."""
+        return float(self._chances(np.array([math.log(rate)]))[0])
+
+    def rate(self, chance: float) -> float:
+        """The highest rate with at least this chance."""
+        logs = math.log(self._centre) + _FINE
+        below = self._chances(logs) < chance
+        return math.exp(logs[max(0, int(below.argmax()) - 1) if below.any() else -1])
+
+    def _chances(self, logs: Floats) -> Floats:
+        means, deviation = self._whole
+        margins = np.interp(logs[:, None] - _SPEEDS[None, :], self._logs, means)
+        # Beyond the rates that were played the margin goes on as between the outermost two.
+        for beyond, inner, outer in ((-1, -2, -1), (1, 1, 0)):
+            past = (logs[:, None] - _SPEEDS[None, :]) - self._logs[outer]
+            slope = (means[outer] - means[inner]) / (self._logs[outer] - self._logs[inner])
+            margins += np.where(past * -beyond > 0, past * slope, 0.0)
+        return np.asarray(_normal(-margins / deviation) @ self._weights)
+
+    @cached_property
+    def _whole(self) -> tuple[Floats, float]:
+        """Of whole runs at the rates played: the margin on average, rising with the rate; its deviation."""
+        margins = np.array(
+            [
+                [_margin(self._question, ttft, tpot, _tail(len(ttft), len(ttft))) for ttft, tpot in plays]
+                for plays in self._plays
+            ]
+        )
+        return np.maximum.accumulate(margins.mean(1)), math.hypot(_pooled(margins), _MARGIN_MODEL)
+
+    def _weighed(self, runs: Sequence[Run]) -> Floats:
+        """How likely each of `_SPEEDS` is: what was seen may be chance, and every run speaks for some of them."""
+        seconds = sum(run.seconds for run in runs)
+        prior = math.hypot(SPEED_NOISE * math.sqrt(2 * SPEED_NOISE_S / max(seconds, 2 * SPEED_NOISE_S)), _MODEL)
+        logs = -0.5 * (_SPEEDS / prior) ** 2
+        for run in runs:
+            count = min(run.trace.whole, len(self._plays[0][0][0]))
+            if count <= _LEAST_TAIL or abs(math.log(run.target_qps / self._centre)) > _REACH:
+                continue
+            tail = _tail(count, self._question.queries(run.target_qps))
+            ttft, tpot = _latencies(run.trace, count)
+            seen = _margin(self._question, ttft, tpot, tail)
+            margins = np.array(
+                [[_margin(self._question, a[:count], b[:count], tail) for a, b in plays] for plays in self._plays]
+            )
+            expected = np.interp(math.log(run.target_qps) - _SPEEDS, self._logs, margins.mean(1))
+            logs -= 0.5 * ((seen - expected) / math.hypot(_pooled(margins), _MARGIN_MODEL)) ** 2
+        weights = np.exp(logs - logs.max())
+        return np.asarray(weights / weights.sum())
+
+    def _without_noise(self, rate: float) -> float:
+        """The rate at which a whole run would just hold if engines had no noise."""
+        low, high = rate / 1.6, rate * 1.6
+        while high / low > 1.02:
+            middle = math.sqrt(low * high)
+            ttft, tpot = self._play(middle, 0)
+            held = _margin(self._question, ttft, tpot, _tail(len(ttft), len(ttft))) <= 0
+            low, high = (middle, high) if held else (low, middle)
+        return math.sqrt(low * high)
+
+    def _play(self, rate: float, noise: int) -> tuple[Floats, Floats]:
+        return play(self._question.workload, self._costs, rate, self._question.queries(rate), noise)
+
+
+def _tail(count: int, whole: int) -> int:
+    """How many of the first `count` queries may be over a limit if the whole run's may be spread evenly."""
+    return max(_LEAST_TAIL, forgiven(whole) * count // whole) if count < whole else max(0, forgiven(whole))
+
+
+def _margin(question: Question, ttft: Floats, tpot: Floats, tail: int) -> float:
+    """Logarithm of the latency that `tail` queries exceed, over its limit, for the limit that is nearer to breaking."""
+    return max(
+        math.log(max(1e-6, float(np.partition(values, -tail - 1)[-tail - 1])) / limit)
+        for values, limit in ((ttft, question.ttft_limit_s), (tpot, question.tpot_limit_s))
+    )
+
+
+def _latencies(trace: Trace, count: int) -> tuple[Floats, Floats]:
+    first, steps = trace.first_s[:count], np.maximum(1, trace.answer_tokens[:count] - 1)
+    return first - trace.issued_s[:count], (trace.last_s[:count] - first) / steps
+
+
+def _pooled(margins: Floats) -> float:
+    return float(np.sqrt(margins.var(1, ddof=1).mean()))
+
+
+def _normal(values: Floats) -> NDArray[np.float64]:
+    """The normal distribution's function."""
+    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in values.ravel()]).reshape(values.shape)
