@@ -69,7 +69,7 @@ PUBLIC = (*Asked.model_fields, "run_id")
 _NUMBERS = ("samples", "target_qps", "rate_attempts", "peak_budget_minutes")
 _RIGHT = {
     "samples": f"a whole number from 1 to {FULL_SAMPLES}",
-    "target_qps": "samples per second as a number above 0, auto or peak",
+    "target_qps": "samples per second as a number above 0, or auto, or peak",
     "rate_attempts": f"a whole number from 1 to {MAX_RATE_ATTEMPTS}",
     "peak_budget_minutes": "minutes as a number above 0",
     "scenario": " or ".join(Scenario),

@@ -307,6 +307,6 @@ def _numbers(asked: dict[str, Any]) -> dict[str, Any]:
             plain["target_qps"] = float(str(asked["target_qps"]))
         except ValueError:
             raise BadInput(
-                f"--target-qps = {plain['target_qps']!r}: give samples/s as a number, auto or peak"
+                f"--target-qps = {plain['target_qps']!r}: give samples/s as a number, or auto, or peak"
             ) from None
     return plain

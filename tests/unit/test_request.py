@@ -56,7 +56,7 @@ def test_strings_of_the_command_line_become_values(tmp_path: Path) -> None:
         ("samples", "20000", "13368"), ("samples", "1.5", "whole number"), ("samples", "٣", "whole number"),
         ("scenario", "singlestream", "server or offline or interactive"), ("mode", "fast", "mode = 'fast'"),
         ("target_qps", "0", "target_qps = '0'"), ("target_qps", "nan", "above 0"), ("target_qps", "inf", "above 0"),
-        ("target_qps", "much", "auto or peak"), ("peak_budget_minutes", "0", "minutes as a number above 0"),
+        ("target_qps", "much", "or auto, or peak"), ("peak_budget_minutes", "0", "minutes as a number above 0"),
         ("rate_attempts", "0", "= '0': give a whole number from 1 to 10"),
         ("rate_attempts", "11", "1 to 10"), ("rate_attempts", "2.5", "rate_attempts = '2.5'"),
         ("topology", "ring", "fleet or per_node"),
