@@ -110,7 +110,7 @@ def _node(
         yield _finding(
             "gpus",
             "fail",
-            f"{len(configs)} engines request {requested} {cluster.gpu_resource} of node {node}, it offers {available}",
+            f"node {node} offers {available} {cluster.gpu_resource}, {requested} needed by {_engines(len(configs))}",
             f"kubectl describe node {node} | grep -A9 Allocatable; without GPUs set gpu_resource to an empty value",
         )
     else:
@@ -126,10 +126,14 @@ def _shortages(
     for resource, (per_engine, per_run) in requests.items():
         requested = engines * parse_quantity(per_engine) + (parse_quantity(per_run) if with_run else 0)
         if resource in allocatable and requested > parse_quantity(allocatable[resource]):
-            parts = [f"{engines} engines of {per_engine}"] * bool(engines) + [f"a LoadGen of {per_run}"] * with_run
+            parts = [f"{_engines(engines)} of {per_engine}"] * bool(engines) + [f"a LoadGen of {per_run}"] * with_run
             keys = [resource] * bool(engines) + [f"run_{resource}"] * with_run
-            seen = f"{' and '.join(parts)} request more {resource} than the {allocatable[resource]} of node {node}"
+            seen = f"node {node} offers {allocatable[resource]} {resource}, less than {' and '.join(parts)}"
             yield _finding("resources", "fail", seen, f"lower {' or '.join(keys)} in harness_cluster")
+
+
+def _engines(count: int) -> str:
+    return "1 engine" if count == 1 else f"{count} engines"
 
 
 def _claims(api: Api, cluster: Cluster, node: str) -> Iterator[Finding]:

@@ -195,12 +195,12 @@ def test_watching_lives_through_a_server_that_is_away(
     plugin = action.ActionModule(task, *(MagicMock() for _ in range(5)))
 
     def others() -> None:
-        soon(lambda: any("performance" in line for line in shown), 10)
+        soon(lambda: any("performance" in line for line in shown), 60)
         cluster.down()
-        soon(lambda: any("no answer, trying again: the API server" in line for line in shown), 15)
+        soon(lambda: any("no answer, trying again: the API server" in line for line in shown), 60)
         cluster.up()
         seen = len(shown)
-        soon(lambda: any("performance" in line for line in shown[seen:]), 15)
+        soon(lambda: any("performance" in line for line in shown[seen:]), 60)
         cluster.delete_job("run-r1-jw2")
 
     thread = threading.Thread(target=others)
@@ -210,7 +210,7 @@ def test_watching_lives_through_a_server_that_is_away(
     thread.join()
     assert result["reason"] == "the Job of run jw2 was deleted by someone; start with another run_id"
     assert (result["state"], result["good"], result["changed"]) == ("failed", False, False)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 150
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount namespace of its own: run as root")

@@ -132,7 +132,7 @@ SENTENCES = {
     ),
     "closed": ("node n1 is cordoned", "kubectl uncordon n1"),
     "lost": ("node n1 is not Ready: Kubelet stopped posting node status.", "kubectl describe node n1"),
-    "GPU": ("1 engines request 1 nvidia.com/gpu of node n1, it offers 0", "gpu_resource"),
+    "GPU": ("node n1 offers 0 nvidia.com/gpu, 1 needed by 1 engine", "gpu_resource"),
     "unknown": ("the cluster has no node n9", "set harness_node"),
     "stranger": ("rejects these credentials (Unauthorized)", "renew them"),
     "away": ("does not answer", ""),
@@ -200,14 +200,12 @@ def test_two_engines_share_a_node_as_its_gpus_allow(cluster: Cluster) -> None:
     )
     three = [*pair, engine("n1-2")]
     (only,) = [one for one in doctor.check(starter, "r2", "n1", three, None) if one["level"] == "fail"]
-    assert "3 engines request 3 nvidia.com/gpu of node n1, it offers 2" in only["seen"]
+    assert "node n1 offers 2 nvidia.com/gpu, 3 needed by 3 engines" in only["seen"]
 
 
 def test_the_doctor_reports_a_node_that_is_too_small(cluster: Cluster) -> None:
     operator(cluster)
     (said,) = look(cluster, memory="250Gi", run_memory="8Gi")
-    assert said["seen"] == ("1 engines of 250Gi and a LoadGen of 8Gi request more memory than the 256Gi of node n1"), (
-        said
-    )
+    assert said["seen"] == "node n1 offers 256Gi memory, less than 1 engine of 250Gi and a LoadGen of 8Gi", said
     assert said["advice"] == "lower memory or run_memory in harness_cluster"
     assert look(cluster, memory="240Gi", run_memory="8Gi") == []
