@@ -86,8 +86,8 @@ def noise(seed: int) -> Iterator[None]:
 
 def _busy_and_idle(core: int, seed: int) -> None:
     os.sched_setaffinity(0, {core})
-    source = random.Random(seed)
-    while os.getppid() != 1:
+    source, parent = random.Random(seed), os.getppid()
+    while os.getppid() == parent:
         end = time.perf_counter() + source.uniform(SHORTEST_S, LONGEST_S)
         while time.perf_counter() < end:
             pass
