@@ -59,6 +59,7 @@ def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         rates, uncertain = _closed_loop(spec, load)
         total = sum(rates.values())
         load.drain()
+        load.dispatcher.set_speeds(rates)
         target, tried = total * OFFLINE_MARGIN, list[dict[str, Any]]()
         if spec.scenario is not Scenario.OFFLINE:
             target, tried = choose(total * (1 - min(uncertain, 0.5)), lambda rate: _probe(spec, load, rate))
