@@ -386,7 +386,7 @@ def test_a_served_engine_that_dies_ends_its_command_with_the_reason(bench: Bench
 
 
 def test_a_signal_to_a_command_that_waits_for_anothers_engine_leaves_it(bench: Bench) -> None:
-    bench.fake = {"start_s": 4}
+    bench.fake = {"start_s": 10}
     engine.up(bench.root, bench.config(), wait=False)
     waiting = bench.command_line()
     assert waiting.stderr is not None and "engine e1" in waiting.stderr.readline()

@@ -82,7 +82,7 @@ def cluster(tmp_path: Path) -> Cluster:
 
 def test_it_is_installed_once_pinned_and_its_queue_is_made_when_it_is_up(cluster: Cluster) -> None:
     assert cluster.play("--check") == 0, cluster.output
-    assert "would bring file://" in cluster.output
+    assert "would download file://" in cluster.output
     assert not (cluster.folder / "kept").exists()
     assert not {call.split()[0] for call in cluster.calls()} & {"apply", "wait"}
     assert cluster.play(volcano_queue="benchmarks", volcano_queue_settings={"weight": 4}) == 0, cluster.output
@@ -124,7 +124,7 @@ def never_up(cluster: Cluster) -> dict[str, Any]:
     ("make", "said", "applied"),
     [
         (wrong_file, "checksum", False),
-        (not_there, "none.yaml on the machine that Ansible runs on; correct volcano_manifest", False),
+        (not_there, "none.yaml on Ansible's control node: correct volcano_manifest", False),
         (no_checksum, "volcano_sha256 = 'abc': give 64 hexadecimal digits", False),
         (wrong_given, f"not volcano_sha256 = {'1' * 64}", False),
         (never_up, "were not available after 600 s", True),
@@ -147,7 +147,7 @@ def test_a_manifest_of_this_machine_needs_no_network_and_an_unpinned_one_tells_i
     for applied in cluster.folder.glob("applied.*"):
         applied.unlink()
     assert cluster.play(volcano_sha256="") == 0, cluster.output
-    assert f"set volcano_sha256: {cluster.settings['volcano_sha256']}" in cluster.output
+    assert f"pin this one with volcano_sha256: {cluster.settings['volcano_sha256']}" in cluster.output
 
 
 def test_another_launcher_installs_nothing(cluster: Cluster) -> None:
