@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from harness.benchmark import request
+from harness.benchmark import public_settings
 from harness.benchmark.playbook import Play
 from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, RunFailed
 from harness.files import read_json
@@ -164,7 +164,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that were given, each with a value that benchmark.yml takes."""
     values = {name: value.value if isinstance(value, StrEnum) else value for name, value in given.items()}
     values = {name: value for name, value in values.items() if value is not None}
-    request.check(values)
+    public_settings.check(values)
     return values
 
 

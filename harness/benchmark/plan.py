@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from harness.benchmark.request import Asked, Request, Topology
+from harness.benchmark.public_settings import Asked, Topology
+from harness.benchmark.request import Request
 from harness.benchmark.speeds import Engines, Speed, by_engine, durations, shares, speeds
 from harness.errors import BadInput, NotReady
 from harness.files import read_json, write_json

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.benchmark.request import Asked
+from harness.benchmark.public_settings import Asked
 from harness.load.loadgen import Settings
 from harness.spec import OFFLINE_MARGIN, EngineRef, Limits, Mode, Scenario, least_duration_s
 

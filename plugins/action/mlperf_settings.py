@@ -13,7 +13,8 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
     def work(self, arguments):
         """Settings of the engines, how runs refer to them, and the run that the host may drive."""
         from harness.benchmark import engines
-        from harness.benchmark.request import Launcher, Request
+        from harness.benchmark.public_settings import Launcher
+        from harness.benchmark.request import Request
         from harness.cluster.settings import parse_cluster
         from harness.files import sha256_json
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.benchmark.request import PUBLIC
+from harness.benchmark.public_settings import PUBLIC
 from harness.spec import Limits
 from tests.conftest import REPOSITORY
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.benchmark import speeds
-from harness.benchmark.request import Asked
+from harness.benchmark.public_settings import Asked
 from harness.spec import Limits
 from tests.unit.ansible_modules import Failed, call
 
