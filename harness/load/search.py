@@ -26,7 +26,7 @@ _PROBES_LEAST, PROBES_MOST = 2, 12
 _ABOVE = (0.1, 1.08)
 """The same of a probe that is to fail, where none did; its rate over the highest tried."""
 _KNOWN = 0.006  # standard deviation of the rate, as a part of it, at which no further probe is made
-_LEFT, _CHANCE = (1.2, 2.0), (0.9, 0.65)
+_LEFT, _CHANCE = (1.2, 2.0), (0.9, 0.7)
 """Lengths of a whole run that are left of the budget, and the chance of being VALID that an attempt's rate must then
 have: it may fail where another can follow."""
 _STEP = 0.99  # to the square of how many attempts failed, of the lowest of them: the next attempt's rate at most

@@ -365,3 +365,19 @@ def test_what_is_in_use_may_be_looked_at_again(fakes: Fakes, sleeper: int) -> No
         busy(fakes.site, "node2", kind, sleeper)
     assert fakes.site.play("site.yml") == 0, fakes.site.output()
     assert fakes.site.changed() == 0
+
+
+def test_the_highest_rate_is_searched_for_from_the_calibrated_one(fakes: Fakes) -> None:
+    site = fakes.site
+    for server in fakes.servers.values():
+        server.set(step_ms=10.0, decode_ms_per_sequence=0.33, prefill_ms_per_token=0.067, tokens=20)
+    asked = {"target_qps": "peak", "peak_budget_minutes": 4, "scenario": "interactive", "samples": MANY}
+    assert site.play(mode="performance", run_id="peak", **asked) == 0, site.output()
+    assert "until one is VALID; at most 0.07 h for these 600 samples" in site.output()
+    spec = site.read("peak", "nodes/node1/spec.json")["node"]
+    assert spec["target_qps"] == "peak"
+    assert spec["peak_from_qps"] == site.read("peak", "plan.json")["nodes"]["node1"]["target_qps"]
+    found = site.read("peak", "nodes/node1/outcome.json")
+    assert found["peak"]["budget_minutes"] == 4
+    assert found["peak"]["highest_valid_qps"] == found["attempts"][-1]["target_qps"]
+    assert found["peak"]["sentence"] in site.output()

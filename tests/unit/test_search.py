@@ -14,7 +14,7 @@ from harness.load.peak import budget_minutes
 from harness.load.search import ATTEMPTS_MOST, PROBES_MOST, Chances, Question, Run, Step, next_step
 from harness.spec import FEWEST_CONFIRMED, FULL_SAMPLES, Mode, parse_spec
 
-TRUTH = 3.471
+TRUTH = 3.472
 """Samples/s at which half of 50 runs of the modelled engine are VALID, by `bench/peak.py`."""
 SHORT = 2000
 SLOW, HIGH = 3.0, 5.0
@@ -102,7 +102,7 @@ def test_probes_grow_towards_the_limit_and_then_a_whole_run_follows(short: Workl
     assert [step.kind for step in steps] == ["probe"] * 3 + ["attempt"]
     assert steps[0].samples < steps[1].samples < steps[2].samples < steps[3].samples == SHORT
     assert steps[0].target_qps > steps[1].target_qps > steps[3].target_qps
-    assert 0.6 < (steps[3].chance or 0) < 0.75
+    assert 0.65 < (steps[3].chance or 0) < 0.8
 
 
 def test_a_failed_attempt_is_followed_by_one_at_a_lower_rate_and_a_held_one_by_nothing(
