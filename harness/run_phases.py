@@ -1,4 +1,4 @@
-"""A run's way through its phases, in the process that owns it.
+"""Execute a run, phase by phase, in the process that owns it.
 
 preparing ─► [starting engine] ─► [calibrating] ─► warming up ─► performance ─► accuracy ─► scoring ─► finished
                                                                  ▲    │ a limit is broken: at a lower rate
@@ -40,16 +40,16 @@ def execute(
     on_status: Callable[[dict[str, Any]], None] = lambda status: None,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Carry a created run through all its phases in this process; returns its directory.
+    """Execute all phases of a created run in this process; returns its directory.
 
     Args:
-        samples: what `run.validate` returned for this spec.
-        own_engine: an engine to bring up for this run and to take down after it.
+        samples: the return value of `run_store.validate` for this spec.
+        own_engine: an engine to start for this run and to stop after it.
         on_status: called with the content of status.json about once a second.
-        on_line: told how the engine's start and the scoring come along.
+        on_line: called with lines about attempts, the engine's start and scoring.
 
     Raises:
-        HarnessError: what ended the run; status.json and outcome.json say the same.
+        HarnessError: the error that ended the run, also recorded in status.json and outcome.json.
     """
     execution = _Execution(spec, root, own_engine, on_status, on_line)
     state, reason = "failed", None
@@ -61,10 +61,10 @@ def execute(
         state, reason = "stopped", "stopped on request"
         raise
     except OSError as error:
-        reason = f"{error.filename or 'a file'}: {error.strerror}; look whether the disk is full"
+        reason = f"{error.filename or 'a file'}: {error.strerror}; check whether the disk is full"
         raise RunFailed(reason) from error
     except Exception as error:
-        reason = str(error) if isinstance(error, HarnessError) else f"harness broke: {type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, HarnessError) else f"internal error: {type(error).__name__}: {error}"
         raise
     finally:
         execution.close(state, reason)
@@ -72,7 +72,7 @@ def execute(
 
 
 class _Execution:
-    """A run on its way: its heartbeat, its outcome so far, and the order of its phases."""
+    """A running run: its heartbeat, its outcome so far, and its phases."""
 
     def __init__(
         self,
@@ -101,11 +101,11 @@ class _Execution:
         }
 
     def phases(self, samples: dataset.Dataset) -> None:
-        """All phases in order; whatever was started is ended on the way out."""
+        """Execute all phases in order; stops what it started, also after an error."""
         with ExitStack() as cleanup:
             if self._own_engine:
                 self._enter("starting engine")
-                self._bring_up(self._own_engine, cleanup)
+                self._start_engine(self._own_engine, cleanup)
             write_json(self.run_dir / "manifest.json", manifest(self._spec, self._root, samples))
             sampler = Sampler(self.run_dir / "telemetry.csv", {ref.name: ref.url for ref in self._spec.engines})
             sampler.start()
@@ -120,7 +120,7 @@ class _Execution:
             self._score(samples)
 
     def close(self, state: str, reason: str | None) -> None:
-        """Write outcome.json, then the last status: whoever sees the end finds the outcome."""
+        """Write outcome.json, then the last status, so that a reader of the last status finds the outcome."""
         with contextlib.suppress(OSError):
             write_json(self.run_dir / "outcome.json", self._outcome)
         self._heartbeat.finish(state, reason)
@@ -131,31 +131,31 @@ class _Execution:
         self._heartbeat.phase(phase)
         self._on_status(self._heartbeat.snapshot())
 
-    def _tell(self, progress: Progress) -> None:
+    def _report(self, progress: Progress) -> None:
         self.metrics.note(progress)
         self._heartbeat.progress(progress)
         self._on_status(self._heartbeat.snapshot())
 
-    def _bring_up(self, config: engine.EngineConfig, cleanup: ExitStack) -> None:
-        """Start the run's own engine, to be ended with it; one that was up already outlives the run."""
+    def _start_engine(self, config: engine.EngineConfig, cleanup: ExitStack) -> None:
+        """Start the run's own engine, which ends with the run; one that was running already outlives it."""
         if engine.up(self._root, config, wait=False, die_with_parent=True).changed:
             cleanup.callback(engine.down, self._root, config.name)
         engine.up(self._root, config, wait=True, on_progress=self._on_line)
 
     def _target_qps(self, samples: dataset.Dataset) -> float:
-        asked = self._spec.target_qps
-        if asked == "peak" and self._spec.peak_from_qps:
-            asked = self._spec.peak_from_qps
-        if self._spec.calibrate_only or isinstance(asked, str):
+        target_qps = self._spec.target_qps
+        if target_qps == "peak" and self._spec.peak_from_qps:
+            target_qps = self._spec.peak_from_qps
+        if self._spec.calibrate_only or isinstance(target_qps, str):
             self._enter("calibrating")
-            found = calibrate(self._spec, samples, self.run_dir, self._tell)
-            self._outcome["calibration"] = asdict(found)
-            self._heartbeat.calibrated(asdict(found))
-            engines = tuple(ref.at_speed(found.by_engine) for ref in self._spec.engines)
+            calibration = calibrate(self._spec, samples, self.run_dir, self._report)
+            self._outcome["calibration"] = asdict(calibration)
+            self._heartbeat.calibrated(asdict(calibration))
+            engines = tuple(ref.at_speed(calibration.by_engine) for ref in self._spec.engines)
             self._spec = self._spec.model_copy(update={"engines": engines})
-            asked = found.target_qps
-        self._outcome["target_qps"] = asked
-        return asked
+            target_qps = calibration.target_qps
+        self._outcome["target_qps"] = target_qps
+        return target_qps
 
     def _measure(self, samples: dataset.Dataset, target_qps: float) -> None:
         modes: tuple[RunMode, ...] = ("performance", "accuracy")
@@ -168,14 +168,14 @@ class _Execution:
                     target_qps = find(samples, target_qps)
                     continue
                 self._enter(mode)
-                outcome = run_loadgen(self._spec, samples, mode, self.run_dir, target_qps, self._tell)
+                outcome = run_loadgen(self._spec, samples, mode, self.run_dir, target_qps, self._report)
                 self._outcome[mode] = asdict(outcome)
             except SamplesFailed as error:
                 self._outcome["failures"] = [{"mode": mode, **asdict(failure)} for failure in error.failures]
                 raise
 
     def _find_rate(self, samples: dataset.Dataset, target_qps: float) -> float:
-        """Performance runs at falling rates until one holds or none may follow; the rate of the last."""
+        """Run attempts at decreasing rates until one is VALID or none may follow; returns the last one's rate."""
         attempts: list[Attempt] = []
         rate: float | None = target_qps
         while rate is not None:
@@ -184,7 +184,7 @@ class _Execution:
             drain(self._spec)
             self._heartbeat.attempt(len(attempts) + 1, self._spec.rate_attempts)
             self._enter("performance")
-            made, outcome = attempt(self._spec, samples, self.run_dir, len(attempts) + 1, target_qps, self._tell)
+            made, outcome = attempt(self._spec, samples, self.run_dir, len(attempts) + 1, target_qps, self._report)
             attempts.append(made)
             self._attempted(made, outcome)
             rate = next_rate(attempts, self._spec.rate_attempts, self._spec.scenario)
@@ -198,7 +198,7 @@ class _Execution:
         Raises:
             RunFailed: the budget is over before the first attempt.
         """
-        search = Search(self._spec, samples, self.run_dir, start_qps, self._tell)
+        search = Search(self._spec, samples, self.run_dir, start_qps, self._report)
         self._on_line(f"searching from {start_qps:g} samples/s for at most {search.budget_minutes:.0f} minutes")
         while step := search.next():
             self._enter("draining")
@@ -226,15 +226,15 @@ class _Execution:
         self._on_line(f"attempt {made.number} at {made.target_qps:g} samples/s: {made.verdict}")
 
     def _agreed(self, number: int, rate: float | None) -> float | None:
-        """The rate of the next attempt, or None, once it is known whether all LoadGens repeat theirs.
+        """Wait for the decision whether all LoadGens repeat their attempts; returns the next attempt's rate, or None.
 
-        One whose own attempt held repeats it at the same rate.
+        A LoadGen whose own attempt was VALID repeats it at the same rate.
         """
         self._heartbeat.wait_for_others()
         self._on_status(self._heartbeat.snapshot())
         repeat = run_store.decision(self.run_dir, number, self._spec.limits.decision_timeout_s)
         if repeat is None:
-            self._on_line(f"attempt {number}: no word of the other nodes' attempts, so this one is decided alone")
+            self._on_line(f"attempt {number}: no decision about the other nodes' attempts, so this node decides alone")
             return rate
         return (rate or self._outcome["target_qps"]) if repeat else None
 
@@ -253,7 +253,7 @@ class _Execution:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Entry of the detached process: run directory and root as arguments."""
+    """Entry point of the detached process; the arguments are run directory and root."""
     run_dir, root = map(Path, arguments)
     try:
         spec = parse_spec(read_json(run_dir / "spec.json", "spec"))

@@ -45,7 +45,7 @@ def run(
     endpoint: tuple[str, ...],
     engine_config: str | None,
     as_json: bool,
-    **asked: Any,
+    **options: Any,
 ) -> int:
     """Run a benchmark on this node, from engine to report, and wait for it."""
     from harness import engine as engines
@@ -53,7 +53,7 @@ def run(
     from harness import run_store
     from harness.run_phases import execute
 
-    own, spec = _spec(sandbox, endpoint, engine_config, asked)
+    own, spec = _spec(sandbox, endpoint, engine_config, options)
     samples = run_store.validate(spec, root)
     for reference in () if own else spec.engines:
         engines.observe(reference.name, reference.url, spec.model)
@@ -256,7 +256,7 @@ def _printer() -> Callable[[dict[str, Any]], None]:
 
 
 def _spec(
-    sandbox: Path | None, endpoints: tuple[str, ...], engine_config: str | None, asked: dict[str, Any]
+    sandbox: Path | None, endpoints: tuple[str, ...], engine_config: str | None, options: dict[str, Any]
 ) -> tuple[Any, Spec]:
     from harness import engine as engines
     from harness import sandbox as sandboxes
@@ -264,11 +264,16 @@ def _spec(
     if endpoints and engine_config:
         raise BadInput("--endpoint and --engine-config cannot be combined; use one")
     if sandbox:
-        asked = {**asked, **{key: value for key, value in sandboxes.paths(sandbox).items() if asked.get(key) is None}}
+        options = {
+            **options,
+            **{key: value for key, value in sandboxes.paths(sandbox).items() if options.get(key) is None},
+        }
     for key in ("model", "dataset"):
-        if asked[key] is None:
+        if options[key] is None:
             raise BadInput(f"--{key} is missing; add it, or --sandbox DIR built by `harness sandbox`")
-    asked["run_id"] = asked["run_id"] or f"{time.strftime('%Y%m%d-%H%M%S')}-{asked['scenario']}-{asked['samples']}"
+    options["run_id"] = (
+        options["run_id"] or f"{time.strftime('%Y%m%d-%H%M%S')}-{options['scenario']}-{options['samples']}"
+    )
     own = None
     if endpoints:
         references: list[dict[str, Any]] = [
@@ -279,34 +284,34 @@ def _spec(
         defaults = {
             "name": "own",
             "port": 8100,
-            "model": str(asked["model"]),
+            "model": str(options["model"]),
             "dtype": "float32" if sandbox else "auto",
         }
         own = engines.parse_config(
             {**defaults, **(read_values(engine_config, "engine config") if engine_config else {})}
         )
         references = [{"name": own.name, "url": own.base_url, "max_in_flight": own.max_in_flight}]
-    return own, parse_spec({**_numbers(asked), "engines": references})
+    return own, parse_spec({**_spec_values(options), "engines": references})
 
 
-def _numbers(asked: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        key: str(value) if isinstance(value, Path) else value for key, value in asked.items() if value is not None
+def _spec_values(options: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items() if value is not None
     }
-    if plain["target_qps"] == "auto":
-        plain.setdefault("rate_attempts", DEFAULT_RATE_ATTEMPTS)
-    elif plain["target_qps"] == "peak" and "rate_attempts" not in plain:
+    if values["target_qps"] == "auto":
+        values.setdefault("rate_attempts", DEFAULT_RATE_ATTEMPTS)
+    elif values["target_qps"] == "peak" and "rate_attempts" not in values:
         pass
-    elif "rate_attempts" in plain:
+    elif "rate_attempts" in values:
         raise BadInput(
-            f"--rate-attempts = {plain['rate_attempts']}: it is for --target-qps auto, not {plain['target_qps']}; "
+            f"--rate-attempts = {values['rate_attempts']}: it is for --target-qps auto, not {values['target_qps']}; "
             "leave one of the two out"
         )
     else:
         try:
-            plain["target_qps"] = float(str(asked["target_qps"]))
+            values["target_qps"] = float(str(options["target_qps"]))
         except ValueError:
             raise BadInput(
-                f"--target-qps = {plain['target_qps']!r}: give samples/s as a number, or auto, or peak"
+                f"--target-qps = {values['target_qps']!r}: give samples/s as a number, or auto, or peak"
             ) from None
-    return plain
+    return values

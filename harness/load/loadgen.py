@@ -1,4 +1,4 @@
-"""One LoadGen run: what is asked of it, the process it runs in, and whether it did what was asked."""
+"""One LoadGen run: its settings, the process it runs in, and the check that its logs match the settings."""
 
 import dataclasses
 import math
@@ -24,10 +24,10 @@ _SEED_NAMES = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
 class Outcome:
     """A finished LoadGen run.
 
-    `samples` answered of `issued`; `tokens` answered; `one_token_answers` are global indices of answers of one token,
-    which LoadGen counts as errors; `client_cpu_s` is what issuing, dispatching and receiving cost in CPU seconds.
-    `ended_early` says why the run was given up before its end (LoadGen's logs then hold no result). Queries over the
-    latency limits are counted for the scenarios that have any, with how many of them early stopping forgives.
+    `samples` of `issued` queries were answered, with `tokens` tokens. `one_token_answers` are the global indices of
+    answers with one token, which LoadGen counts as errors. `client_cpu_s` is the CPU time of issuing, dispatching and
+    receiving in seconds. `ended_early` says why the run was ended before its end (LoadGen's logs then have no result).
+    Queries over the latency limits are counted in scenarios with limits; early stopping forgives `forgiven` of them.
     """
 
     mode: str
@@ -46,7 +46,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is asked of LoadGen, and what its detail log must then say."""
+    """Settings of a LoadGen run, and the values that its detail log must then have."""
 
     scenario: Scenario
     mode: RunMode
@@ -56,22 +56,22 @@ class Settings:
 
     @classmethod
     def of(cls, spec: Spec, mode: RunMode, target_qps: float | None) -> "Settings":
-        """The settings of one run of a spec; BadInput when a rate is needed and none is known."""
+        """The settings of one run of a spec; BadInput when a rate is required but missing."""
         offline = spec.scenario is Scenario.OFFLINE
         if target_qps is None and not (offline and (mode == "accuracy" or spec.min_duration_s == 0)):
-            raise BadInput(f"target_qps is missing for {spec.scenario} {mode}; give a number or let it be calibrated")
+            raise BadInput(f"target_qps is missing for {spec.scenario} {mode}; set a number or auto")
         window = spec.window
         duration_ms = round(spec.min_duration_s * 1000)
         return cls(spec.scenario, mode, window.stop - window.start, target_qps or 1.0, duration_ms)
 
     @property
     def scenario_name(self) -> str:
-        """LoadGen's name of the scenario; Interactive is its Server under another model name."""
+        """LoadGen's name of the scenario; Interactive is Server with another model name."""
         return "Offline" if self.scenario is Scenario.OFFLINE else "Server"
 
     @property
     def user_conf(self) -> str:
-        """The text of user.conf. Without the two counts a share would be issued as often as the whole data set."""
+        """The content of user.conf. Without the two counts, a share would have the whole data set's number of queries."""
         values = {
             "target_qps": repr(self.target_qps),
             "min_duration": self.min_duration_ms,
@@ -83,17 +83,17 @@ class Settings:
 
     @property
     def expected_samples(self) -> int:
-        """How many samples LoadGen will issue: whole passes, as many as the duration needs at this rate."""
+        """The number of samples that LoadGen will issue: as many whole passes as the duration requires at this rate."""
         return self._whole_passes(self._needed)
 
     @property
     def most_samples(self) -> int:
-        """The most that LoadGen may issue: the times of Server queries are random, so a pass more may be due."""
+        """The most samples that LoadGen may issue: Server's issue times are random, so another pass may be needed."""
         return self._whole_passes(self._needed + 4 * math.sqrt(self._needed))
 
     @property
     def _needed(self) -> float:
-        """Samples that the least duration takes at the target rate."""
+        """The number of samples for the minimum duration at the target rate."""
         if self.mode == "accuracy":
             return 1.0
         slack = OFFLINE_SLACK if self.scenario is Scenario.OFFLINE else 1.0
@@ -104,10 +104,10 @@ class Settings:
 
     @property
     def effective(self) -> dict[str, Any]:
-        """Keys of mlperf_log_detail.txt with the values they must have."""
-        asked: dict[str, Any] = {"requested_use_token_latencies": True}  # off when the model's rules were not found
-        asked |= {f"effective_{name}": seed for name, seed in zip(_SEED_NAMES, LOADGEN_SEEDS, strict=True)}
-        asked |= {
+        """Keys of mlperf_log_detail.txt with the required values."""
+        required: dict[str, Any] = {"requested_use_token_latencies": True}  # false when LoadGen does not know the model
+        required |= {f"effective_{name}": seed for name, seed in zip(_SEED_NAMES, LOADGEN_SEEDS, strict=True)}
+        required |= {
             "effective_scenario": self.scenario_name,
             "effective_test_mode": "AccuracyOnly" if self.mode == "accuracy" else "PerformanceOnly",
             "effective_target_qps": self.target_qps,
@@ -118,10 +118,10 @@ class Settings:
             "requested_min_query_count": self.samples,
         }
         if self.scenario_name == "Server":
-            asked["effective_min_query_count"] = self.samples
-            asked["requested_server_ttft_latency"] = round((self.scenario.ttft_limit_ms or 0) * 1e6)
-            asked["requested_server_tpot_latency"] = round((self.scenario.tpot_limit_ms or 0) * 1e6)
-        return asked
+            required["effective_min_query_count"] = self.samples
+            required["requested_server_ttft_latency"] = round((self.scenario.ttft_limit_ms or 0) * 1e6)
+            required["requested_server_tpot_latency"] = round((self.scenario.tpot_limit_ms or 0) * 1e6)
+        return required
 
 
 def run_loadgen(
@@ -136,7 +136,7 @@ def run_loadgen(
     ends_early: bool = False,
     ends_after: int | None = None,
 ) -> Outcome:
-    """Run LoadGen once, in a process of its own, over the spec's engines and the samples of its share.
+    """Run LoadGen once, in a process of its own, with the spec's engines and the samples of its share.
 
     Writes `<folder>/<mode>/` (LoadGen's files and user.conf), appends to `<folder>/journal.jsonl` and to
     `<run_dir>/harness.log`; `folder` is the run directory unless another is given. `target_qps` in samples/s: Server's
@@ -146,8 +146,8 @@ def run_loadgen(
 
     Raises:
         SamplesFailed: samples failed; within 5 s of the first.
-        RunFailed: nothing finished for `limits.stall_timeout_s`, the process died, LoadGen did not do as asked.
-        BadInput, NotReady: model or an engine is not as it should be.
+        RunFailed: no sample finished for `limits.stall_timeout_s`, the process died, or LoadGen's logs do not match.
+        BadInput, NotReady: the model is invalid or an engine is not available.
     """
     settings, folder = Settings.of(spec, mode, target_qps), folder or run_dir
     payload = {
@@ -167,7 +167,7 @@ def run_loadgen(
 
 
 def warm_up(spec: Spec, samples: Dataset, run_dir: Path) -> None:
-    """Send each engine a few samples before the clock of a performance run starts; no part of LoadGen's run.
+    """Send a few samples to each engine before a performance run; not part of LoadGen's run.
 
     Raises:
         SamplesFailed, RunFailed, BadInput, NotReady: as `run_loadgen`.
@@ -177,30 +177,30 @@ def warm_up(spec: Spec, samples: Dataset, run_dir: Path) -> None:
 
 
 def _check(directory: Path, settings: Settings, outcome: Outcome) -> None:
-    """LoadGen reports little: compare what it logged with what was asked and what was answered."""
+    """Compare LoadGen's logs with the settings and the answers, since LoadGen itself reports few errors."""
     log = directory / "mlperf_log_detail.txt"
     try:
-        said, _ = mllog.read(log)
+        values, _ = mllog.read(log)
     except BadInput as error:
         raise RunFailed(str(error)) from None
-    for key, asked in settings.effective.items():
-        got = said.get(key)
-        if not _same(got, asked):
-            raise RunFailed(f"LoadGen ran with {key} = {got!r} instead of {asked!r} ({log}); its logs cannot be used")
+    for key, required in settings.effective.items():
+        value = values.get(key)
+        if not _same(value, required):
+            raise RunFailed(f"LoadGen ran with {key} = {value!r} instead of {required!r} ({log}); the run is invalid")
     if outcome.samples != outcome.issued or outcome.issued % settings.samples:
         raise RunFailed(
             f"LoadGen issued {outcome.issued} samples of a share of {settings.samples} and {outcome.samples} were "
             f"answered ({log}); whole passes, all answered, were expected"
         )
-    whole = (directory / "mlperf_log_accuracy.json").read_bytes().rstrip().endswith(b"]")
+    complete = (directory / "mlperf_log_accuracy.json").read_bytes().rstrip().endswith(b"]")
     if settings.mode == "performance":
-        whole = "result_validity" in said and b"Result is :" in (directory / "mlperf_log_summary.txt").read_bytes()
-    if not whole:
-        raise RunFailed(f"LoadGen's logs in {directory} are cut short; look whether the disk is full and run again")
+        complete = "result_validity" in values and b"Result is :" in (directory / "mlperf_log_summary.txt").read_bytes()
+    if not complete:
+        raise RunFailed(f"LoadGen's logs in {directory} are truncated; check whether the disk is full and run again")
 
 
-def _same(got: Any, asked: Any) -> bool:
-    """Equal; LoadGen logs a float with six digits."""
-    if isinstance(asked, float) and isinstance(got, int | float):
-        return math.isclose(got, asked, rel_tol=1e-4)
-    return bool(got == asked)
+def _same(value: Any, required: Any) -> bool:
+    """Whether the values are equal, to the six digits with which LoadGen logs a float."""
+    if isinstance(required, float) and isinstance(value, int | float):
+        return math.isclose(value, required, rel_tol=1e-4)
+    return bool(value == required)

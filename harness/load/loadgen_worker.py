@@ -1,4 +1,4 @@
-"""The process of one LoadGen run: LoadGen issues on the main thread, the dispatcher's thread answers it."""
+"""The process of one LoadGen run: LoadGen issues in the main thread, the dispatcher answers in its own."""
 
 import dataclasses
 import gc
@@ -32,10 +32,10 @@ _started = False
 
 
 def run(payload: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Do one LoadGen run and return the Outcome's values.
+    """Run LoadGen once and return the values of an Outcome.
 
     Raises:
-        RunFailed: LoadGen refused its settings, or this process has run it before: a second run would silently lose
+        RunFailed: LoadGen rejected its settings, or has already run in this process: a second run would silently ignore
             the round's seeds and durations.
     """
     global _started
@@ -86,7 +86,7 @@ def _start_test(
 
 
 class _Run:
-    """Between LoadGen and the dispatcher; a Listener whose keys are (LoadGen's response id, time issued)."""
+    """Connects LoadGen and the dispatcher; a Listener whose keys are (LoadGen's response id, issue time)."""
 
     def __init__(self, spec: Spec, settings: Settings, payload: dict[str, Any], report: Report) -> None:
         self._spec, self._settings, self._report = spec, settings, report
@@ -117,13 +117,13 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         """Run to the end."""
-        # The prompts live as long as the process: no collection need look at them. And LoadGen's thread, which holds
-        # the schedule, must not wait the default 5 ms for its turn at the interpreter.
+        # The prompts live as long as the process, so the garbage collector need not scan them. LoadGen's thread, which
+        # keeps the schedule, must not wait the default 5 ms for the interpreter lock.
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         with self._dispatcher:
-            reporter = threading.Thread(target=self._look, name="report", daemon=True)
+            reporter = threading.Thread(target=self._report_every_second, name="report", daemon=True)
             reporter.start()
             self._started_unix, self._cpu_s = time.time(), time.process_time()
             names = ", ".join(engine.name for engine in self._spec.engines)
@@ -157,7 +157,7 @@ class _Run:
         self._dispatcher.submit([((query.id, now), query.index) for query in queries])
 
     def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
-        """Tell LoadGen of the first token. It must hear both of a sample's messages from the same thread."""
+        """Pass the first token to LoadGen, which requires both calls for a sample from the same thread."""
         if self._streams:
             self._limits.first(key, time.perf_counter())
             first = array("i", token_ids[:1])
@@ -166,7 +166,7 @@ class _Run:
             lg.FirstTokenComplete([lg.QuerySampleResponse(response_id, address, length * first.itemsize)])
 
     def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
-        """Tell LoadGen of the answer; the buffer lives until the call returns, which is as long as it is read."""
+        """Pass the answer to LoadGen, which reads the buffer only until the call returns."""
         response_id, issued_s = cast(_Key, key)
         ids = array("i", answer.token_ids)
         address, length = ids.buffer_info()
@@ -179,7 +179,7 @@ class _Run:
             self._one_token.append(self._spec.window.start + sample)
 
     def on_failed(self, key: Hashable, sample: int, engine: str, reason: str) -> None:
-        """Report the sample; LoadGen is never told, since it could only be told of an invented answer."""
+        """Report the failed sample, but not to LoadGen, which only accepts answers."""
         self._tally.failed += 1
         self._journal.failed(sample, engine, reason)
         if self._tally.failed <= MAX_FAILURES:
@@ -187,11 +187,11 @@ class _Run:
             self._report({"failed": failed})
 
     def on_crash(self, reason: str) -> None:
-        """Report a defect of our own: the run cannot end by itself any more."""
+        """Report an internal error, after which the run cannot finish."""
         print(reason, file=sys.stderr, flush=True)
         self._report({"error": f"the dispatcher failed: {reason.splitlines()[-1]}", "kind": "RunFailed"})
 
-    def _look(self) -> None:
+    def _report_every_second(self) -> None:
         """Once a second: write the journal and report progress."""
         while not self._ended.wait(1.0 - time.perf_counter() % 1.0):
             try:
@@ -217,20 +217,20 @@ class _Run:
         tally, settings = self._tally, self._settings
         total = max(settings.expected_samples, self._issued)
         progress = tally.progress(now, now - self._start_s, total, self._dispatcher.in_flight)
-        # Between two Server queries 1/target_qps seconds pass on average, hardly ever 20 times as many.
+        # The mean time between two Server queries is 1/target_qps seconds; 20 times as long is very unlikely.
         idle_s = 20 / settings.target_qps if self._streams else 0.0
         owed = self._issued > tally.done + tally.failed
         return {"progress": dataclasses.asdict(progress), "owed": owed, "idle_s": idle_s}
 
 
-def _test_settings(asked: Settings, directory: Path, log: str) -> Any:
-    """LoadGen's settings, its built-in rules first and ours on top; user.conf stays in the directory as evidence."""
+def _test_settings(requested: Settings, directory: Path, log: str) -> Any:
+    """LoadGen's settings: its built-in rules, then user.conf, which is kept in the directory as evidence."""
     conf = directory / "user.conf"
-    conf.write_text(asked.user_conf)
+    conf.write_text(requested.user_conf)
     settings = lg.TestSettings()
-    code = settings.FromConfig(str(conf), asked.scenario.model_name, asked.scenario_name)
+    code = settings.FromConfig(str(conf), requested.scenario.model_name, requested.scenario_name)
     if code != 0:
-        raise RunFailed(f"LoadGen refused {conf} with code {code}; see {log}")
-    settings.scenario = getattr(lg.TestScenario, asked.scenario_name)
-    settings.mode = lg.TestMode.AccuracyOnly if asked.mode == "accuracy" else lg.TestMode.PerformanceOnly
+        raise RunFailed(f"LoadGen rejected {conf} with code {code}; see {log}")
+    settings.scenario = getattr(lg.TestScenario, requested.scenario_name)
+    settings.mode = lg.TestMode.AccuracyOnly if requested.mode == "accuracy" else lg.TestMode.PerformanceOnly
     return settings

@@ -1,4 +1,4 @@
-"""A job in a process of its own, watched from here: LoadGen runs once per process and can hang in C for ever.
+"""Run a job in a process of its own and watch it: LoadGen runs only once per process and may hang in C code.
 
 The parent calls `run_job`; the child is `python -m harness.load.worker JOB PIPE PARENT`, reads its payload from
 standard input and writes one JSON object a line to the pipe: `progress`, `failed`, then `result` or `error`.
@@ -30,9 +30,9 @@ from harness.load.progress import Progress
 
 MAX_FAILURES = 10
 _GATHER_S = 2.0
-_INTERVAL_S = 1.0  # between two looks of a worker
-_START_S = 60.0  # more than it takes to import and to read the prompts
-_JOBS = {  # imported only by the process that does one
+_INTERVAL_S = 1.0  # between two progress messages of a worker
+_START_S = 60.0  # longer than importing and reading the prompts takes
+_JOBS = {  # imported only by the process that runs the job
     "loadgen": ("harness.load.loadgen_worker", "run"),
     "rehearse": ("harness.load.loadgen_worker", "rehearse"),
     "calibrate": ("harness.load.calibrate_worker", "calibrate"),
@@ -44,7 +44,7 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A sample that failed: its global index, the engine that had it, and why."""
+    """A failed sample: its global index, its engine, and the reason."""
 
     qsl_idx: int
     engine: str
@@ -52,7 +52,7 @@ class Failure:
 
 
 class SamplesFailed(RunFailed):
-    """Samples failed; `failures` holds the first few."""
+    """Samples failed; `failures` has the first few."""
 
     def __init__(self, message: str, failures: tuple[Failure, ...]) -> None:
         super().__init__(message)
@@ -62,33 +62,33 @@ class SamplesFailed(RunFailed):
 def run_job(
     job: str, payload: dict[str, Any], log: Path, on_progress: Callable[[Progress], None], stall_timeout_s: float
 ) -> dict[str, Any]:
-    """Run a job to its end in a new process and return its result; no process is left behind.
+    """Run a job in a new process and return its result; leaves no process behind.
 
     Args:
         job: one of `_JOBS`.
         payload: JSON-ready input.
-        log: file its output is appended to.
+        log: file to which its output is appended.
         on_progress: called about once a second.
-        stall_timeout_s: longest time without a finished sample while some are owed.
+        stall_timeout_s: longest time without a finished sample while some are pending.
 
     Raises:
-        HarnessError: what the job raised, with its kind.
-        RunFailed: it died, stalled, or samples failed (then within 5 s of the first).
+        HarnessError: the error that the job raised, of the same class.
+        RunFailed: the process died or stalled, or samples failed (raised within 5 s of the first).
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
-    # A file in memory, not a pipe: the payload holds all prompts, and a worker that never reads must not hang us.
+    # A file in memory instead of a pipe: the payload has all prompts, and a worker that never reads must not block.
     with (
         log.open("ab") as output,
         os.fdopen(reading, "rb", buffering=0) as pipe,
-        os.fdopen(os.memfd_create("payload"), "w+b") as given,
+        os.fdopen(os.memfd_create("payload"), "w+b") as payload_file,
     ):
-        given.write(orjson.dumps(payload))
-        given.seek(0)
+        payload_file.write(orjson.dumps(payload))
+        payload_file.seek(0)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "harness.load.worker", job, str(writing), str(os.getpid())],
-                stdin=given,
+                stdin=payload_file,
                 stdout=output,
                 stderr=output,
                 pass_fds=[writing],
@@ -100,7 +100,7 @@ def run_job(
         try:
             return _Watch(process, pipe.fileno(), log, on_progress, stall_timeout_s).result()
         finally:
-            _end(process)
+            _kill(process)
 
 
 def _python_path() -> str:
@@ -108,7 +108,7 @@ def _python_path() -> str:
     return os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -120,7 +120,7 @@ def _last_lines(log: Path) -> str:
 
 
 class _Watch:
-    """Reads a worker's messages and decides when it has failed."""
+    """Reads a worker's messages and detects its failure."""
 
     def __init__(
         self,
@@ -135,12 +135,12 @@ class _Watch:
         self._failures: list[Failure] = []
         self._failed_at = 0.0
         self._failed = 0
-        self._done, self._alive_at, self._patience_s = -1, time.monotonic(), stall_timeout_s + _START_S
+        self._done, self._advanced_at, self._patience_s = -1, time.monotonic(), stall_timeout_s + _START_S
         self._result: dict[str, Any] | None = None
-        self._rest = b""
+        self._partial_line = b""
 
     def result(self) -> dict[str, Any]:
-        """Wait for the end, however it comes."""
+        """Wait for the job's end; returns its result or raises."""
         while self._result is None:
             ready, _, _ = select.select([self._pipe], [], [], 0.25)
             if ready:
@@ -150,18 +150,18 @@ class _Watch:
                 self._read(data)
             if self._failures and time.monotonic() - self._failed_at > _GATHER_S:
                 self._raise_failures()
-            if time.monotonic() - self._alive_at > self._patience_s:
+            if time.monotonic() - self._advanced_at > self._patience_s:
                 self._raise_stall()
         if self._failures:
             self._raise_failures()
         return self._result
 
     def _read(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
         for line in lines:
             message = json.loads(line)
             if "progress" in message:
-                self._note(Progress.parse(message["progress"]), message["owed"], message["idle_s"])
+                self._record(Progress.parse(message["progress"]), message["owed"], message["idle_s"])
             elif "failed" in message:
                 self._failed_at = self._failed_at or time.monotonic()
                 self._failures.append(Failure(**message["failed"]))
@@ -170,10 +170,10 @@ class _Watch:
             else:
                 self._result = message["result"]
 
-    def _note(self, progress: Progress, owed: bool, idle_s: float) -> None:
-        """Reset the stall clock when a sample finished. While none is owed LoadGen may rest up to `idle_s` more."""
+    def _record(self, progress: Progress, owed: bool, idle_s: float) -> None:
+        """Reset the stall timer when a sample has finished. While none is pending, LoadGen may idle `idle_s` longer."""
         if progress.done != self._done:
-            self._done, self._alive_at = progress.done, time.monotonic()
+            self._done, self._advanced_at = progress.done, time.monotonic()
         self._patience_s = self._stall_timeout_s + _INTERVAL_S + (0.0 if owed else idle_s)
         self._failed = progress.failed
         self._on_progress(progress)
@@ -190,8 +190,8 @@ class _Watch:
     def _raise_stall(self) -> None:
         done = max(self._done, 0)
         raise RunFailed(
-            f"nothing finished for {self._patience_s:g} s after {done} samples, so the run was ended "
-            f"(limits.stall_timeout_s = {self._stall_timeout_s:g}); see whether the engines answer, or raise it; "
+            f"no sample finished for {self._patience_s:g} s after {done} samples, so the run was stopped "
+            f"(limits.stall_timeout_s = {self._stall_timeout_s:g}); check the engines, or raise the limit; "
             f"{_last_lines(self._log)}"
         )
 
@@ -212,7 +212,7 @@ def _job(name: str) -> Callable[[dict[str, Any], Report], dict[str, Any]]:
 
 
 def _main(job: str, pipe: int, parent: int) -> None:
-    """The child: run the job and say how it ended."""
+    """Entry point of the child: run the job and report how it ended."""
     die_with_parent(parent)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection per request in flight
@@ -229,7 +229,7 @@ def _main(job: str, pipe: int, parent: int) -> None:
     except Exception as error:
         traceback.print_exc()
         report({"error": f"{job}: {type(error).__name__}: {error}", "kind": "RunFailed"})
-    # LoadGen and the dispatcher own threads that may still be at work; everything worth keeping is written.
+    # Threads of LoadGen and the dispatcher may still be running; everything worth keeping is written.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

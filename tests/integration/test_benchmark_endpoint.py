@@ -152,7 +152,7 @@ def fail_on_node2(fakes: Fakes, spoil: Callable[[], object], **more: object) -> 
 def test_engine_that_hangs_ends_its_run_by_the_watchdog(fakes: Fakes) -> None:
     limits = {"calibration_s": 2, "stall_timeout_s": 4}
     reason = fail_on_node2(fakes, lambda: fakes.servers["node2"].set(faults={"hang": 1}), harness_limits=limits)
-    assert "nothing finished for" in reason
+    assert "no sample finished for" in reason
     assert "limits.stall_timeout_s = 4" in reason
 
 

@@ -190,7 +190,7 @@ def test_many_failures_are_summed_up(tmp_path: Path) -> None:
 def test_a_sample_that_is_never_answered_ends_the_run(tmp_path: Path) -> None:
     limits = {"stall_timeout_s": 2.0}
     with FakeServer(faults={"hang": 50}) as server:
-        with pytest.raises(RunFailed, match=r"nothing finished for 3 s after 118 samples.*stall_timeout_s = 2"):
+        with pytest.raises(RunFailed, match=r"no sample finished for 3 s after 118 samples.*stall_timeout_s = 2"):
             run_loadgen(spec(tmp_path, server, limits=limits), "performance", tmp_path, 300.0, quiet)
     assert not workers()
 
@@ -202,7 +202,7 @@ def test_a_worker_that_no_longer_reports_is_killed(tmp_path: Path) -> None:
 
     with FakeServer(ms_per_token=1) as server:
         asked = spec(tmp_path, server, limits={"stall_timeout_s": 2.0})
-        with pytest.raises(RunFailed, match="nothing finished for"):
+        with pytest.raises(RunFailed, match="no sample finished for"):
             run_loadgen(asked, "performance", tmp_path, 25.0, freeze)
     assert not workers()
 
@@ -341,7 +341,7 @@ def test_a_configuration_that_loadgen_refuses_is_an_error(tmp_path: Path, monkey
     assert loadgen_worker._test_settings(asked, tmp_path, "log").use_token_latencies
     (tmp_path / "user.conf").unlink()
     monkeypatch.setattr(Path, "write_text", lambda path, text: len(text))  # as on a file system that loses it
-    with pytest.raises(RunFailed, match=r"LoadGen refused .*user.conf with code -2"):
+    with pytest.raises(RunFailed, match=r"LoadGen rejected .*user.conf with code -2"):
         loadgen_worker._test_settings(asked, tmp_path, "log")
 
 
@@ -410,7 +410,7 @@ def test_what_loadgen_did_is_compared_with_what_was_asked(
         with pytest.raises(RunFailed, match="ttft_latency = 2000000000 instead of 500000000"):
             loadgen._check(tmp_path, Settings.of(interactive, "performance", 2000.0), outcome)
         (tmp_path / "mlperf_log_summary.txt").write_text("")
-        with pytest.raises(RunFailed, match="cut short; look whether the disk is full"):
+        with pytest.raises(RunFailed, match="truncated; check whether the disk is full"):
             loadgen._check(tmp_path, settings, outcome)
     else:
         with pytest.raises(RunFailed, match=complaint):
