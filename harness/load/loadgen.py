@@ -71,7 +71,7 @@ class Settings:
 
     @property
     def user_conf(self) -> str:
-        """The content of user.conf. Without the two counts, a share would have the whole data set's number of queries."""
+        """The content of user.conf. The two counts make a pass as long as the share, not as the whole data set."""
         values = {
             "target_qps": repr(self.target_qps),
             "min_duration": self.min_duration_ms,
