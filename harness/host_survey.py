@@ -29,7 +29,7 @@ COLUMNS = ["host", "system", "kernel", "GiB", "free", "GPU", "driver", "MHz", "W
 
 
 def judge(hosts: dict[str, Facts | None], gpu_hosts: list[str], supported: list[str]) -> list[Finding]:
-    """All findings, those to repair ("fail") before those to look at ("warn").
+    """All findings, failures before warnings.
 
     Args:
         hosts: facts by host; None for a host that did not answer.
@@ -65,7 +65,7 @@ def table(hosts: dict[str, Facts | None], findings: list[Finding]) -> str:
         if finding["advice"]:
             lines.append(f"      → {finding['advice']}")
     counts = {level: sum(finding["level"] == level for finding in findings) for level in ("fail", "warn")}
-    lines.append(f"{len(hosts)} hosts, {counts['fail']} to repair, {counts['warn']} to look at")
+    lines.append(f"{len(hosts)} hosts, {counts['fail']} failed, {counts['warn']} warnings")
     return "\n".join(lines)
 
 

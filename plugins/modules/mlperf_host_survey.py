@@ -51,7 +51,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 findings:
-  description: What to repair or to look at, each with host, level, check, seen and advice.
+  description: Failures and warnings, each with host, level, check, seen and advice.
   returned: success
   type: list
   elements: dict

@@ -26,7 +26,7 @@ with open(given["root"]) as stream:
 @pytest.mark.parametrize(
     ("line", "status", "words"),
     [
-        (A30, 0, "2 hosts, 0 to repair, 0 to look at"),
+        (A30, 0, "2 hosts, 0 failed, 0 warnings"),
         (A30.replace("165.00, 165.00, 165.00", "100.00, 165.00, 165.00"), 2, "jw3 slower: will be slower than jw2"),
     ],
 )
