@@ -154,10 +154,10 @@ def _looks(path: Path, running: Callable[[], bool]) -> Iterator[dict[str, Any]]:
 def _project(given: Path | None) -> Path:
     start = (given or Path.cwd()).expanduser().absolute()
     places = [start] if given else [start, *start.parents]
-    found = next((place for place in places if (place / DOOR).is_file()), None)
-    if found is None:
+    root = next((place for place in places if (place / DOOR).is_file()), None)
+    if root is None:
         raise BadInput(f"{start} has no {DOOR}; run this in the project or name its directory")
-    return found
+    return root
 
 
 def _checked(given: dict[str, Any]) -> dict[str, Any]:

@@ -137,8 +137,8 @@ def look_all(root: str, kind: str, file: str) -> List[Record]:
     """All engines (`kind` engines) or runs (`kind` runs) under `root`, oldest first."""
     folder = os.path.join(root, kind)
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [look(os.path.join(folder, name, file)) for name in names]
-    return sorted((record for record in found if record), key=lambda record: float(record.get("started_unix") or 0))
+    records = [look(os.path.join(folder, name, file)) for name in names]
+    return sorted((record for record in records if record), key=lambda record: float(record.get("started_unix") or 0))
 
 
 def summary(runs: List[Record], run_id: str) -> Record:

@@ -123,7 +123,6 @@ def make(basis: Basis, calibration: Mapping[str, dict[str, Any]]) -> Plan:
 
     Raises:
         NotReady: no node has an engine, or one was found to make nothing.
-        BadInput: fewer samples than nodes.
     """
     rates = None
     if not calibration:
@@ -221,10 +220,6 @@ def _why_in_fleet(rate: float | None, total: float | None) -> str:
 
 def _per_node(basis: Basis, known: Mapping[str, Speed]) -> dict[str, NodePlan]:
     names, asked = list(basis.engines), basis.request.asked
-    if asked.samples < len(names):
-        raise BadInput(
-            f"samples = {asked.samples}: give at least one for each of the {len(names)} nodes, or topology=fleet"
-        )
     rates = [known[name].samples_per_s for name in names]
     if len(names) > 1 and not all(rates):
         why = "its share follows from its speed, not known yet"

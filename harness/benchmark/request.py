@@ -60,13 +60,11 @@ class Request(Record):
         asked = self.asked.model_dump(mode="json", include={"scenario", "mode", "samples"})
         return {**asked, "rate_attempts": self.attempts_most, **more}
 
-    def begin(self) -> tuple[Path, bool]:
-        """Write request.json, once; (its path, whether it was missing). With it a run counts as begun."""
+    def begin(self) -> None:
+        """Write request.json where there is none. With it a run counts as begun."""
         file = self.directory / "request.json"
-        new = not file.exists()
-        if new:
+        if not file.exists():
             write_json(file, self.document())
-        return file, new
 
     def document(self) -> dict[str, Any]:
         """The content of request.json."""

@@ -109,7 +109,7 @@ def hashed(path: str) -> Tuple[int, str]:
 
 def listed(source: str, target: str) -> List[Dict[str, Any]]:
     """Every ordinary file below a directory; hidden ones are working files and stay."""
-    found = []
+    files = []
     for folder, folders, names in os.walk(source):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -118,8 +118,8 @@ def listed(source: str, target: str) -> List[Dict[str, Any]]:
                 continue
             size, sha256 = hashed(path)
             place = os.path.normpath(os.path.join(target, os.path.relpath(path, source)))
-            found.append({"source": path, "target": place, "size": size, "sha256": sha256})
-    return found
+            files.append({"source": path, "target": place, "size": size, "sha256": sha256})
+    return files
 
 
 def main() -> None:

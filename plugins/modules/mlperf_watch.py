@@ -23,7 +23,7 @@ options:
     choices: [job, engine, calibration, run]
     required: true
   files:
-    description: Paths of the state files of jobs on the node.
+    description: Paths of the state files of jobs on the node, with O(kind=job).
     type: list
     elements: path
     default: []
@@ -91,8 +91,8 @@ EXAMPLES = r"""
 - name: Watch the run
   mlperf_watch:
     kind: run
-    files:
-      - /srv/mlperf/runs/20261123-181500-server-600/status.json
+    root: /srv/mlperf
+    run_id: 20261123-181500-server-600
     progress: "{{ playbook_dir }}/results/20261123-181500-server-600/progress.jsonl"
   register: watched
 """

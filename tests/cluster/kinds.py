@@ -62,7 +62,6 @@ KINDS = (
 )
 CUSTOM = frozenset({VOLCANO_JOB, VOLCANO_QUEUE, VOLCANO_GROUP})
 BY_PATH = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
-BY_NAME = {(kind.api_version, kind.kind): kind for kind in KINDS}
 
 VERSION = {
     "major": "1",

@@ -47,8 +47,8 @@ class Evidence:
     @property
     def namespace(self) -> str:
         """The namespace of Job and pod."""
-        found = self.observation.job or self.pod
-        return str(found["metadata"].get("namespace", "mlperf")) if found else "mlperf"
+        source = self.observation.job or self.pod
+        return str(source["metadata"].get("namespace", "mlperf")) if source else "mlperf"
 
     @property
     def pod_status(self) -> Object:
