@@ -12,9 +12,9 @@ from harness.spec import Scenario
 class LimitWatch:
     """Counts queries over each limit, and reports when the run cannot become VALID any more.
 
-    LoadGen's own latencies are never lower than those counted here: it starts its clock before the query arrives here
-    and stops it when it is called. `issued` is called in LoadGen's thread, `first` and `done` in the dispatcher's,
-    `hopeless` in any.
+    LoadGen's own latencies are never lower than those counted here: TTFT is counted from after LoadGen's clock was
+    started until before LoadGen is told of the first token, TPOT from after that. `issued` is called in LoadGen's
+    thread, `first` and `done` in the dispatcher's, `hopeless` in any.
 
     Args:
         scenario: its limits apply; Offline has none.
@@ -26,27 +26,30 @@ class LimitWatch:
         self._tpot_s = (scenario.tpot_limit_ms or float("inf")) / 1000
         self._forgiven, self._planned = forgiven(planned), planned
         self._waiting: dict[Hashable, float] = {}
+        self._first_s: dict[Hashable, float] = {}
         self._over_ttft = self._over_tpot = 0
 
     def issued(self, keys: Iterable[Hashable], now: float) -> None:
         """Queries were issued at `now` (`perf_counter` seconds)."""
         self._waiting.update(dict.fromkeys(keys, now))
 
-    def first(self, key: Hashable, now: float) -> None:
-        """A query's first token arrived."""
-        if now - self._waiting.pop(key) > self._ttft_s:
+    def first(self, key: Hashable, before: float, after: float) -> None:
+        """LoadGen was told of a query's first token between `before` and `after`."""
+        self._first_s[key] = after
+        if before - self._waiting.pop(key) > self._ttft_s:
             self._over_ttft += 1
 
-    def done(self, answer: Answer) -> None:
+    def done(self, key: Hashable, answer: Answer) -> None:
         """A query's answer is complete."""
-        tokens = len(answer.token_ids)
-        if tokens > 1 and (answer.last_s - answer.first_s) / (tokens - 1) > self._tpot_s:
+        tokens, first_s = len(answer.token_ids), self._first_s.pop(key, answer.first_s)
+        if tokens > 1 and (answer.last_s - first_s) / (tokens - 1) > self._tpot_s:
             self._over_tpot += 1
 
     def counts(self, now: float) -> dict[str, Any]:
         """Queries over each limit, including those that have already waited too long for their first token."""
-        late = sum(now - since > self._ttft_s for since in list(self._waiting.values()))
-        return {"over_ttft": self._over_ttft + late, "over_tpot": self._over_tpot, "forgiven": self._forgiven}
+        over_ttft = self._over_ttft  # read first: a query whose first token comes meanwhile is not counted twice
+        over_ttft += sum(now - since > self._ttft_s for since in list(self._waiting.values()))
+        return {"over_ttft": over_ttft, "over_tpot": self._over_tpot, "forgiven": self._forgiven}
 
     def hopeless(self, answered: int) -> str | None:
         """Why the run cannot become VALID any more; None while it can, or when it has too few queries to be VALID."""

@@ -159,11 +159,12 @@ class _Run:
     def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
         """Pass the first token to LoadGen, which requires both calls for a sample from the same thread."""
         if self._streams:
-            self._limits.first(key, time.perf_counter())
             first = array("i", token_ids[:1])
             address, length = first.buffer_info()
             response_id, _ = cast(_Key, key)
+            before = time.perf_counter()
             lg.FirstTokenComplete([lg.QuerySampleResponse(response_id, address, length * first.itemsize)])
+            self._limits.first(key, before, time.perf_counter())
 
     def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
         """Pass the answer to LoadGen, which reads the buffer only until the call returns."""
@@ -173,7 +174,7 @@ class _Run:
         lg.QuerySamplesComplete([lg.QuerySampleResponse(response_id, address, length * ids.itemsize, length)])
         with self._counting:
             self._tally.add(issued_s, answer)
-            self._limits.done(answer)
+            self._limits.done(key, answer)
             self._journal.done(sample, engine, issued_s, answer)
         if length == 1:
             self._one_token.append(self._spec.window.start + sample)
@@ -215,7 +216,7 @@ class _Run:
     def _progress(self) -> dict[str, Any]:
         now = time.perf_counter()
         tally, settings = self._tally, self._settings
-        total = max(settings.expected_samples, self._issued)
+        total = self._ends_after or max(settings.expected_samples, self._issued)
         progress = tally.progress(now, now - self._start_s, total, self._dispatcher.in_flight)
         # The mean time between two Server queries is 1/target_qps seconds; 20 times as long is very unlikely.
         idle_s = 20 / settings.target_qps if self._streams else 0.0

@@ -82,7 +82,7 @@ def test_a_run_is_given_up_with_the_first_query_too_many() -> None:
     watch.issued([1, 2, 3], now)
     for key in (1, 2, 3):
         assert watch.hopeless(0) is None
-        watch.first(key, now + 2.5)
+        watch.first(key, now + 2.5, now + 2.5)
     reason = watch.hopeless(411) or ""
     assert reason == (
         "3 queries exceeded the TTFT limit of 2,000 ms by the time 411 were answered; early stopping forgives 2 of 838"
@@ -100,15 +100,38 @@ def test_each_limit_is_counted_by_itself() -> None:
     watch = LimitWatch(Scenario.SERVER, 838)
     watch.issued(range(4), 0.0)
     for key in (0, 1):
-        watch.first(key, 2.1)
+        watch.first(key, 2.1, 2.1)
     for key in (2, 3):
-        watch.first(key, 0.1)
-        watch.done(answer(0.1, 1.2))  # 110 ms a token
-    watch.done(answer(0.1, 0.1, tokens=1))
+        watch.first(key, 0.1, 0.1)
+        watch.done(key, answer(0.1, 1.2))  # 110 ms a token
+    watch.done(0, answer(2.1, 2.1, tokens=1))
     assert watch.counts(3.0) == {"over_ttft": 2, "over_tpot": 2, "forgiven": 2}
     assert watch.hopeless(4) is None
-    watch.done(answer(0.1, 1.2))
+    watch.done(1, answer(2.1, 3.2))
     assert "3 queries exceeded the TPOT limit of 100 ms" in (watch.hopeless(5) or "")
+
+
+def test_time_that_loadgen_takes_to_hear_of_a_first_token_is_no_time_between_tokens() -> None:
+    watch = LimitWatch(Scenario.SERVER, 838)
+    watch.issued([0], 0.0)
+    watch.first(0, 0.1, 0.3)
+    watch.done(0, answer(0.1, 1.2))  # LoadGen sees 90 ms a token
+    assert watch.counts(1.2)["over_tpot"] == 0
+
+
+def test_a_late_first_token_that_comes_while_late_ones_are_counted_counts_once() -> None:
+    watch = LimitWatch(Scenario.SERVER, 838)
+    watch.issued([0], 0.0)
+
+    class Now(float):
+        """Compared for each waiting query; the first token comes just then."""
+
+        def __sub__(self, since: float) -> float:
+            watch.first(0, 2.5, 2.5)
+            return float(self) - since
+
+    assert watch.counts(Now(2.5))["over_ttft"] == 1
+    assert watch.counts(3.0)["over_ttft"] == 1
 
 
 def test_so_few_queries_that_nothing_can_be_confirmed_are_never_given_up() -> None:
