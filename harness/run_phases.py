@@ -189,7 +189,7 @@ class _Execution:
             self._attempted(made, outcome)
             rate = next_rate(attempts, self._spec.rate_attempts, self._spec.scenario)
             if self._spec.attempts_together and made.number < self._spec.rate_attempts:
-                rate = self._agreed(made.number, rate)
+                rate = self._agreed(made, rate)
         return target_qps
 
     def _find_peak(self, samples: dataset.Dataset, start_qps: float) -> float:
@@ -225,16 +225,19 @@ class _Execution:
         self._heartbeat.attempted(asdict(made))
         self._on_line(f"attempt {made.number} at {made.target_qps:g} samples/s: {made.verdict}")
 
-    def _agreed(self, number: int, rate: float | None) -> float | None:
+    def _agreed(self, made: Attempt, rate: float | None) -> float | None:
         """Wait for the decision whether all LoadGens repeat their attempts; returns the next attempt's rate, or None.
 
         A LoadGen whose own attempt was VALID repeats it at the same rate.
         """
         self._heartbeat.wait_for_others()
         self._on_status(self._heartbeat.snapshot())
-        repeat = run_store.decision(self.run_dir, number, self._spec.limits.decision_timeout_s)
+        timeout_s = self._spec.limits.decision_timeout_s + made.left_s
+        repeat = run_store.decision(self.run_dir, made.number, timeout_s)
         if repeat is None:
-            self._on_line(f"attempt {number}: no decision about the other nodes' attempts, so this node decides alone")
+            self._on_line(
+                f"attempt {made.number}: no decision about the other nodes' attempts, so this node decides alone"
+            )
             return rate
         return (rate or self._outcome["target_qps"]) if repeat else None
 

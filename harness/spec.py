@@ -158,7 +158,8 @@ class Spec(Record):
 
     `rate_attempts`: how often a performance run of Server or Interactive may be made, each at a lower rate than the
     one before, until it holds the latency limits. `attempts_together`: after each of them wait to be told whether all
-    LoadGens of this benchmark repeat theirs; without word for `limits.decision_timeout_s`, decide alone.
+    LoadGens of this benchmark repeat theirs; without word for `limits.decision_timeout_s` after the end that a
+    complete attempt would have had, decide alone.
     `peak_from_qps`: the rate from which the highest is searched for, calibrated before; None calibrates here.
     """
 

@@ -23,7 +23,7 @@ def repeat(number: int, looks: Sequence[Mapping[str, Any] | None]) -> bool | Non
     if len(made) < len(ended):
         return None
     broken = [attempt for attempt in made if attempt["verdict"] != "VALID"]
-    return bool(broken) and all(attempt["forgiven"] >= 0 for attempt in broken)
+    return bool(broken) and all(attempt["repeatable"] for attempt in broken)
 
 
 def _attempt(number: int, look: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -44,6 +44,12 @@ def line(kind: str, record: Record, now: float) -> str:
     return _run(record)
 
 
+def attempt(record: Record) -> str:
+    """An attempt that has ended, of a run's state file, in one line."""
+    reason = f": {record['reason']}" if record["reason"] else ""
+    return f"attempt {record['number']} at {record['target_qps']:g} samples/s: {record['verdict']}{reason}"
+
+
 def last_row(header: str, row: str) -> dict[str, float | None]:
     """The last line of a telemetry.csv by column; None where it holds no number."""
     return {

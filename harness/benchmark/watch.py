@@ -81,6 +81,7 @@ class Watch:
         self._last_look: Look | None = None
         self._started_unix = time.time()
         self._decided: set[int] = set()
+        self._attempts_shown = 0
 
     def run(self) -> Record:
         """The last record seen; state `lost` or `absent`, with a reason, where there is none."""
@@ -100,6 +101,7 @@ class Watch:
             now, records = self._look(patience_s)
             missing = [file for file, record in zip(options.files, records, strict=False) if record is None]
             for record in filter(None, records):
+                self._show_attempts(record)
                 self._node.show(progress.line(options.kind, record, now))
                 self._record(record)
                 self._decide(record)
@@ -111,6 +113,13 @@ class Watch:
             patience_s = 0.0 if missing or options.until else options.interval_s
             if not patience_s and not options.command:
                 self._wait(min(options.interval_s, 1.0) if missing else options.interval_s)
+
+    def _show_attempts(self, record: Record) -> None:
+        """Show the attempts that have ended since the last look."""
+        ended = record.get("attempts") or ()
+        for attempt in ended[self._attempts_shown :]:
+            self._node.show(progress.attempt(attempt))
+        self._attempts_shown = max(self._attempts_shown, len(ended))
 
     def _decide(self, record: Record) -> None:
         """Tell a run that waits for the others, once it is known, whether all repeat their attempts."""

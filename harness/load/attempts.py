@@ -69,6 +69,11 @@ class Attempt:
     second_half_per_s: float | None
     repeatable: bool
 
+    @property
+    def left_s(self) -> float:
+        """Seconds that a complete run at this rate would have taken longer."""
+        return max(0.0, self.planned_samples / self.target_qps - (self.finished_unix - self.started_unix))
+
 
 def drain(spec: Spec) -> None:
     """Wait until no engine runs or queues a request; an engine that does not report its queue counts as empty.
@@ -126,13 +131,14 @@ def _judged(spec: Spec, number: int, target_qps: float, outcome: Outcome, folder
         repeatable = verdict == "INVALID" and outcome.forgiven >= 0 and _too_fast(values)
         reason = None if verdict == "VALID" else _reason(spec.scenario, outcome, values)
     seconds = outcome.finished_unix - outcome.started_unix
+    expected = Settings.of(spec, "performance", target_qps).expected_samples
     return Attempt(
         number=number,
         target_qps=target_qps,
         verdict=verdict,
         reason=reason,
         partial=outcome.ended_early is not None,
-        planned_samples=Settings.of(spec, "performance", target_qps).expected_samples,
+        planned_samples=expected if outcome.ended_early else outcome.issued,
         samples=outcome.samples,
         started_unix=outcome.started_unix,
         finished_unix=outcome.finished_unix,

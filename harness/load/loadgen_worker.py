@@ -18,6 +18,7 @@ from harness.dataset import vocab_size
 from harness.errors import RunFailed
 from harness.load.client import Answer
 from harness.load.dispatch import Dispatcher
+from harness.load.early_stopping import forgiven
 from harness.load.journal import Journal
 from harness.load.limits import LimitWatch
 from harness.load.loadgen import Settings
@@ -136,6 +137,9 @@ class _Run:
         return outcome
 
     def _outcome(self, ended_early: str | None = None) -> dict[str, Any]:
+        counts = self._limits.counts(time.perf_counter())
+        if ended_early is None:  # the number of queries is known now
+            counts["forgiven"] = forgiven(self._issued)
         return {
             "mode": self._settings.mode,
             "started_unix": self._started_unix,
@@ -146,7 +150,7 @@ class _Run:
             "issued": self._issued,
             "one_token_answers": sorted(set(self._one_token)),
             "ended_early": ended_early,
-            **self._limits.counts(time.perf_counter()),
+            **counts,
         }
 
     def _issue(self, queries: list[Any]) -> None:

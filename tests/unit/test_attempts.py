@@ -72,6 +72,11 @@ def test_each_step_is_larger_and_the_last_attempt_is_a_safe_one() -> None:
     assert rates == [100.0, 90.0, 67.5, 33.75]
 
 
+def test_a_run_waits_for_the_others_as_long_as_a_complete_attempt_takes() -> None:
+    assert attempt(planned_samples=4000, target_qps=4.0, finished_unix=100.0).left_s == 900.0
+    assert attempt(planned_samples=838, target_qps=100.0, finished_unix=10.0).left_s == 0.0
+
+
 def answer(first_s: float, last_s: float, tokens: int = 11) -> Answer:
     return Answer(list(range(tokens)), 0.0, first_s, last_s)
 

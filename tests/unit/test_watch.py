@@ -398,8 +398,9 @@ def test_engines_that_a_command_looks_at_are_watched_until_the_run_has_ended(tmp
     assert 0.6 < time.monotonic() - begun < 30
 
 
-def attempt(number: int, verdict: str, forgiven: int = 2) -> dict[str, Any]:
-    return {"number": number, "verdict": verdict, "forgiven": forgiven}
+def attempt(number: int, verdict: str, *, repeatable: bool = True) -> dict[str, Any]:
+    reason = None if verdict == "VALID" else "3 queries exceeded the TTFT limit"
+    return {"number": number, "target_qps": 19.7, "verdict": verdict, "reason": reason, "repeatable": repeatable}
 
 
 def seen(*made: dict[str, Any], state: str = "waiting", lost: str | None = None) -> dict[str, Any]:
@@ -411,14 +412,26 @@ def seen(*made: dict[str, Any], state: str = "waiting", lost: str | None = None)
     [
         (seen(attempt(1, "INVALID")), True), (seen(attempt(1, "ENDED EARLY")), True),
         (seen(attempt(1, "VALID")), False),
-        # Too few samples to confirm a limit at any rate.
-        (seen(attempt(1, "INVALID", -1)), False),
+        # Too few samples to confirm a limit at any rate, or no limit was broken.
+        (seen(attempt(1, "INVALID", repeatable=False)), False),
         (None, None), (seen(state="running"), None), (seen(state="failed"), False), (seen(lost="no answer"), False),
         (seen(attempt(1, "INVALID"), attempt(2, "VALID"), state="running"), True),
     ],
 )  # fmt: skip
 def test_attempts_are_repeated_together_or_not_at_all(other: dict[str, Any] | None, decision: bool | None) -> None:
     assert repeat(1, [seen(attempt(1, "VALID")), other]) is decision
+
+
+def test_each_attempt_that_ended_is_shown_once_with_its_reason(tmp_path: Path, shown: list[str]) -> None:
+    file, node = run_file(tmp_path), Node()
+    made = [attempt(1, "ENDED EARLY"), attempt(2, "VALID")]
+    status(file, attempts=made[:1])
+    node.before = [lambda: None, lambda: None, lambda: status(file, state="finished", attempts=made)]
+    run(node, file)
+    assert [line.split(maxsplit=1)[1] for line in shown if "samples/s: " in line] == [
+        "attempt 1 at 19.7 samples/s: ENDED EARLY: 3 queries exceeded the TTFT limit",
+        "attempt 2 at 19.7 samples/s: VALID",
+    ]
 
 
 def test_a_run_that_waits_for_the_others_is_told_once_what_all_do(tmp_path: Path, shown: list[str]) -> None:
