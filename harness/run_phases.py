@@ -154,6 +154,8 @@ class _Execution:
             engines = tuple(ref.at_speed(calibration.by_engine) for ref in self._spec.engines)
             self._spec = self._spec.model_copy(update={"engines": engines})
             target_qps = calibration.target_qps
+            rate = f"{calibration.samples_per_s:.3g} samples/s ± {calibration.uncertainty_percent:.1f}%"
+            self._on_line(f"calibration: {rate} with the engines full; offering {target_qps:g} samples/s")
         self._outcome["target_qps"] = target_qps
         return target_qps
 

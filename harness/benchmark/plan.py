@@ -160,6 +160,7 @@ def describe(plan: Plan) -> list[str]:
         f"run {plan.run_id}: {asked.samples} samples, scenario {asked.scenario}, {runs}, target rate {rate}",
         f"topology {plan.topology}, launcher {plan.launcher}",
         *(f"{name}: {_describe_node(node)}; {node.why}" for name, node in plan.nodes.items()),
+        *_describe_calibrations(plan),
         *_describe_time(plan),
     ]
 
@@ -278,6 +279,12 @@ def _describe_node(node: NodePlan) -> str:
         part = f" on samples {node.share.start} to {node.share.stop - 1}" if node.share else ""
         parts.append(f"LoadGen{part}" + (f" at {node.target_qps:.1f}/s" if node.target_qps else ""))
     return ", ".join(parts)
+
+
+def _describe_calibrations(plan: Plan) -> Iterator[str]:
+    for host, found in plan.calibration.items():
+        if "uncertainty_percent" in found:
+            yield f"calibration by {host}: {found['samples_per_s']:.1f} samples/s ± {found['uncertainty_percent']:.1f}%"
 
 
 def _describe_time(plan: Plan) -> Iterator[str]:

@@ -159,6 +159,12 @@ def test_plan_says_how_many_attempts_there_may_be_and_for_how_long(tmp_path: Pat
     assert "attempts: up to 2" in plan(tmp_path, "fleet", engines("jw2"), {}, rate_attempts=2, folder="new")["text"]
 
 
+def test_plan_says_how_uncertain_the_calibration_is(tmp_path: Path) -> None:
+    calibration = {"jw2": {**found(16.04, 12.5, jw2=10.0, jw3=6.0), "uncertainty_percent": 4.26}}
+    lines = plan(tmp_path, "fleet", engines("jw2", "jw3"), calibration)["text"].splitlines()
+    assert "calibration by jw2: 16.0 samples/s ± 4.3%" in lines
+
+
 def test_shortest_duration_that_was_set_counts(tmp_path: Path) -> None:
     long = speeds.durations(Asked(**asked()), 600, 50.0, 20.0, Limits(min_duration_s=90.0))
     assert long == (3 * 30.0, 30.0)
