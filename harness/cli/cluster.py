@@ -10,12 +10,11 @@ import click
 
 from harness.cli.common import PATH, json_option, read_values, show
 from harness.errors import BadInput, NotReady
-from harness.spec import parse_spec
+from harness.spec import CALIBRATION_SUFFIX, parse_spec
 
 if TYPE_CHECKING:
     from harness.cluster.launch import Launcher
 
-CALIBRATION = ".calibration"
 _FAILED_CHECK = 3
 root_ignored = click.option("--root", hidden=True, help="Ignored: pods have a root folder of their own.")
 
@@ -210,7 +209,7 @@ def collect(options: _ClusterOptions, sources: tuple[str, ...], into: Path, as_j
 @click.pass_obj
 def release(options: _ClusterOptions, root: str | None, check: bool, as_json: bool) -> None:
     """Set a TTL on a collected run's finished Jobs, and delete objects of runs collected longer ago."""
-    run_ids = [options.run_id, f"{options.run_id}{CALIBRATION}"]
+    run_ids = [options.run_id, f"{options.run_id}{CALIBRATION_SUFFIX}"]
     changed = options.launcher().release(run_ids, dry_run=check)
     show({"changed": changed}, as_json, "released" if changed else "was released already")
 

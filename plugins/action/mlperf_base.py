@@ -86,11 +86,16 @@ class ActionModule(ActionBase):
         done = self._low_level_execute_command(shlex.join(argv), in_data=data, chdir="/")
         if done["rc"] in (NOT_EXECUTABLE, NOT_FOUND):
             raise RunFailed(f"{argv[0]} is not on this host: the harness is not installed here; run site.yml first")
-        answer = _json_object(done["stdout"])
-        if done["rc"] in accepted and answer is not None:
+        return self.read_answer(done["rc"], done["stdout"], done["stderr"], accepted)
+
+    @staticmethod
+    def read_answer(code, stdout, stderr, accepted=(0,)):
+        """What a `harness` command printed as JSON; a failure is the error that its exit code stands for."""
+        answer = _json_object(stdout)
+        if code in accepted and answer is not None:
             return answer
-        kind = {error.exit_code: error for error in (BadInput, NotReady)}.get(done["rc"], RunFailed)
-        reason = (answer or {}).get("error") or _last_line(done["stderr"]) or _last_line(done["stdout"])
+        kind = {error.exit_code: error for error in (BadInput, NotReady)}.get(code, RunFailed)
+        reason = (answer or {}).get("error") or _last_line(stderr) or _last_line(stdout)
         raise kind(str(reason or "the command printed nothing"))
 
     def run_module(self, name, **arguments):

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -72,21 +71,18 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
     def _collect_by_command(self, command, path, directories):
         """Through a cluster's API, which only the command can do."""
         from harness import checksums
-        from harness.errors import RunFailed
 
         if self.check_mode:
             return [], []
         pairs = [f"{one['source']}={one['target']}" for one in directories]
         argv = [*command, "collect", *pairs, "--into", str(path), "--json"]
         done = subprocess.run(argv, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        try:
-            answer = json.loads(done.stdout)
-            names, fetched = answer["files"], answer["fetched"]
-        except (ValueError, KeyError):
-            raise RunFailed(_reason(done)) from None
+        answer = self.read_answer(done.returncode, done.stdout, done.stderr)
         sums = checksums.read(path)
-        files = [{"target": name, "size": (path / name).stat().st_size, "sha256": sums[name]} for name in names]
-        return files, fetched
+        files = [
+            {"target": name, "size": (path / name).stat().st_size, "sha256": sums[name]} for name in answer["files"]
+        ]
+        return files, answer["fetched"]
 
 
 def _directories(described):
@@ -95,14 +91,6 @@ def _directories(described):
         for name in [""] if directory["only"] is None else directory["only"]:
             source, target = (os.path.join(directory[key], name).rstrip("/") for key in ("source", "target"))
             yield {"source": source, "target": target}
-
-
-def _reason(done):
-    try:
-        return json.loads(done.stdout)["error"]
-    except (ValueError, KeyError, TypeError):
-        lines = (done.stdout + done.stderr).strip().splitlines()
-        return lines[-1] if lines else f"collecting ended with {done.returncode}"
 
 
 def _is_there(place, file):

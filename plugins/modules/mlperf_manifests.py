@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlperf_manifests
-short_description: Apply objects to a Kubernetes cluster, or delete them
+short_description: Apply objects to a Kubernetes cluster
 description:
   - Runs where C(kubectl) and a kubeconfig are, usually on the control plane.
   - Uses server-side apply and owns only the fields in the manifests. Applies nothing if C(kubectl diff) shows no
@@ -21,13 +21,8 @@ options:
   src:
     description: A YAML file on the host.
     type: path
-  state:
-    description: Whether the objects exist.
-    type: str
-    choices: [present, absent]
-    default: present
   timeout_s:
-    description: How long to wait for a custom resource definition to be established, or an object to be deleted.
+    description: How long to wait for a custom resource definition to be established.
     type: int
     default: 120
   kubectl:
@@ -58,11 +53,6 @@ EXAMPLES = r"""
         kind: Namespace
         metadata:
           name: mlperf
-
-- name: Delete the objects in a file
-  mlperf_manifests:
-    src: /var/lib/mlperf/manifests/cni.yaml
-    state: absent
 """
 
 RETURN = r"""
@@ -70,11 +60,6 @@ reason:
   description: Why the cluster could not be queried; empty when it could.
   returned: success
   type: str
-names:
-  description: Names of the objects that were deleted, or would be.
-  returned: when O(state=absent)
-  type: list
-  elements: str
 """
 
 import json
@@ -138,21 +123,6 @@ def would_apply(module: Any, reason: str) -> None:
     module.exit_json(changed=True, reason=reason, msg=f"would apply {what} ({reason})", diff={"prepared": ""})
 
 
-def absent(module: Any, where: List[str], data: Optional[str]) -> None:
-    """Delete the objects that exist."""
-    code, out, err = call(module, ["get", "--ignore-not-found", "--output=name", *where], data)
-    if code != 0 and not NOT_YET.search(err):
-        module.fail_json(msg=f"kubectl get failed: {sentence(err)}")
-    names = out.split()
-    if names and not module.check_mode:
-        limit = f"--timeout={module.params['timeout_s']}s"
-        code, _out, err = call(module, ["delete", "--ignore-not-found", limit, *where], data)
-        if code != 0 and not NOT_YET.search(err):
-            module.fail_json(msg=f"the objects cannot be deleted: {sentence(err)}")
-    before = "".join(f"{name}\n" for name in names)
-    module.exit_json(changed=bool(names), reason="", names=names, diff={"before": before, "after": ""})
-
-
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -160,22 +130,17 @@ def main() -> None:
             **ARGUMENTS,
             "manifests": {"type": "list", "elements": "dict", "default": []},
             "src": {"type": "path"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "timeout_s": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
     )
     where, data = source(module)
     reason = missing(module)
-    if reason and module.params["state"] == "absent":
-        module.exit_json(changed=False, reason=reason, names=[], diff={"before": "", "after": ""})
     if reason and module.check_mode:
         would_apply(module, reason)
     if reason:
         module.fail_json(msg=f"{reason}; run site.yml first, which sets up the cluster")
-    if module.params["state"] == "present":
-        present(module, where, data)
-    absent(module, where, data)
+    present(module, where, data)
 
 
 if __name__ == "__main__":
