@@ -1,4 +1,4 @@
-"""What was asked: one validated, frozen record that everything else reads."""
+"""The specification of a run: one validated, frozen record that everything else reads."""
 
 import re
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""One benchmark over all nodes, as the controller knows it: what was asked, its engines, its plan, and its playbook."""
+"""One benchmark over all nodes, as the controller knows it: its request, its engines, its plan, and its playbook."""

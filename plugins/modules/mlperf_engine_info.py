@@ -30,11 +30,11 @@ EXAMPLES = r"""
 - name: Look at the engines
   mlperf_engine_info:
     root: /srv/mlperf
-  register: found
+  register: node
 
 - name: Name those that failed
   ansible.builtin.debug:
-    msg: "{{ found.engines | selectattr('state', 'eq', 'failed') | map(attribute='reason') }}"
+    msg: "{{ node.engines | selectattr('state', 'eq', 'failed') | map(attribute='reason') }}"
 """
 
 RETURN = r"""

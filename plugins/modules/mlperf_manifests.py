@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""Applies objects to a Kubernetes cluster, or deletes them."""
+"""Applies objects to a Kubernetes cluster."""
 
 from __future__ import annotations
 

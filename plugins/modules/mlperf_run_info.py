@@ -18,7 +18,7 @@ options:
     type: path
     required: true
   launcher:
-    description: What starts engines and runs; with another one than V(process), O(command) is asked.
+    description: What starts engines and runs; unless it is V(process), O(command) looks at the Jobs.
     type: str
     choices: [process, kubernetes, torchx]
     default: process
@@ -46,12 +46,12 @@ EXAMPLES = r"""
   mlperf_run_info:
     root: /srv/mlperf
     run_id: 20261123-181500-server-600
-  register: found
+  register: runs
 
 - name: Say how far it is
   ansible.builtin.debug:
-    msg: "{{ found.run.phase }} {{ found.run.samples_done }}"
-  when: found.state == 'running'
+    msg: "{{ runs.run.phase }} {{ runs.run.samples_done }}"
+  when: runs.state == 'running'
 """
 
 RETURN = r"""
@@ -70,7 +70,7 @@ running:
   type: list
   elements: str
 gpus:
-  description: How many GPUs a cluster's node offers; null when that cannot be told, or is not asked.
+  description: How many GPUs a cluster's node offers; null where that is not known, and with O(launcher=process).
   returned: success
   type: int
 """
