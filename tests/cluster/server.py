@@ -28,7 +28,7 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "GET": "get", "DE
 
 
 class Server:
-    """Answers requests about one world."""
+    """Answers requests to one cluster."""
 
     def __init__(self, state: State, streams: Streams) -> None:
         self._state, self._streams = state, streams

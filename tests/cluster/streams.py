@@ -23,7 +23,7 @@ _V5 = "v5.channel.k8s.io"
 
 
 class Streams:
-    """Logs and executed commands of one world's pods."""
+    """Logs and executed commands of one cluster's pods."""
 
     def __init__(self, state: State, kubelets: Kubelets) -> None:
         self._state, self._kubelets = state, kubelets
