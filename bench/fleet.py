@@ -21,8 +21,8 @@ from typing import cast
 from bench import fleets, pairs
 from bench.fleets import EQUAL, SETTINGS, UNLIKE, Setting, p99
 from bench.pairs import Figures
+from harness.load.answer import Answer
 from harness.load.balance import FIRST_TOKEN_WEIGHT
-from harness.load.client import Answer
 from harness.load.dispatch import Dispatcher
 from harness.spec import EngineRef
 from tests.fake_server import FakeServer

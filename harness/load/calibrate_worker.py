@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.dataset import vocab_size
 from harness.errors import RunFailed
-from harness.load.client import Answer
+from harness.load.answer import Answer
 from harness.load.dispatch import Dispatcher
 from harness.load.progress import Tally
 from harness.load.worker import Report

@@ -15,19 +15,10 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from harness.load.answer import Answer
 from harness.load.stream import answered_ids, excerpt, first_ids
 
 _PARSED_PER_ITERATION = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete, valid answer: 1 to 128 token ids, and `perf_counter` timestamps in seconds."""
-
-    token_ids: list[int]
-    sent_s: float
-    first_s: float
-    last_s: float
 
 
 @dataclass(slots=True, eq=False)

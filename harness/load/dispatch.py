@@ -10,8 +10,9 @@ from typing import Any, Protocol, Self
 import uvloop
 
 from harness.errors import BadInput
+from harness.load.answer import Answer
 from harness.load.balance import FIRST_TOKEN_WEIGHT, Balance, EngineLoad
-from harness.load.client import Answer, Client, Request
+from harness.load.client import Client, Request
 from harness.load.stream import request_body
 from harness.node import probe
 from harness.spec import EngineRef

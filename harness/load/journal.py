@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from harness.errors import RunFailed
-from harness.load.client import Answer
+from harness.load.answer import Answer
 
 
 class Journal:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from harness.load.client import Answer
+from harness.load.answer import Answer
 from harness.load.early_stopping import forgiven
 from harness.spec import Scenario
 

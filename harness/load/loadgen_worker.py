@@ -16,7 +16,7 @@ import mlperf_loadgen as lg
 
 from harness.dataset import vocab_size
 from harness.errors import RunFailed
-from harness.load.client import Answer
+from harness.load.answer import Answer
 from harness.load.dispatch import Dispatcher
 from harness.load.early_stopping import forgiven
 from harness.load.journal import Journal

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.load.client import Answer
+from harness.load.answer import Answer
 
 RATE_WINDOW_S = 10.0
 TTFT_BOUNDS_MS = (25.0, 50.0, 100.0, 200.0, 350.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0, 5000.0, 10_000.0)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from harness.load.answer import Answer
 from harness.load.attempts import Attempt, next_rate
-from harness.load.client import Answer
 from harness.load.limits import LimitWatch
 from harness.spec import Scenario
 

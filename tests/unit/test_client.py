@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from harness.load.client import Answer, Client, Request
+from harness.load.answer import Answer
+from harness.load.client import Client, Request
 from harness.load.stream import request_body
 from tests.fake_server import FakeServer, Settings, answer
 from tests.unit.load import VOCABULARY, prompts

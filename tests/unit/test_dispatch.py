@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput, NotReady
-from harness.load.client import Answer
+from harness.load.answer import Answer
 from harness.load.dispatch import Dispatcher
 from harness.spec import EngineRef
 from tests.fake_server import FakeServer, answer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import RunFailed
-from harness.load.client import Answer
+from harness.load.answer import Answer
 from harness.load.journal import Journal
 
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.errors import NotReady
-from harness.load.client import Answer
+from harness.load.answer import Answer
 from harness.load.progress import Progress, Tally
 from harness.metrics import RunMetrics, served
 from harness.spec import Spec, parse_spec
