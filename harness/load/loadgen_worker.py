@@ -201,14 +201,14 @@ class _Run:
         while not self._ended.wait(1.0 - time.perf_counter() % 1.0):
             try:
                 self._journal.flush()
+                self._report(self._progress())
+                if self._ends_early and (reason := self._limits.hopeless(self._tally.done)):
+                    self._end(reason)
+                if self._ends_after and self._tally.done >= self._ends_after:
+                    self._end(f"ended after {self._tally.done:,} answers, as it was meant to be")
             except RunFailed as error:
                 self._report({"error": str(error), "kind": "RunFailed"})
                 os._exit(1)
-            self._report(self._progress())
-            if self._ends_early and (reason := self._limits.hopeless(self._tally.done)):
-                self._end(reason)
-            if self._ends_after and self._tally.done >= self._ends_after:
-                self._end(f"ended after {self._tally.done:,} answers, as it was meant to be")
 
     def _end(self, reason: str) -> None:
         """End this process, which is the only way to end LoadGen; the engines drop what it still waits for."""
