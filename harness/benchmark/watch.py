@@ -126,7 +126,11 @@ class Watch:
         path, number = self._options.progress, record.get("attempt")
         if record["state"] != state_file.WAITING or path is None or number is None or number in self._decided:
             return
-        repeat = attempts.repeat(number, [progress.last_look(path, host) for host in self._options.together])
+        looks = [progress.last_look(path, host) for host in self._options.together]
+        if None in looks and time.time() - self._started_unix > self._options.lost_after_s:
+            repeat: bool | None = False  # a run that nobody watches was not started
+        else:
+            repeat = attempts.repeat(number, looks)
         if repeat is not None:
             self._node.decide(number, repeat)
             self._decided.add(number)

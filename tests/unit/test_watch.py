@@ -422,6 +422,19 @@ def test_attempts_are_repeated_together_or_not_at_all(other: dict[str, Any] | No
     assert repeat(1, [seen(attempt(1, "VALID")), other]) is decision
 
 
+def test_a_run_does_not_wait_for_one_that_was_never_started(tmp_path: Path, shown: list[str]) -> None:
+    file, node, command = run_file(tmp_path), Node(), tmp_path / "harness"
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\necho "{{}}"\n')
+    command.chmod(0o755)
+    status(file, state="waiting", attempt=1, attempts_most=4, attempts=[attempt(1, "INVALID")])
+    pause, end = lambda: time.sleep(0.6), lambda: status(file, state="finished")
+    node.before = [lambda: None, pause, lambda: None, end]
+    more = {"launcher": "process", "together": ["jw2", "jw3"], "progress": str(tmp_path / "progress.jsonl")}
+    assert run(node, file, command=[str(command)], lost_after_s=0.5, **more)["good"] is True
+    calls = [line.split(" --root")[0] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert calls == ["decide r1 1 --accept"]
+
+
 def test_each_attempt_that_ended_is_shown_once_with_its_reason(tmp_path: Path, shown: list[str]) -> None:
     file, node = run_file(tmp_path), Node()
     made = [attempt(1, "ENDED EARLY"), attempt(2, "VALID")]
