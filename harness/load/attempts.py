@@ -25,8 +25,9 @@ _OF_CAPACITY = 0.85  # next rate as a part of what overloaded engines answered
 _LOAD = 0.85  # part of the engines' capacity, assumed where a limit was exceeded without overload
 _AIM = 0.7  # part of the limit at which the next attempt's 99th percentile should be
 _EARLY = 0.3  # part of the queries; an attempt that ended before that was far too fast
-_MOST = (0.9, 0.75, 0.6)  # upper limit of the next rate as a part of the last one, after attempt 1, 2, 3 and later
-_MOST_OF_LAST = 0.5  # the same before the last of three attempts or more
+_EARLY_STEP = 0.9  # next rate after such an attempt, as a part of what it would be otherwise
+_MOST = (0.85, 0.7, 0.5)  # upper limit of the next rate as a part of the last one, after attempt 1, 2, 3 and later
+_MOST_OF_LAST = 0.4  # the same before the last of three attempts or more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +208,7 @@ def next_rate(attempts: Sequence[Attempt], most: int, scenario: Scenario) -> flo
         return None
     factor = _factor(last, scenario)
     if last.partial and last.samples < _EARLY * last.planned_samples:
-        factor *= _MOST[0]
+        factor *= _EARLY_STEP
     ceiling = _MOST[min(number, len(_MOST)) - 1]
     if number + 1 == most and most > 2:
         ceiling = _MOST_OF_LAST
