@@ -98,7 +98,7 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -
     if "rate_attempts" in given and asked.rate_attempts > asked.attempts_most:
         raise BadInput(
             f"rate_attempts = {asked.rate_attempts}: a performance run is repeated only with target_qps=auto and "
-            "scenario server or interactive; leave it out"
+            "scenario server or interactive, where mode is performance or both; leave it out"
         )
     if reason := why_no_peak(asked.target_qps, asked.scenario, asked.mode, asked.samples):
         raise BadInput(reason)

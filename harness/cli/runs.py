@@ -295,23 +295,13 @@ def _spec(
 
 
 def _spec_values(options: dict[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        key: str(value) if isinstance(value, Path) else value for key, value in options.items() if value is not None
+    from harness.benchmark import public_settings
+
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    given = {key: value for key, value in values.items() if value is not None}
+    asked = public_settings.check({key: value for key, value in given.items() if key in public_settings.PUBLIC})
+    return {
+        **given,
+        **asked.model_dump(exclude={"topology", "launcher", "rate_attempts"}),
+        "rate_attempts": asked.attempts_most,
     }
-    if values["target_qps"] == "auto":
-        values.setdefault("rate_attempts", DEFAULT_RATE_ATTEMPTS)
-    elif values["target_qps"] == "peak" and "rate_attempts" not in values:
-        pass
-    elif "rate_attempts" in values:
-        raise BadInput(
-            f"--rate-attempts = {values['rate_attempts']}: it is for --target-qps auto, not {values['target_qps']}; "
-            "leave one of the two out"
-        )
-    else:
-        try:
-            values["target_qps"] = float(str(options["target_qps"]))
-        except ValueError:
-            raise BadInput(
-                f"--target-qps = {values['target_qps']!r}: give samples/s as a number, or auto, or peak"
-            ) from None
-    return values
