@@ -28,7 +28,7 @@ benchmark: site ## Set everything up, run the benchmark on this machine (samples
 site: .venv/controller ## Prepare this machine: vLLM for the CPU, a tiny model and its data set, all under .mlperf/
 	$(BIN)/ansible-playbook site.yml -e samples=$(samples) $(site_words)
 
-test: lint unit integration ## Lint, unit tests, and the real LoadGen, vLLM and ansible-playbook here: 12 minutes on two cores
+test: lint unit integration ## Lint, unit tests, and the real LoadGen, vLLM and ansible-playbook here: 15 minutes on two cores
 
 test-all: test long hosts ## All of `make test`, then the rest: images, DeepSpeed, torchx, long faults, booted hosts (Debian, root)
 
