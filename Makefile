@@ -1,4 +1,4 @@
-# Three commands: `make benchmark`, `make test` and `make test-all`. All set up what they need, inside this folder, and are
+# Commands: `make benchmark`, `make live`, `make test` and `make test-all`. All set up what they need, inside this folder, and are
 # quick the second time.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -6,18 +6,19 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 samples ?= 838
 site_words ?=
+folder ?= .mlperf/live
+live_words ?=
 # Tests that wait for processes more than they compute: side by side, and more of them than there are cores.
 PYTEST := $(BIN)/pytest
 SIDE_BY_SIDE := -n 4 --dist loadgroup
-IMAGE_PACKAGES := buildah podman runc debootstrap openssh-client
-HOST_PACKAGES := debootstrap systemd-container iproute2 tinyproxy-bin dpkg-dev apt-utils gpg openssh-client util-linux
+LONG_PACKAGES := buildah podman runc debootstrap openssh-client systemd-container iproute2 tinyproxy-bin dpkg-dev apt-utils gpg util-linux
 # Debian packages that only tests need, where they can be installed.
 debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg-query --show $(2) >/dev/null 2>&1; then \
 	echo "Installing Debian packages with which $(1): $(2)"; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2) >/dev/null; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help benchmark site test test-all lint unit integration long hosts clean
+.PHONY: help benchmark site live test test-all lint unit integration long clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,9 +29,12 @@ benchmark: site ## Set everything up, run the benchmark on this machine (samples
 site: .venv/controller ## Prepare this machine: vLLM for the CPU, a tiny model and its data set, all under .mlperf/
 	$(BIN)/ansible-playbook site.yml -e samples=$(samples) $(site_words)
 
-test: lint unit integration ## Lint, unit tests, and the real LoadGen, vLLM and ansible-playbook here: 15 minutes on two cores
+live: .venv/controller ## Measure this machine's GPU beside published figures (folder=DIR, live_words="--model DIR …")
+	$(BIN)/python -m tests.live --folder $(folder) $(live_words)
 
-test-all: test long hosts ## All of `make test`, then the rest: images, DeepSpeed, torchx, long faults, booted hosts (Debian, root)
+test: lint unit integration ## Lint, unit tests, and the real LoadGen, vLLM and ansible-playbook here: about 25 minutes on two cores
+
+test-all: test long ## All of `make test`, then all of `make long`
 
 lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
 	@echo "Linting: ruff, mypy, ansible-lint"
@@ -40,26 +44,22 @@ lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/ansible-lint --offline
 
 unit: .venv/dev site ## Tests without LoadGen and engines
+	@$(call debian,pages are looked at,chromium)
 	@echo "Unit tests: no LoadGen, no engine"
 	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
 
 integration: .venv/dev site ## The real LoadGen and ansible-playbook, mostly over fake engines, then over a pair of the real vLLM
 	@echo "Integration tests: the real LoadGen and ansible-playbook over fake engines"
-	$(PYTEST) $(SIDE_BY_SIDE) -m "not vllm and not long" tests/integration
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not vllm and not long" tests/integration tests/faults
 	@echo "Integration tests: the real vLLM"
 	$(PYTEST) -m "vllm and not long" tests/integration
 
 # Tests of every engine; a benchmark installs those that it names.
 test-all long: site_words = -e harness_deepspeed=true
-long: .venv/dev site ## What takes minutes: the node image, Jobs of a cluster, torchx, DeepSpeed, engines that are killed
-	@$(call debian,the node image is built and started,$(IMAGE_PACKAGES))
-	@echo "Long integration tests: the node image, Jobs of a cluster, torchx, DeepSpeed, engines that are killed"
-	$(PYTEST) -m long tests/integration
-
-hosts: .venv/dev site ## site.yml and benchmark.yml over SSH on three hosts booted here (Debian, root)
-	@$(call debian,three connected hosts are made and booted,$(HOST_PACKAGES))
-	@echo "Tests on three booted hosts"
-	$(PYTEST) tests/hosts
+long: .venv/dev site ## What takes minutes: the node image, Jobs of a cluster, DeepSpeed, booted hosts, long faults (Debian, root)
+	@$(call debian,the node image is built and three hosts are booted,$(LONG_PACKAGES))
+	@echo "Long tests: the node image, Jobs of a cluster, torchx, DeepSpeed, killed engines, booted hosts, faults (docs/reliability.md)"
+	$(PYTEST) -n 3 --dist loadgroup -m long tests/hosts tests/integration tests/faults
 
 clean: ## Remove what was set up here; results/ stays
 	rm -rf .venv .mlperf

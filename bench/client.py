@@ -30,18 +30,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="paired runs")
     parser.add_argument("--vllm-python", default=sys.executable, help="a Python that can import vLLM")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     pairs.idle_machine()
-    with tempfile.TemporaryDirectory() as model, VllmServe(asked.vllm_python) as vllm:
+    with tempfile.TemporaryDirectory() as model, VllmServe(options.vllm_python) as vllm:
         for name, content in model_files(1).items():
             Path(model, name).write_bytes(content)
-        paced = pairs.paired(asked.runs, ours_paced, lambda: theirs_paced(vllm, model))
-        unpaced = pairs.paired(asked.runs, ours_unpaced, lambda: theirs_unpaced(vllm, model))
+        paced = pairs.paired(options.runs, ours_paced, lambda: theirs_paced(vllm, model))
+        unpaced = pairs.paired(options.runs, ours_unpaced, lambda: theirs_unpaced(vllm, model))
     report(paced, unpaced)
 
 
 def ours(server: FakeServer, samples: int, in_flight: int) -> Figures:
-    """One Offline run of ours with what it measured and what the server sent."""
+    """One Offline run of ours: its own figures and the server's."""
     server.reset()
     engines = [{"name": "fake", "url": server.url, "max_in_flight": in_flight}]
     with pairs.prompts_on_disk(samples, PROMPT_TOKENS) as data:
@@ -57,7 +57,7 @@ def ours(server: FakeServer, samples: int, in_flight: int) -> Figures:
     start = min(record["arrived_s"] - line["sent_s"] for line, record in both)
     true_ms = [(record["first_s"] - start - line["sent_s"]) * 1000 for line, record in both]
     measured = {"ttft_p99_ms": p99(ttft_ms), "tpot_p99_ms": p99(tpot_ms), "true_ttft_p99_ms": p99(true_ms)}
-    return {"requests_per_s": rate, "cpu_s": outcome.client_cpu_s, **measured, **sent(server)}
+    return {"requests_per_s": rate, "cpu_s": outcome.client_cpu_s, **measured, **sent_by(server)}
 
 
 def theirs(vllm: VllmServe, model: str, server: FakeServer, samples: int, in_flight: int) -> Figures:
@@ -67,10 +67,10 @@ def theirs(vllm: VllmServe, model: str, server: FakeServer, samples: int, in_fli
         server.url, "fake", model, num_prompts=samples, max_concurrency=in_flight, random_input_len=PROMPT_TOKENS
     )
     measured = {"ttft_p99_ms": result["p99_ttft_ms"], "tpot_p99_ms": result["p99_tpot_ms"]}
-    return {"requests_per_s": result["request_throughput"], "cpu_s": result["cpu_s"], **measured, **sent(server)}
+    return {"requests_per_s": result["request_throughput"], "cpu_s": result["cpu_s"], **measured, **sent_by(server)}
 
 
-def sent(server: FakeServer) -> Figures:
+def sent_by(server: FakeServer) -> Figures:
     """The server's own record: from a request's arrival to its first token, and between tokens."""
     records = server.records()
     ttft_ms = [(record["first_s"] - record["arrived_s"]) * 1000 for record in records]
@@ -110,15 +110,15 @@ def theirs_unpaced(vllm: VllmServe, model: str) -> Figures:
 def report(paced: list[tuple[Figures, Figures]], unpaced: list[tuple[Figures, Figures]]) -> None:
     """Print the table; the last two columns are figures of another day, on a quiet machine of this size."""
     us, them = [first for first, _ in paced], [second for _, second in paced]
-    rows = [("measure (medians)", "ours", "vllm bench serve", "ratio of pairs", "wanted", "prototype", "vllm then")]
+    rows = [("measure (medians)", "ours", "vllm bench serve", "ratio of pairs", "target", "prototype", "vllm then")]
 
-    def row(title: str, name: str, digits: int, wanted: str, then: tuple[str, str]) -> None:
+    def row(title: str, name: str, digits: int, target: str, then: tuple[str, str]) -> None:
         values = [f"{pairs.middle(side, name):.{digits}f}" for side in (us, them)]
-        rows.append((title, *values, f"{pairs.ratio(paced, name):.2f}", wanted, *then))
+        rows.append((title, *values, f"{pairs.ratio(paced, name):.2f}", target, *then))
 
-    def off(title: str, name: str, reference: str, wanted: str, sides: list[list[Figures]]) -> None:
+    def off(title: str, name: str, reference: str, target: str, sides: list[list[Figures]]) -> None:
         values = [f"{median(one[name] - one[reference] for one in side):+.2f}" for side in sides]
-        rows.append((title, *values, *[""] * (2 - len(sides)), "", wanted, "", ""))
+        rows.append((title, *values, *[""] * (2 - len(sides)), "", target, "", ""))
 
     row("requests/s of 200", "requests_per_s", 1, ">= 197", ("197", "179"))
     row("CPU per further request, ms", "cpu_ms_per_request", 2, "ratio <= 0.3", ("1.3", "6.1"))

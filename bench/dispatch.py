@@ -8,11 +8,13 @@ same requests and the same noise. Ratios to least requests in flight (weight 1),
 """
 
 import argparse
+from dataclasses import replace
 from random import Random
 from statistics import median
 
 from bench import fleets, pairs
-from bench.fleets import EQUAL, SETTINGS, SHIPPED, TODAY, UNLIKE, Fleet, Rule, Setting, p99
+from bench.fleets import EQUAL, LEAST_REQUESTS, SETTINGS, SHIPPED, UNLIKE, Fleet, Rule, Setting, p99
+from harness.spec import FULL_SAMPLES
 from tests.engine_model import StepCosts
 
 
@@ -23,7 +25,7 @@ def fixed(weight: int, by_speed: bool) -> Rule:
 
 IN_FLIGHT = "1 (in flight)"
 RULES = {
-    IN_FLIGHT: TODAY,
+    IN_FLIGHT: LEAST_REQUESTS,
     "8": fixed(8, False),
     "16": fixed(16, False),
     "1, by speed": fixed(1, True),
@@ -36,12 +38,16 @@ RULES = {
 FULL = Setting(StepCosts(17, 0.1, 0.12, 2048, 48), 780)
 EMBEDDED = Setting(StepCosts(4, 0.06, 0.08, 4096, 64), 400)
 STALL_S = 1.3
+STALLED = ((IN_FLIGHT, 4096), ("8", 4096), ("16", 4096), ("16", 2048), ("16", 1024), ("16", 512))
+"""Rules and most tokens of a step."""
 STALLS = "stalls"
 MISJUDGED = ((EQUAL, (1.0, 0.75)), (UNLIKE, (1.0, 0.45)), (UNLIKE, (1.0, 0.75)))
 WRONG_SPEEDS = "wrong speeds"
-OTHERS = ("few slots", STALLS, WRONG_SPEEDS)
+OFFLINE = "offline"
+OTHERS = ("few slots", STALLS, WRONG_SPEEDS, OFFLINE)
 STALL_HEADING = (
     "one engine stalls for 1.3 s now and then: weight",
+    "tokens a step",
     "TTFT p99, ms",
     "first tokens over 1 s",
     "most prompts in a step",
@@ -50,57 +56,72 @@ STALL_HEADING = (
 
 def compare(setting: Setting, speeds: tuple[float, ...], seeds: int, samples: int) -> dict[str, list[float]]:
     """For each rule TTFT p99, TPOT p99 and the rate of Offline, where all is due at once: medians over the seeds, as
-    ratios to those of TODAY, whose own are in ms and samples/s."""
+    ratios to those of LEAST_REQUESTS, whose own are in ms and samples/s."""
     rate = fleets.UTILISATION * sum(fleets.alone(setting, speed) for speed in speeds)
-    seen: dict[str, list[tuple[float, ...]]] = {name: [] for name in RULES}
+    by_rule: dict[str, list[tuple[float, ...]]] = {name: [] for name in RULES}
     for seed in range(seeds):
         source = Random(seed)
         lengths, due_s = setting.lengths(source, samples), fleets.arrivals(source, rate, samples)
         for name, rule in RULES.items():
             latencies = Fleet(setting, speeds, rule, seed).run(due_s, lengths)
             offline = Fleet(setting, speeds, rule, seed).run([0.0] * samples, lengths)
-            seen[name].append((p99(latencies.ttft_ms), p99(latencies.tpot_ms), samples / offline.seconds))
-    today = seen[IN_FLIGHT]
+            by_rule[name].append((p99(latencies.ttft_ms), p99(latencies.tpot_ms), samples / offline.seconds))
+    base_figures = by_rule[IN_FLIGHT]
     ratios = {
-        name: [median(one[n] / base[n] for one, base in zip(figures, today, strict=True)) for n in range(3)]
-        for name, figures in seen.items()
+        name: [median(one[n] / base[n] for one, base in zip(figures, base_figures, strict=True)) for n in range(3)]
+        for name, figures in by_rule.items()
     }
-    return ratios | {IN_FLIGHT: [median(one[n] for one in today) for n in range(3)]}
+    return ratios | {IN_FLIGHT: [median(one[n] for one in base_figures) for n in range(3)]}
 
 
 def stalls(seeds: int, samples: int) -> list[tuple[str, ...]]:
     """Two equal small engines of which one stands still for 1.3 s now and then, at half their sum."""
     rate = 0.5 * 2 * fleets.alone(EMBEDDED, 1.0)
     rows = []
-    for name in (IN_FLIGHT, "8", "16"):
+    for name, tokens in STALLED:
+        setting = replace(EMBEDDED, costs=replace(EMBEDDED.costs, tokens_per_step=tokens))
         late, together, ttft = [], [], []
         for seed in range(seeds):
             source = Random(seed)
-            lengths, due_s = EMBEDDED.lengths(source, samples), fleets.arrivals(source, rate, samples)
-            fleet = Fleet(EMBEDDED, EQUAL, RULES[name], seed, stall_s=STALL_S)
+            lengths, due_s = setting.lengths(source, samples), fleets.arrivals(source, rate, samples)
+            fleet = Fleet(setting, EQUAL, RULES[name], seed, stall_s=STALL_S)
             latencies = fleet.run(due_s, lengths)
             late.append(sum(value > 1000 for value in latencies.ttft_ms))
             together.append(max(fleet.prefilled_together))
             ttft.append(p99(latencies.ttft_ms))
-        rows.append((name, f"{median(ttft):.0f}", f"{median(late):.0f}", f"{median(together):.0f}"))
+        rows.append((name, f"{tokens:,}", f"{median(ttft):.0f}", f"{median(late):.0f}", f"{median(together):.0f}"))
     return rows
 
 
 def misjudged(seeds: int, samples: int) -> list[tuple[str, ...]]:
-    """TTFT p99 of the shipped rule as a ratio to requests in flight, where it is told wrong speeds."""
+    """TTFT p99 of the shipped rule as a ratio to requests in flight, where it assumes wrong speeds."""
     rows = []
     for name, setting in SETTINGS.items():
         cells = []
-        for speeds, told in MISJUDGED:
+        for speeds, assumed in MISJUDGED:
             rate = fleets.UTILISATION * sum(fleets.alone(setting, speed) for speed in speeds)
             ratios = []
             for seed in range(seeds):
                 source = Random(seed)
                 lengths, due_s = setting.lengths(source, samples), fleets.arrivals(source, rate, samples)
-                ours = Fleet(setting, speeds, SHIPPED, seed, told=told).run(due_s, lengths)
-                ratios.append(p99(ours.ttft_ms) / p99(Fleet(setting, speeds, TODAY, seed).run(due_s, lengths).ttft_ms))
+                ours = Fleet(setting, speeds, SHIPPED, seed, assumed=assumed).run(due_s, lengths)
+                ratios.append(
+                    p99(ours.ttft_ms) / p99(Fleet(setting, speeds, LEAST_REQUESTS, seed).run(due_s, lengths).ttft_ms)
+                )
             cells.append(f"{median(ratios):.2f}")
         rows.append((name, *cells))
+    return rows
+
+
+def offline(seeds: int) -> list[tuple[str, ...]]:
+    """Rate of a fleet of unlike engines over the sum of theirs, of whole data sets; medians of seeds."""
+    rows = []
+    for name, setting in SETTINGS.items():
+        by_rule = (
+            [fleets.of_sum(setting, UNLIKE, rule, seed, FULL_SAMPLES) for seed in range(seeds)]
+            for rule in (LEAST_REQUESTS, SHIPPED)
+        )
+        rows.append((name, *(f"{median(ratios):.3f}" for ratios in by_rule)))
     return rows
 
 
@@ -109,19 +130,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=6000, help="requests of each run")
     parser.add_argument("--setting", action="append", choices=[*SETTINGS, *OTHERS], help="all by default")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     settings = {**SETTINGS, "few slots": FULL}
-    for name in asked.setting or [*SETTINGS, *OTHERS]:
+    for name in options.setting or [*SETTINGS, *OTHERS]:
         if name == WRONG_SPEEDS:
-            heading = [f"1 : {true[1]:g}, told 1 : {told[1]:g}" for true, told in MISJUDGED]
-            pairs.table([("TTFT p99 with wrong speeds", *heading), *misjudged(asked.seeds, asked.samples)])
+            heading = [f"1 : {true[1]:g}, assumed 1 : {assumed[1]:g}" for true, assumed in MISJUDGED]
+            pairs.table([("TTFT p99 with wrong speeds", *heading), *misjudged(options.seeds, options.samples)])
+            continue
+        if name == OFFLINE:
+            pairs.table([("Offline, 1 : 0.6, over the sum", "weight 1", "weight 16 by speed"), *offline(options.seeds)])
             continue
         if name == STALLS:
-            pairs.table([STALL_HEADING, *stalls(asked.seeds, asked.samples)])
+            pairs.table([STALL_HEADING, *stalls(options.seeds, options.samples)])
             continue
         for speeds, fleet in ((EQUAL, "equal"), (UNLIKE, "1 : 0.6")):
             rows = [(f"{name}, {fleet}: weight", "TTFT p99", "TPOT p99", "Offline samples/s")]
-            for rule, figures in compare(settings[name], speeds, asked.seeds, asked.samples).items():
+            for rule, figures in compare(settings[name], speeds, options.seeds, options.samples).items():
                 digits = (0, 1, 1) if rule == IN_FLIGHT else (2, 2, 3)
                 rows.append((rule, *(f"{value:.{digit}f}" for value, digit in zip(figures, digits, strict=True))))
             pairs.table(rows)

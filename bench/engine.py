@@ -30,14 +30,14 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64, help="requests at once, for both")
     parser.add_argument("--port", type=int, default=8190, help="of the engine")
     parser.add_argument("--vllm-python", default=sys.executable, help="a Python that can import vLLM")
-    asked = parser.parse_args()
-    parts = sandbox.paths(asked.sandbox.absolute())
+    options = parser.parse_args()
+    parts = sandbox.paths(options.sandbox.absolute())
     pairs.idle_machine()
-    with tempfile.TemporaryDirectory() as folder, VllmServe(asked.vllm_python) as vllm:
+    with tempfile.TemporaryDirectory() as folder, VllmServe(options.vllm_python) as vllm:
         prompts = Path(folder, "prompts.jsonl")
-        write_prompts(prompts, parts["model"], parts["dataset"], asked.samples)
-        values = {"name": NAME, "model": str(parts["model"]), "port": asked.port, "dtype": "float32"}
-        values |= {"max_num_seqs": asked.in_flight, "kv_cache_gib": 1}
+        write_prompts(prompts, parts["model"], parts["dataset"], options.samples)
+        values = {"name": NAME, "model": str(parts["model"]), "port": options.port, "dtype": "float32"}
+        values |= {"max_num_seqs": options.in_flight, "kv_cache_gib": 1}
         print("starting the engine", flush=True)
         try:
             running = engine.up(
@@ -48,18 +48,18 @@ def main() -> None:
                 die_with_parent=True,
             )
             served = {"url": running.url, "model": str(parts["model"])}
-            found = pairs.paired(
-                asked.runs,
-                lambda: ours(parts, running.url, asked.samples, asked.in_flight),
-                lambda: theirs(vllm, served, prompts, asked.samples, asked.in_flight),
+            figures = pairs.paired(
+                options.runs,
+                lambda: ours(parts, running.url, options.samples, options.in_flight),
+                lambda: theirs(vllm, served, prompts, options.samples, options.in_flight),
             )
         finally:
             engine.down(Path(folder), NAME)
-    us, them = [first for first, _ in found], [second for _, second in found]
-    rows = [("measure (medians)", "ours", "vllm bench serve", "ratio of pairs", "wanted")]
-    for title, name, wanted in (("samples/s", "samples_per_s", ">= 1.0"), ("tokens/s", "tokens_per_s", "")):
+    us, them = [first for first, _ in figures], [second for _, second in figures]
+    rows = [("measure (medians)", "ours", "vllm bench serve", "ratio of pairs", "target")]
+    for title, name, target in (("samples/s", "samples_per_s", ">= 1.0"), ("tokens/s", "tokens_per_s", "")):
         values_ = [f"{pairs.middle(side, name):.1f}" for side in (us, them)]
-        rows.append((title, *values_, f"{pairs.ratio(found, name):.3f}", wanted))
+        rows.append((title, *values_, f"{pairs.ratio(figures, name):.3f}", target))
     pairs.table(rows)
 
 
@@ -73,8 +73,8 @@ def write_prompts(out: Path, model: Path, data: Path, samples: int) -> None:
 def ours(parts: dict[str, Path], url: str, samples: int, in_flight: int) -> Figures:
     """One Offline run."""
     engines = [{"name": NAME, "url": url, "max_in_flight": in_flight}]
-    asked = {"model": str(parts["model"]), "dataset": str(parts["dataset"]), "samples": samples, "engines": engines}
-    with pairs.offline(asked) as (outcome, run_dir, _):
+    spec = {"model": str(parts["model"]), "dataset": str(parts["dataset"]), "samples": samples, "engines": engines}
+    with pairs.offline(spec) as (outcome, run_dir, _):
         rate = pairs.samples_per_s(run_dir)
         return {"samples_per_s": rate, "tokens_per_s": rate * outcome.tokens / outcome.samples}
 

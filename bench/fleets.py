@@ -60,7 +60,7 @@ class Rule:
     by_speed: bool
 
 
-TODAY = Rule(lambda tokens: 1, by_speed=False)
+LEAST_REQUESTS = Rule(lambda tokens: 1, by_speed=False)
 SHIPPED = Rule(lambda tokens: FIRST_TOKEN_WEIGHT, by_speed=True)
 
 
@@ -90,7 +90,7 @@ class Fleet:
         speeds: of the engines, full speed being 1.
         stall_s: seconds that the first engine stands still for, on average every ten seconds, as a process does whose
             core is taken.
-        told: what the rule takes for the speeds; None for the true ones.
+        assumed: the speeds that the rule assumes; None for the true ones.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Fleet:
         seed: int,
         *,
         stall_s: float = 0.0,
-        told: Sequence[float] | None = None,
+        assumed: Sequence[float] | None = None,
     ) -> None:
         self._rule, self._stall_s = rule, stall_s
         self._noise = [Random(f"{seed} {number}") for number in range(len(speeds))]
         self._stalls = Random(f"{seed} stalls")
         self._models = [EngineModel[int](setting.at(speed)) for speed in speeds]
         self._busy = [False] * len(speeds)
-        known = (told or speeds) if rule.by_speed else [1.0] * len(speeds)
-        self._loads = [EngineLoad(setting.max_in_flight, speed) for speed in known]
+        weights = (assumed or speeds) if rule.by_speed else [1.0] * len(speeds)
+        self._loads = [EngineLoad(setting.max_in_flight, speed) for speed in weights]
         self._balance = Balance(self._loads)
         self._ends: list[tuple[float, int, int, Step[int]]] = []
         self._order = count()
@@ -138,12 +138,12 @@ class Fleet:
                     last_s[request] = now
                     load.over(1)
                 self._begin(position, now)
-            while waiting and (chosen := self._balance.choose()) is not None:
+            while waiting and (choice := self._balance.choose(len(waiting) - 1)) is not None:
                 request = waiting.popleft()
-                self._loads[chosen].sent(weights[request])
-                self._models[chosen].add(request, prompt_tokens[request], NEW_TOKENS)
-                if not self._busy[chosen]:
-                    self._begin(chosen, now)
+                self._loads[choice].sent(weights[request])
+                self._models[choice].add(request, prompt_tokens[request], NEW_TOKENS)
+                if not self._busy[choice]:
+                    self._begin(choice, now)
         return Latencies(
             [(first - due) * 1000 for first, due in zip(first_s, due_s, strict=True)],
             [(last - first) * 1000 / (NEW_TOKENS - 1) for first, last in zip(first_s, last_s, strict=True)],
@@ -172,7 +172,7 @@ class Fleet:
 def alone(setting: Setting, speed: float) -> float:
     """Samples/s of an engine that always has `max_in_flight` requests, between a third and the end but a tenth."""
     number = 12 * setting.max_in_flight
-    fleet = Fleet(setting, [speed], TODAY, seed=0)
+    fleet = Fleet(setting, [speed], LEAST_REQUESTS, seed=0)
     latencies = fleet.run([0.0] * number, setting.lengths(Random(0), number))
     ends = sorted(
         (first + per_token * (NEW_TOKENS - 1)) / 1000
@@ -180,6 +180,18 @@ def alone(setting: Setting, speed: float) -> float:
     )
     begin, end = number // 3, number * 9 // 10
     return (end - begin) / (ends[end] - ends[begin])
+
+
+def of_sum(setting: Setting, speeds: Sequence[float], rule: Rule, seed: int, samples: int) -> float:
+    """Offline rate of a fleet over the sum of what its engines reach alone, each with its part of the samples."""
+    lengths = setting.lengths(Random(seed), samples)
+    fleet = samples / Fleet(setting, speeds, rule, seed).run([0.0] * samples, lengths).seconds
+    total, start = 0.0, 0
+    for number, speed in enumerate(speeds):
+        part = lengths[start : start + round(samples * speed / sum(speeds))]
+        start += len(part)
+        total += len(part) / Fleet(setting, [speed], rule, seed + 1000 + number).run([0.0] * len(part), part).seconds
+    return fleet / total
 
 
 def fake_server(setting: Setting, speed: float) -> dict[str, Any]:

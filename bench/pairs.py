@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness import dataset
+from harness import journal as journals
 from harness.load.loadgen import Outcome, run_loadgen
 from harness.spec import Spec, parse_spec
 
@@ -20,16 +21,16 @@ Figures = dict[str, float]
 
 def paired(runs: int, one: Callable[[], Figures], other: Callable[[], Figures]) -> list[tuple[Figures, Figures]]:
     """Run both so many times, in turn and each first every second time: the machine drifts."""
-    found = []
+    pairs = []
     for run in range(runs):
         if run % 2:
             second = other()
             first = one()
         else:
             first, second = one(), other()
-        found.append((first, second))
+        pairs.append((first, second))
         print(f"pair {run + 1} of {runs}: {_line(first)} | {_line(second)}", flush=True)
-    return found
+    return pairs
 
 
 def _line(figures: Figures) -> str:
@@ -69,13 +70,13 @@ def prompts_on_disk(count: int, tokens: int, vocabulary: int = 1024) -> Iterator
 
 
 @contextmanager
-def offline(spec: dict[str, Any]) -> Iterator[tuple[Outcome, Path, Spec]]:
+def offline(values: dict[str, Any]) -> Iterator[tuple[Outcome, Path, Spec]]:
     """One Offline performance run of a spec given without run_id; yields its outcome and directory."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = parse_spec({"run_id": "bench", "scenario": "offline", **spec})
-        samples = dataset.load(asked.dataset, limit=asked.samples)
-        outcome = run_loadgen(asked, samples, "performance", Path(folder), 1.0, lambda progress: None)
-        yield outcome, Path(folder), asked
+        spec = parse_spec({"run_id": "bench", "scenario": "offline", **values})
+        samples = dataset.load(spec.dataset, limit=spec.samples)
+        outcome = run_loadgen(spec, samples, "performance", Path(folder), 1.0, lambda progress: None)
+        yield outcome, Path(folder), spec
 
 
 def samples_per_s(run_dir: Path) -> float:
@@ -89,7 +90,7 @@ def samples_per_s(run_dir: Path) -> float:
 
 def journal(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of journal.jsonl."""
-    return [json.loads(line) for line in (run_dir / "journal.jsonl").read_text().splitlines()]
+    return list(journals.read(run_dir / "journal.jsonl").lines)
 
 
 def idle_machine() -> None:

@@ -1,10 +1,10 @@
 """The search for the highest VALID rate (`target_qps=peak`) in virtual time, against a queueing model of an engine.
 
-The engine is `tests/engine_model.py` with the costs of an A30 as docs/engine-settings.md estimates them, noise of
-10 % on each step and a speed that wanders by 2 % over 60 s; the schedule and the rules are LoadGen's, for 13,368
-queries. The truth is the rate at which half of 50 runs are VALID. No seed of a search is one of the truth's.
+The engine is `tests/engine_model.py` with costs assumed for an engine of about an A30's size, noise of 10 % on each
+step and a speed that wanders by 2 % over 60 s; the schedule and the rules are LoadGen's, for 13,368 queries. The truth
+is the rate at which half of 50 runs are VALID. No seed of a search is one of the truth's.
 
-    python bench/peak.py [--seeds 20] [--truth RATE]
+    python bench/peak.py [--seeds 20] [--first 0] [--truth RATE] [--start 1.0]
 """
 
 import argparse
@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 from bench import pairs
-from harness.load.early_stopping import forgiven
+from harness.early_stopping import forgiven
 from harness.load.forecast import Trace, Workload
 from harness.load.peak import LENGTHS
 from harness.load.schedule import arrivals
@@ -27,6 +27,8 @@ STEP_NOISE, SPEED_NOISE, SPEED_NOISE_S = 0.1, 0.02, 60.0
 A30 = StepCosts(21.6, 0.195, 0.148, tokens_per_step=2048, sequences=48)
 TTFT_S, TPOT_S = (limit / 1000 for limit in (Scenario.SERVER.ttft_limit_ms or 0, Scenario.SERVER.tpot_limit_ms or 0))
 TRUTH_RUNS = 50
+TRUTH_QPS = 3.472
+"""What `truth` found, in samples/s."""
 _MEAN_TOKENS, _SPREAD = 780, 0.5
 
 
@@ -34,7 +36,7 @@ def workload(queries: int = FULL_SAMPLES) -> Workload:
     """LoadGen's schedule, with prompts as long as articles are (a lognormal distribution with mean 780)."""
     lengths = np.random.default_rng(7).lognormal(math.log(_MEAN_TOKENS) - _SPREAD**2 / 2, _SPREAD, queries)
     tokens = np.clip(lengths, 50, MAX_INPUT_TOKENS).astype(np.int64)
-    return Workload(arrivals(queries), tokens, engines=1, sequences=A30.sequences)
+    return Workload(arrivals(queries), tokens, tokens_per_step=A30.tokens_per_step, sequences=A30.sequences)
 
 
 @dataclass
@@ -62,26 +64,26 @@ def run(load: Workload, step: Step, seed: int) -> Run:
     noise, model = _Noise(np.random.default_rng(seed)), EngineModel[int](A30)
     due, prompts = (load.arrivals / step.target_qps).tolist(), load.prompt_tokens.tolist()
     first, last = np.full(len(due), np.nan), np.full(len(due), np.nan)
-    now, arrived, done, over_ttft, over_tpot, forgives = 0.0, 0, 0, 0, 0, forgiven(len(due))
-    while done < step.samples and max(over_ttft, over_tpot) <= forgives:
+    now, arrived, finished, over_ttft, over_tpot, forgives = 0.0, 0, 0, 0, 0, forgiven(len(due))
+    while finished < step.samples and max(over_ttft, over_tpot) <= forgives:
         while arrived < len(due) and due[arrived] <= now:
             model.add(arrived, prompts[arrived], MAX_NEW_TOKENS)
             arrived += 1
-        made = model.step()
-        if made is None:
+        batch = model.step()
+        if batch is None:
             now = due[arrived]
             continue
-        now += made.seconds * noise.factor(now)
-        for query in made.first:
+        now += batch.seconds * noise.factor(now)
+        for query in batch.first:
             first[query] = now
             over_ttft += now - due[query] > TTFT_S
-        for query in made.done:
+        for query in batch.done:
             last[query] = now
             over_tpot += now - first[query] > TPOT_S * (MAX_NEW_TOKENS - 1)
-        done += len(made.done)
-    answered = ~np.isnan(last)
-    issued, count = np.array(due)[answered], int(answered.sum())
-    trace = Trace(issued, first[answered], last[answered], load.prompt_tokens[answered], np.full(count, MAX_NEW_TOKENS))
+        finished += len(batch.done)
+    complete = ~np.isnan(last)
+    issued, count = np.array(due)[complete], int(complete.sum())
+    trace = Trace(issued, first[complete], last[complete], load.prompt_tokens[complete], np.full(count, MAX_NEW_TOKENS))
     return Run(step.kind, step.target_qps, now, max(over_ttft, over_tpot) <= forgives, trace)
 
 
@@ -97,7 +99,7 @@ def truth(load: Workload) -> float:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """A search that has ended: its steps and runs."""
 
     steps: list[Step]
@@ -120,14 +122,14 @@ class Found:
         return sum(one.kind == kind for one in self.runs)
 
     def __str__(self) -> str:
-        shown = (
+        summary = (
             f"{one.kind} {one.target_qps:.3f} {'held' if one.held else 'failed'} {len(one.trace.issued_s)}"
             for one in self.runs
         )
-        return ", ".join(shown)
+        return ", ".join(summary)
 
 
-def search(load: Workload, seed: int, capacity: float) -> Found:
+def search(load: Workload, seed: int, capacity: float) -> SearchResult:
     """A search from where calibration would start it: 0.8 of what the engine makes, seen with an error of 3 %."""
     start = 0.8 * capacity * math.exp(0.03 * float(np.random.default_rng(seed).standard_normal()))
     question = Question(
@@ -143,7 +145,7 @@ def search(load: Workload, seed: int, capacity: float) -> Found:
     while step := next_step(question, runs):
         steps.append(step)
         runs.append(run(load, step, 1000 * (seed + 1) + len(runs)))
-    return Found(steps, runs)
+    return SearchResult(steps, runs)
 
 
 def capacity() -> float:
@@ -155,21 +157,23 @@ def capacity() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="searches")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first search")
+    parser.add_argument("--start", type=float, default=1.0, help="where searches start, times what calibration finds")
     parser.add_argument("--truth", type=float, help="samples/s, where it is known from an earlier call")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     load = workload()
-    true = asked.truth or truth(load)
+    true = options.truth or truth(load)
     print(f"truth: {true:.4f} samples/s", flush=True)
     searches = []
-    for seed in range(asked.seeds):
-        searches.append(found := search(load, seed, capacity()))
-        print(f"seed {seed}: {found.rate / true:.3f} of the truth, {found.lengths:.2f} lengths: {found}", flush=True)
+    for seed in range(options.first, options.first + options.seeds):
+        searches.append(result := search(load, seed, options.start * capacity()))
+        print(f"seed {seed}: {result.rate / true:.3f} of the truth, {result.lengths:.2f} lengths: {result}", flush=True)
     ratios, lengths = [one.rate / true for one in searches], [one.lengths for one in searches]
     pairs.table(
         [
-            (f"{asked.seeds} searches", "median", "worst", "wanted"),
+            (f"{options.seeds} searches", "median", "worst", "target"),
             ("rate found / truth", f"{median(ratios):.3f}", f"{min(ratios):.3f}", ">= 0.97"),
-            ("last run VALID", "", f"{sum(one.valid for one in searches)} of {asked.seeds}", "all"),
+            ("last run VALID", "", f"{sum(one.valid for one in searches)} of {options.seeds}", "all"),
             ("probes", f"{median(one.count('probe') for one in searches):.0f}",
              f"{max(one.count('probe') for one in searches)}", "<= 12"),
             ("attempts", f"{median(one.count('attempt') for one in searches):.0f}",

@@ -33,25 +33,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=13_368, help="answers to score")
     parser.add_argument("--runs", type=int, default=5, help="paired runs")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        model, data, answers = prepare(folder, asked.pairs)
+        model, data, answers = prepare(folder, options.pairs)
         sentences = punkt.find(None, Path(".mlperf"))
         if sentences is None:
             punkt.fetch(folder / "punkt")
             sentences = folder / "punkt"
         plain_s, ours_s = [], []
-        for run in range(asked.runs):
-            began = time.perf_counter()
+        for run in range(options.runs):
+            start = time.perf_counter()
             expected = plain(model, sentences, data.targets, answers)
-            plain_s.append(time.perf_counter() - began)
-            began = time.perf_counter()
+            plain_s.append(time.perf_counter() - start)
+            start = time.perf_counter()
             score(folder / "log.json", data, model, reference_ids=None, punkt_dir=sentences, out_dir=folder / str(run))
-            ours_s.append(time.perf_counter() - began)
+            ours_s.append(time.perf_counter() - start)
             assert figures(folder / str(run) / "scores.csv") == expected, "the figures differ"
             print(f"run {run + 1}: plain loop {plain_s[-1]:.2f} s, ours {ours_s[-1]:.2f} s", flush=True)
-    print(f"{asked.pairs} pairs, {cores()} cores, every figure the same")
+    print(f"{options.pairs} pairs, {cores()} cores, every figure the same")
     print(
         f"medians: plain loop {median(plain_s):.2f} s, ours {median(ours_s):.2f} s, ratio {ratio(plain_s, ours_s):.2f}"
     )
@@ -87,12 +87,12 @@ def plain(model: Path, sentences: Path, targets: list[str], answers: list[list[i
     """F-measures of every pair, one after the other."""
     tokenizer: Any = Tokenizer.from_file(str(model / "tokenizer.json"))
     split, scorer = punkt.splitter(sentences), RougeScorer(METRICS, use_stemmer=True)
-    found = []
+    scores = []
     for target, ids in zip(targets, answers, strict=True):
         text = tokenizer.decode(ids, skip_special_tokens=True)
         result = scorer.score("\n".join(split(target.strip())), "\n".join(split(text.strip())))
-        found.append(tuple(result[metric].fmeasure for metric in METRICS))
-    return found
+        scores.append(tuple(result[metric].fmeasure for metric in METRICS))
+    return scores
 
 
 def figures(table: Path) -> list[tuple[float, ...]]:

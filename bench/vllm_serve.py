@@ -71,12 +71,12 @@ def _serve() -> None:
         serve.add_cli_args(parser)
         print(json.dumps({}), file=out, flush=True)
         for line in sys.stdin:
-            options = {**FIXED, **json.loads(line)}
-            words = [word for name, value in options.items() for word in _option(name, value)]
-            asked = parser.parse_args([*words, "--disable-tqdm"])
+            values = {**FIXED, **json.loads(line)}
+            words = [word for name, value in values.items() for word in _option(name, value)]
+            options = parser.parse_args([*words, "--disable-tqdm"])
             cpu_s = time.process_time()
             with open("/dev/null", "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
-                result = serve.main(asked)
+                result = serve.main(options)
             cpu_s = time.process_time() - cpu_s
             plain = {name: value for name, value in result.items() if isinstance(value, int | float | str)}
             print(json.dumps({**plain, "cpu_s": cpu_s}), file=out, flush=True)

@@ -7,6 +7,7 @@ import click
 
 from harness.cli import cli
 from harness.errors import HarnessError
+from harness.printable import printable
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
 def _report(message: str, code: int) -> int:
     if "--json" in sys.argv:
         print(json.dumps({"error": message, "exit": code}))
-    print(f"harness: {message}", file=sys.stderr)
+    print(f"harness: {printable(message)}", file=sys.stderr)
     return code
 
 

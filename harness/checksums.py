@@ -21,7 +21,10 @@ def read(folder: Path) -> dict[str, str]:
         BadInput: it is not in the format of sha256sum.
     """
     path = folder / FILE
-    return parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 ({error.reason}); delete it and collect again") from None
 
 
 def add(folder: Path, sums: Mapping[str, str]) -> None:

@@ -19,10 +19,12 @@ from typing import Any
 
 import click
 
-from harness.benchmark import public_settings
+from harness.benchmark import progress, public_settings
 from harness.benchmark.playbook import Play
-from harness.errors import FINISHED_BUT_INVALID, BadInput, HarnessError, RunFailed
+from harness.errors import FINISHED_BUT_INVALID, SLOWER, BadInput, HarnessError, RunFailed
 from harness.files import read_json
+from harness.printable import printable
+from harness.report import COMPARISON, REPEATS
 from harness.report.record import Level, Result
 
 DOOR = "benchmark.yml"
@@ -80,7 +82,8 @@ class Benchmark:
         self._root, self._inventory, self._limit = root, inventory, limit
         self._values, self._on_output = values, on_output
         self._result: Result | None = None
-        self._return_code: int | None = None
+        self._failure_code = 0
+        self._written_before: int | None = None
 
     @property
     def result(self) -> Result:
@@ -95,12 +98,23 @@ class Benchmark:
 
     @property
     def exit_code(self) -> int:
-        """0 finished, 5 finished but INVALID, 4 failed on a node."""
+        """0 finished, 6 slower than its baseline, 5 it or a repeat is INVALID, 4 failed, 2 the baseline cannot serve.
+
+        The first of 4 on a node, 5, 6 and the others that is so.
+        """
         if self.result.failures:
             return RunFailed.exit_code
-        if self.result.verdict.level == Level.INVALID:
+        if self.result.verdict.level == Level.INVALID or Level.INVALID in self._product(REPEATS).get("verdicts", ()):
             return FINISHED_BUT_INVALID
-        return RunFailed.exit_code if self._return_code else 0
+        if (self._product(COMPARISON).get("gate") or {}).get("failed"):
+            return SLOWER
+        return self._failure_code
+
+    def _product(self, name: str) -> dict[str, Any]:
+        """What repeats or a comparison left; nothing where there were none."""
+        file = self.directory / name
+        content: dict[str, Any] = read_json(file, "conclusion") if file.exists() else {}
+        return content
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Run it.
@@ -108,17 +122,27 @@ class Benchmark:
         Raises:
             HarnessError: it ended before there was a result; BadInput, NotReady if a node refused with that exit code.
         """
-        written = self._written()
-        play = Play(self._root, DOOR, self._inventory, self._limit, self._values, self._on_output)
+        self._written_before = self._written()
+        play = Play(
+            self._root, DOOR, self._inventory, self._limit, self._values, self._on_output, self._takes_results_from
+        )
         try:
-            yield from _looks(self.directory / "progress.jsonl", play.running)
+            looks = _looks(lambda: self.directory / "progress.jsonl", play.running)
+            yield from (look for look in looks if look.get("kind") != progress.SHOWN)
         except BaseException:
             self._stop(play)
             raise
-        self._return_code = play.return_code
-        if self._written() == written and (self._return_code or written is None):
-            raise play.error(self.run_id)
+        failed = play.return_code != 0
+        if self._written() == self._written_before and (failed or self._written_before is None):
+            raise play.error(f"run {self.run_id} has no result")
+        self._failure_code = play.error(f"run {self.run_id}").exit_code if failed else 0
         self._result = Result.model_validate(read_json(self.directory / "result.json", "result"))
+
+    def _takes_results_from(self, directory: Path) -> None:
+        """Use another folder of results, which the inventory names; nothing has been written there yet."""
+        if directory != self.directory:
+            self.directory = directory
+            self._written_before = self._written()
 
     def _written(self) -> int | None:
         """When the result was written last; a refused second start leaves an old one as it was."""
@@ -133,12 +157,15 @@ class Benchmark:
             Play(self._root, "playbooks/stop.yml", self._inventory, self._limit, ended, self._on_output).wait()
 
 
-def _looks(path: Path, running: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-    """Lines of a growing file, from those added after now until nobody writes any more."""
+def _looks(place: Callable[[], Path], running: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    """Lines of a growing file, from those added after now until nobody writes any more; `place` may change once."""
+    path, alive = place(), True
     position = path.stat().st_size if path.exists() else 0
-    alive = True
     while alive:
         alive = running()  # before reading: what is written until then is read below
+        if path != place():
+            path = place()
+            position = path.stat().st_size if path.exists() else 0
         if path.exists():
             with path.open("rb") as stream:
                 stream.seek(position)
@@ -171,18 +198,30 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
 @click.command(name="python -m harness.ci")
 @click.option("--samples", type=int, help="How many samples of the data set.")
 @click.option("--scenario", help="server, offline or interactive.")
-@click.option("--mode", help="performance, accuracy or both.")
+@click.option("--mode", help="performance, accuracy, compliance, both or all.")
 @click.option("--target-qps", help="Samples per second to offer, auto, or peak.")
 @click.option("--peak-budget-minutes", type=float, help="With peak: minutes for the search and the accuracy run.")
 @click.option("--rate-attempts", type=int, help="How many performance runs at most where the rate is found.")
+@click.option("--on-engine-loss", help="When one of several engines is lost: continue or fail.")
+@click.option("--allow-long", is_flag=True, default=None, help="Allow a benchmark of more than a day.")
 @click.option("--topology", help="fleet or per_node.")
 @click.option("--launcher", help="process, kubernetes or torchx.")
+@click.option("--repeats", type=int, help="How often the whole benchmark runs, at the rate found once.")
+@click.option("--restart-engines", is_flag=True, default=None, help="Start the engines anew before each repeat.")
+@click.option("--baseline", help="Compare with a run, latest or pinned.")
+@click.option(
+    "--regression-percent", type=float, help="End with 6 where it is slower by more than this with certainty."
+)
 @click.option("--run-id", help="Name of the run and of its directory in results/.")
+@click.option("--resume", is_flag=True, default=None, help="Go on with that run, which ended without a result.")
 @click.option("--inventory", type=click.Path(path_type=Path), help="An inventory; the project's own without it.")
 @click.option("--limit", help="Only these hosts, as in ansible-playbook --limit.")
 @click.option("--project", type=click.Path(path_type=Path), help="Directory of benchmark.yml.")
 def command(**options: Any) -> None:
-    """Run benchmark.yml. Ends with 0: finished, 5: finished but INVALID, 4: failed, 3: not ready, 2: bad input.
+    """Run benchmark.yml.
+
+    Ends with 0: finished, 6: slower than its baseline, 5: it or a repeat is INVALID, 4: failed, 3: not ready, 2: bad
+    input.
 
     Ctrl-C and SIGTERM end the benchmark on all nodes, then this with 130.
     """
@@ -192,7 +231,7 @@ def command(**options: Any) -> None:
         for _ in run:
             pass
     except HarnessError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         click.echo("error: interrupted; the benchmark was ended on all nodes", err=True)

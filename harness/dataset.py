@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from harness.errors import BadInput
-from harness.files import read_json
+from harness.files import read_json, reject_lfs_pointer
 from harness.spec import MAX_INPUT_TOKENS
 
 
@@ -138,6 +138,7 @@ def _model_json(model_dir: Path, name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
+        reject_lfs_pointer(path)
         return path.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"data set {path} does not exist; check the path, or build one with `harness sandbox`") from None

@@ -3,9 +3,12 @@
 import contextlib
 import importlib.util
 import os
+import re
 import resource
 import shutil
+import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +17,14 @@ from typing import Literal
 
 import psutil
 
-from harness import dataset, host_facts, run_store
+from harness import dataset, gpu_checks, host_facts, run_store
 from harness import engine as engines
 from harness.engine import launch, preflight
 from harness.errors import BadInput, HarnessError, NotReady
 from harness.node.gpu import GIB, Gpus
 from harness.node.model import model_files
 from harness.scoring import punkt
-from harness.spec import Spec
+from harness.spec import REAL_MODEL, Spec
 
 Level = Literal["ok", "warn", "fail"]
 OLDEST_PYTHON = (3, 11)
@@ -29,7 +32,7 @@ OLDEST_PYTHON = (3, 11)
 NEEDED_DISK_BYTES = 2 << 30
 # A vLLM server on the CPU uses 2.8 GB with a tiny model; on a GPU it uses more while loading.
 NEEDED_MEMORY_BYTES = 4 << 30
-# Two descriptors for each of 4,096 requests in flight, and some more.
+# A connection for each of 8,192 requests in flight, and some more; a run that is known needs what it says.
 NEEDED_FILES = 8_448
 _EARLIEST_TIME = 1_767_225_600  # 2026-01-01; an earlier time means that the clock was never set
 _REQUIRED_MODULES = ("mlperf_loadgen", "uvloop", "httptools", "psutil", "rouge_score", "nltk", "tokenizers")
@@ -73,13 +76,13 @@ def check(
         _packages,
         lambda: _disk(root),
         _memory,
-        _open_files,
+        lambda: _open_files(run_store.open_files(spec) if spec else NEEDED_FILES),
         _clock,
         _vllm,
-        _gpus,
+        lambda: _gpus(configs),
         lambda: _ports(host, ports),
-        lambda: _model(model),
-        lambda: _dataset(dataset_path, model),
+        lambda: check_files(model, dataset_path),
+        lambda: _environment(configs),
         lambda: _engines(configs, root),
         lambda: _run(spec, root),
         lambda: _punkt(spec.punkt if spec else punkt_path, root),
@@ -90,6 +93,12 @@ def check(
             findings.append(finding)
             problems.add(finding.seen)
     return findings
+
+
+def check_files(model: Path | None, dataset_path: Path | None) -> Iterator[Finding]:
+    """Whether a model and a data set are whole, those of the benchmark, and fit together."""
+    yield from _model(model)
+    yield from _dataset(dataset_path, model)
 
 
 def render_table(findings: Sequence[Finding]) -> str:
@@ -105,12 +114,17 @@ def render_table(findings: Sequence[Finding]) -> str:
 
 
 def _finding(name: str, look: Callable[[], str]) -> Finding:
-    """The result of `look`, or its error, split into problem and advice at the last semicolon."""
+    """The result of `look`, or its error."""
     try:
         return Finding(name, "ok", look())
     except HarnessError as error:
-        seen, _, advice = str(error).rpartition("; ")
-        return Finding(name, "fail", seen or str(error), advice if seen else "")
+        return _failure(name, error)
+
+
+def _failure(name: str, error: HarnessError) -> Finding:
+    """An error, split into problem and advice at the last semicolon."""
+    seen, _, advice = str(error).rpartition("; ")
+    return Finding(name, "fail", seen or str(error), advice if seen else "")
 
 
 def _python() -> Iterator[Finding]:
@@ -151,14 +165,14 @@ def _memory() -> Iterator[Finding]:
     yield Finding("memory", "warn" if little else "ok", seen, advice)
 
 
-def _open_files() -> Iterator[Finding]:
+def _open_files(needed: int) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limits = [NEEDED_FILES if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard)]
+    limits = [needed if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard)]
     seen = f"{_limit(soft)} open files per process, can be raised to {_limit(hard)}"
-    if max(limits) >= NEEDED_FILES:
+    if max(limits) >= needed:
         yield Finding("open files", "ok", seen)
     else:
-        advice = f"raise the hard limit to {NEEDED_FILES} (ulimit -Hn, LimitNOFILE) for thousands of connections"
+        advice = f"raise the hard limit to {needed} (ulimit -Hn, LimitNOFILE) for thousands of connections"
         yield Finding("open files", "warn", seen, advice)
 
 
@@ -186,22 +200,67 @@ def _vllm() -> Iterator[Finding]:
         return f"{build.package} {build.version} ({whose}), torch {build.torch}, runs on {build.platform}"
 
     yield _finding("vllm", look)
+    if _platform() == "cuda":
+        yield _compiler()
+
+
+def _platform() -> str:
+    """What the installed vLLM runs on; empty where none is installed."""
     with contextlib.suppress(NotReady):
-        if launch.installed().platform == "cuda" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
-            seen = "no C compiler, which Triton needs for its kernels when an engine starts"
-            yield Finding("compiler", "warn", seen, "apt-get install gcc python3-dev")
+        return launch.installed().platform
+    return ""
 
 
-def _gpus() -> Iterator[Finding]:
+def _compiler() -> Finding:
+    """Whether Triton and Inductor can compile their kernels when an engine starts: a compiler with Python's headers."""
+    need = "which Triton needs for its kernels when an engine starts"
+    advice = "apt-get install g++ gcc libc6-dev python3-dev"
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        return Finding("compiler", "fail", f"no C compiler, {need}", advice)
+    result = subprocess.run(
+        [compiler, "-fsyntax-only", "-x", "c", "-I", sysconfig.get_path("include"), "-"],
+        input="#include <stdlib.h>\n#include <Python.h>\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if result.returncode:
+        missing = re.findall(r"(\S+\.h): No such file", result.stderr)
+        what = f"without {missing[0]}" if missing else f"fails: {result.stderr.strip().splitlines()[-1:]}"
+        return Finding("compiler", "fail", f"{compiler} {what}, {need}", advice)
+    return Finding("compiler", "ok", f"{compiler} with Python's headers")
+
+
+def _gpus(configs: Sequence[engines.EngineConfig]) -> Iterator[Finding]:
+    started = [config for config in configs if config.kind != "endpoint"]
+    needs_gpu = _platform() == "cuda" and (bool(started) or not configs)
     with Gpus() as gpus:
         if gpus.problem:
+            other = gpu_checks.foreign(host_facts.other_gpus()) if needs_gpu and not gpus.broken else None
+            if other:
+                yield Finding("gpu", "fail", *other)
+                return
             seen, _, advice = gpus.problem.partition("; ")
-            yield Finding("gpu", "fail" if gpus.broken else "ok", seen, advice)
+            advice = advice or "install the driver, or vLLM's build for the CPU" if needs_gpu else advice
+            yield Finding("gpu", "fail" if gpus.broken or needs_gpu else "ok", seen, advice)
             return
-        for gpu in gpus.describe():
-            yield Finding(
-                "gpu", "ok", f"{gpu['index']}: {gpu['name']}, {gpu['memory_gib']} GiB, driver {gpu['driver']}"
-            )
+        described = gpus.describe()
+        for gpu in described:
+            seen = f"{gpu['index']}: {gpu['name']}, {gpu['memory_gib']} GiB, driver {gpu['driver']}"
+            if needs_gpu and int(str(gpu["driver"]).split(".")[0]) < gpu_checks.CUDA_13_BRANCH:
+                yield Finding(
+                    "gpu", "fail", seen, f"install driver {gpu_checks.CUDA_13_BRANCH} or newer, which CUDA 13 needs"
+                )
+            elif gpu["mig"]:
+                advice = "`nvidia-smi -mig 0` gives an engine the whole GPU, of which it gets a slice only"
+                yield Finding("gpu", "fail", f"{seen}, MIG is on", advice)
+            else:
+                yield Finding("gpu", "ok", seen)
+        if needs_gpu:
+            fabric = gpu_checks.fabric(host_facts.nvswitches(), host_facts.fabric_manager(), gpus.outside_fabric())
+            for lack in filter(None, [fabric, *gpu_checks.demand([one.model_dump() for one in started], described)]):
+                yield Finding("gpu", "fail", *lack)
         for process in gpus.processes():
             memory = "unknown memory" if process.memory_gib is None else f"{process.memory_gib} GiB"
             seen = f"pid {process.pid} ({_name(process.pid)}) uses {memory} on GPU {process.gpu_index}"
@@ -230,12 +289,16 @@ def _ports(host: str, ports: Sequence[int]) -> Iterator[Finding]:
 def _model(model: Path | None) -> Iterator[Finding]:
     if model is None:
         return
-
-    def look() -> str:
+    try:
         files = model_files(model)
-        return f"{model}: {len(files.weights)} weight files, {files.weights_bytes / GIB:.2f} GiB, all complete"
-
-    yield _finding("model", look)
+    except HarnessError as error:
+        yield _failure("model", error)
+        return
+    seen = f"{model}: {len(files.weights)} weight files, {files.weights_bytes / GIB:.2f} GiB, all complete"
+    if files.sizes == REAL_MODEL:
+        yield Finding("model", "ok", f"{seen}, of Llama-3.1-8B's shape")
+    else:
+        yield Finding("model", "warn", f"{seen}, not Llama-3.1-8B", "give its folder, or take the result as UNOFFICIAL")
 
 
 def _dataset(path: Path | None, model: Path | None) -> Iterator[Finding]:
@@ -253,6 +316,14 @@ def _dataset(path: Path | None, model: Path | None) -> Iterator[Finding]:
         return f"{path}: {len(samples)} samples, all records valid, sha256 {samples.sha256[:12]}"
 
     yield _finding("data set", look)
+
+
+def _environment(configs: Sequence[engines.EngineConfig]) -> Iterator[Finding]:
+    """vLLM's variables of the login, which change or break servers, and which no engine inherits."""
+    names = sorted({name for config in configs for name in engines.not_inherited(os.environ, config)})
+    if names:
+        seen = f"engines do not inherit {', '.join(names)} of this login"
+        yield Finding("environment", "warn", seen, "what is meant for an engine is given in its env")
 
 
 def _engines(configs: Sequence[engines.EngineConfig], root: Path) -> Iterator[Finding]:
@@ -275,7 +346,7 @@ def _run(spec: Spec | None, root: Path) -> Iterator[Finding]:
 
     def look() -> str:
         samples = run_store.validate(spec, root)
-        state = "can start" if run_store.reject_different_spec(spec, root) else "exists already"
+        state = "can start" if run_store.reject_different_spec(spec, root, planned=False) else "exists already"
         return f"{spec.run_id} {state}: {len(samples)} samples of {spec.dataset}, all records valid"
 
     yield _finding("run", look)

@@ -30,3 +30,5 @@ class Stopped(HarnessError):
 
 
 FINISHED_BUT_INVALID = 5
+SLOWER = 6
+"""Exit code where a run is slower than its baseline by more than was allowed."""

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.downloads import LFS_ADVICE, is_lfs_pointer
 from harness.errors import BadInput
+
+_RESERVE_BYTES = 64 * 1024
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -28,9 +31,44 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise
 
 
+def reject_lfs_pointer(path: Path) -> None:
+    """Raise BadInput where `path` is not the file but Git LFS's pointer to it, as a clone without LFS has it."""
+    if is_lfs_pointer(str(path)):
+        raise BadInput(f"{path} {LFS_ADVICE}")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, _json_text(value))
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+class Reserve:
+    """Room on the disk for one JSON file that must be written even when the disk is full: a file of 64 KiB."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.write_bytes(b"\0" * _RESERVE_BYTES)
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write `value` to `path` atomically; where there is no room, into the reserve itself. Ends the reserve.
+
+        Raises:
+            OSError: it could not be written in either way.
+        """
+        try:
+            write_json(path, value)
+        except OSError:
+            with self._path.open("r+b") as stream:
+                stream.write(_json_text(value).encode())
+                stream.truncate()
+                os.fsync(stream.fileno())
+            self._path.replace(path)
+        finally:
+            self._path.unlink(missing_ok=True)
 
 
 def read_json(path: Path, description: str) -> Any:
@@ -45,7 +83,7 @@ def read_json(path: Path, description: str) -> Any:
         raise BadInput(f"{description} {path} does not exist; check the path") from None
     except OSError as error:
         raise BadInput(f"{description} {path} cannot be read: {error.strerror}; check its permissions") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{description} {path} is not JSON: {error}") from None
 
 

@@ -1,15 +1,25 @@
 """What is wrong with hosts, and which nodes will be slower: pure functions of the facts of `harness.host_facts`."""
 
+import re
 import time
+from collections.abc import Collection, Sequence
 from typing import Any
+
+from harness import gpu_checks
 
 GIB = 1 << 30
 NEEDED_PYTHON = (3, 9)
-NEEDED_DISK_GIB = 60
+NEEDED_DISK_GIB = 40
+"""Of a host with GPUs: vLLM's environment while it is installed (20), the weights (15), results."""
+NEEDED_CLUSTER_DISK_GIB = 60
+"""The same with the node image, of which there are two copies while it is installed."""
 NEEDED_MEMORY_GIB = 16
 CLOCK_TOLERANCE_S = 5.0
 """More than the time within which all hosts are read."""
-CUDA_13_BRANCH = 580
+PYTHONS = ((3, 11), (3, 13))
+"""The oldest and the newest Python that the pinned packages are for."""
+SITE = "run site.yml --tags nvidia"
+BY_HAND = "docs/getting-started/hosts.md#the-driver"
 HOT_C = 80
 NOTABLE_SHARE = 0.01
 """Smaller differences between GPUs are not reported."""
@@ -27,14 +37,22 @@ MEASURES = (
 )
 COLUMNS = ["host", "system", "kernel", "GiB", "free", "GPU", "driver", "MHz", "W", "ECC/MIG/PCIe"]
 
+_LOST = re.compile(r"\blost\b|fallen off|requires reset")
 
-def judge(hosts: dict[str, Facts | None], gpu_hosts: list[str], supported: list[str]) -> list[Finding]:
+
+def judge(
+    hosts: dict[str, Facts | None],
+    gpu_hosts: Sequence[str],
+    cluster_hosts: Collection[str] = (),
+    supported: Sequence[str] = (),
+) -> list[Finding]:
     """All findings, failures before warnings.
 
     Args:
         hosts: facts by host; None for a host that did not answer.
         gpu_hosts: hosts that should have GPUs.
-        supported: systems such as "debian 12"; empty for any.
+        cluster_hosts: those that site.yml sets up; on others the advice is to do it by hand.
+        supported: systems such as "debian 12" that site.yml can set up; empty for any.
     """
     answered = {host: facts for host, facts in hosts.items() if facts is not None}
     findings = [
@@ -43,14 +61,17 @@ def judge(hosts: dict[str, Facts | None], gpu_hosts: list[str], supported: list[
         if host not in answered
     ]
     for host, facts in answered.items():
-        findings += _system(host, facts, supported)
+        in_cluster = host in cluster_hosts
+        findings += _system(host, facts, supported if in_cluster else (), in_cluster=in_cluster)
         if host in gpu_hosts:
-            findings += _driver(host, facts)
+            findings += _driver(host, facts, in_cluster=in_cluster)
             for gpu in facts["smi"]["gpus"]:
-                findings += _gpu(host, gpu)
-            findings += _processes(host, facts)
+                findings += _gpu(host, gpu, in_cluster=in_cluster)
+            findings += _processes(host, facts) + _compiler(host, facts)
     gpu_facts = {host: answered[host] for host in gpu_hosts if host in answered}
-    findings += _differences(answered, gpu_facts) + _clocks(answered) + _slower(gpu_facts)
+    of_cluster = {host: facts for host, facts in answered.items() if host in cluster_hosts}
+    findings += _differences(gpu_facts, in_cluster=set(gpu_facts) <= set(of_cluster)) + _package_versions(of_cluster)
+    findings += _clocks(answered) + _slower(gpu_facts)
     return sorted(findings, key=lambda finding: ("fail", "warn").index(finding["level"]))
 
 
@@ -82,8 +103,8 @@ def _gib(size: float | None) -> float:
     return (size or 0) / GIB
 
 
-def _system(host: str, facts: Facts, supported: list[str]) -> list[Finding]:
-    """System, Python, disk, memory, swap, clock, pending reboot, frequency governor."""
+def _system(host: str, facts: Facts, supported: Sequence[str], *, in_cluster: bool) -> list[Finding]:
+    """System, Pythons, disk, memory, swap, clock, pending reboot, frequency governor."""
     findings = []
 
     def add(level: str, check: str, seen: str, advice: str) -> None:
@@ -94,14 +115,26 @@ def _system(host: str, facts: Facts, supported: list[str]) -> list[Finding]:
         add("fail", "system", system, f"install {' or '.join(supported)}")
     if tuple(int(part) for part in facts["python"].split(".")[:2]) < NEEDED_PYTHON:
         add("fail", "python", facts["python"], "install Python 3.9 or newer, which Ansible's modules need")
-    if _gib(disk["free"]) < NEEDED_DISK_GIB:
-        advice = f"image, weights and results need {NEEDED_DISK_GIB} GiB: free some, or move harness_root"
+    if (tool := facts.get("interpreter")) and not _is_supported(tool["version"]):
+        oldest, newest = (".".join(map(str, one)) for one in PYTHONS)
+        seen = f"is Python {tool['version']}" if tool["version"] else "does not run"
+        advice = (
+            f"install one (your system's packages, or `uv python install {newest}`) and set harness_python to its path"
+        )
+        needs = f"the pinned packages are for Python {oldest} to {newest}"
+        add("fail", "python", f"harness_python = {tool['command']} {seen}, and {needs}", advice)
+    contents = "image, environment, weights and results" if in_cluster else "environment, weights and results"
+    needed = NEEDED_CLUSTER_DISK_GIB if in_cluster else NEEDED_DISK_GIB
+    if _gib(disk["free"]) < needed:
+        advice = f"{contents} need {needed} GiB: free some, or move harness_root"
         add("warn", "disk", f"{_gib(disk['free']):.1f} GiB free for {disk['path']}", advice)
     if _gib(memory["total"]) < NEEDED_MEMORY_GIB:
         advice = f"loading 15 GiB of weights needs {NEEDED_MEMORY_GIB} GiB"
         add("warn", "memory", f"{_gib(memory['total']):.1f} GiB", advice)
     if memory["swap"]:
-        add("warn", "swap", f"{_gib(memory['swap']):.1f} GiB", "run site.yml, which turns swap off")
+        by_hand = "run `sudo swapoff -a`, and take it out of /etc/fstab: a model that is swapped out is slow"
+        advice = "run site.yml, which turns swap off" if in_cluster else by_hand
+        add("warn", "swap", f"{_gib(memory['swap']):.1f} GiB", advice)
     if not facts["clock"]["kept"]:
         add("warn", "time", "no time server keeps the clock", "run chrony or systemd-timesyncd")
     if facts["reboot_required"]:
@@ -112,42 +145,69 @@ def _system(host: str, facts: Facts, supported: list[str]) -> list[Finding]:
     return findings
 
 
-def _driver(host: str, facts: Facts) -> list[Finding]:
+def _is_supported(version: str) -> bool:
+    return bool(version) and PYTHONS[0] <= tuple(map(int, version.split(".")[:2])) <= PYTHONS[1]
+
+
+def _compiler(host: str, facts: Facts) -> list[Finding]:
+    """What engines lack to compile kernels, on a host whose Python for the environment was looked at."""
+    tool = facts.get("interpreter")
+    if tool is None or (facts["compiler"] and tool["headers"]):
+        return []
+    missing = f"no Python.h of {tool['command']}" if facts["compiler"] else "no C compiler"
+    advice = "`sudo apt-get install g++ gcc libc6-dev python3-dev`"
+    return [
+        _finding(host, "fail", "compiler", f"{missing}, with which an engine compiles kernels while it starts", advice)
+    ]
+
+
+def _driver(host: str, facts: Facts, *, in_cluster: bool) -> list[Finding]:
     """The first thing that keeps a host's GPU from being used; at most one finding."""
 
     def fail(check: str, seen: str, advice: str) -> list[Finding]:
         return [_finding(host, "fail", check, seen, advice)]
 
     smi = facts["smi"]
+    install = (
+        SITE if in_cluster else f"install NVIDIA's driver of branch {gpu_checks.CUDA_13_BRANCH} or newer ({BY_HAND})"
+    )
     if not facts["pci_gpus"] and not smi["gpus"]:
+        if other := gpu_checks.foreign(facts["other_gpus"]):
+            return fail("gpu", *other)
         return fail("gpu", "no NVIDIA GPU on the PCI bus", "check `lspci -d 10de:`, or take the host out of gpu_nodes")
     if smi["mismatch"]:
-        advice = "reboot: the driver's packages were updated under the loaded module; site.yml --tags nvidia holds them"
+        hold = "site.yml --tags nvidia holds them" if in_cluster else "`apt-mark hold` keeps them as they are"
+        advice = f"reboot: the driver's packages were updated under the loaded module; {hold}"
         return fail("driver", "Driver/library version mismatch", advice)
     if facts["nouveau"]:
-        return fail("driver", "nouveau holds the GPU", "run site.yml --tags nvidia, which disables it, then reboot")
+        return fail("driver", "nouveau holds the GPU", f"{install}, which disables it, then reboot")
     if not smi["path"]:
-        return fail("driver", "not installed", "run site.yml --tags nvidia")
+        return fail("driver", "not installed", install)
     if not smi["gpus"]:
         advice = "see `dmesg | grep -i nvrm`, `dkms status` and `mokutil --sb-state`"
         return fail("driver", smi["error"] or "nvidia-smi lists no GPU", advice)
+    for line in smi.get("warnings", ()):
+        if _LOST.search(line):
+            return fail("gpu lost", line, "reboot the host; if it happens again, see `dmesg | grep -i xid`")
     version = smi["gpus"][0]["driver"]
-    if int(version.split(".")[0]) < CUDA_13_BRANCH:
-        return fail("driver", version, f"CUDA 13 needs {CUDA_13_BRANCH} or newer: run site.yml --tags nvidia")
+    if int(version.split(".")[0]) < gpu_checks.CUDA_13_BRANCH:
+        return fail("driver", version, f"CUDA 13 needs {gpu_checks.CUDA_13_BRANCH} or newer: {install}")
+    if lack := gpu_checks.fabric(facts["nvswitches"], facts["fabric_manager"], smi["unjoined"]):
+        return fail("fabric manager", *lack)
     return []
 
 
-def _gpu(host: str, gpu: dict[str, Any]) -> list[Finding]:
+def _gpu(host: str, gpu: dict[str, Any], *, in_cluster: bool) -> list[Finding]:
     """What slows one GPU down, or makes its figures hard to compare."""
     findings = []
 
-    def warn(check: str, seen: str, advice: str) -> None:
-        findings.append(_finding(host, "warn", check, f"gpu {gpu['index']}: {seen}", advice))
+    def warn(check: str, seen: str, advice: str, level: str = "warn") -> None:
+        findings.append(_finding(host, level, check, f"gpu {gpu['index']}: {seen}", advice))
 
     if gpu["mig"]:
-        warn("mig", "MIG is on", "an engine gets a slice only; `nvidia-smi -mig 0` gives it the whole GPU")
+        warn("mig", "MIG is on", "an engine gets a slice only; `nvidia-smi -mig 0` gives it the whole GPU", "fail")
     if gpu["persistence"] is False:
-        warn("persistence", "persistence mode is off", "run site.yml --tags nvidia")
+        warn("persistence", "persistence mode is off", SITE if in_cluster else "run `sudo nvidia-smi -pm 1`")
     if gpu["throttled"]:
         warn("throttled", f"throttled: {', '.join(gpu['throttled'])}", "check cooling, power supply and power limit")
     if (gpu["temperature_c"] or 0) >= HOT_C:
@@ -162,43 +222,65 @@ def _gpu(host: str, gpu: dict[str, Any]) -> list[Finding]:
 
 
 def _processes(host: str, facts: Facts) -> list[Finding]:
-    """Processes that use a GPU already."""
+    """Processes that use a GPU already, and what nvidia-smi warns of."""
     advice = "stop it: it takes memory and time from a run"
-    return [
+    findings = [
         _finding(host, "warn", "gpu in use", f"pid {one['pid']} ({one['name']}) holds {one['memory_mib']} MiB", advice)
         for one in facts["smi"]["processes"]
     ]
+    advice = "nvidia-smi still lists the GPUs; `nvidia-smi -q` and the vendor's documents say what it means"
+    return findings + [
+        _finding(host, "warn", "gpu", line, advice)
+        for line in facts["smi"].get("warnings", ())
+        if not _LOST.search(line)
+    ]
 
 
-def _differences(hosts: dict[str, Facts], gpu_hosts: dict[str, Facts]) -> list[Finding]:
-    """What should be the same on all hosts, or all GPU hosts, and is not."""
+def _compare(check: str, level: str, values: dict[str, Any], advice: str) -> list[Finding]:
+    """A finding where not all values are the same."""
+    if len(set(map(str, values.values()))) < 2:
+        return []
+    seen = ", ".join(f"{host} {value}" for host, value in values.items())
+    return [_finding("all", level, check, seen, advice)]
+
+
+def _differences(gpu_hosts: dict[str, Facts], *, in_cluster: bool) -> list[Finding]:
+    """What should be the same on all GPU hosts, and is not."""
     findings = []
-
-    def compare(check: str, level: str, values: dict[str, Any], advice: str) -> None:
-        if len(set(map(str, values.values()))) > 1:
-            seen = ", ".join(f"{host} {value}" for host, value in values.items())
-            findings.append(_finding("all", level, check, seen, advice))
-
     comparable = "the figures of different nodes cannot be compared"
-    fix = f"{comparable}: set nvidia_driver_version, then run site.yml --tags nvidia"
+    fix = f"set nvidia_driver_version, then {SITE}" if in_cluster else "install the same driver on all hosts"
     for check, field, level, advice in (
-        ("driver", "driver", "fail", fix),
+        ("driver", "driver", "fail", f"{comparable}: {fix}"),
         ("gpu model", "name", "warn", comparable),
         ("ecc", "ecc", "warn", comparable),
         ("mig", "mig", "warn", comparable),
     ):
-        compare(check, level, {host: gpu[field] for host, gpu in _first_gpus(gpu_hosts).items()}, advice)
+        values = {name: gpu[field] for name, gpu in _all_gpus(gpu_hosts).items()}
+        findings += _compare(check, level, values, advice)
     kernels = {host: facts["kernel"] for host, facts in gpu_hosts.items()}
-    compare("kernel", "warn", kernels, "install the same kernel on all hosts: `apt full-upgrade`, then reboot")
+    advice = "install the same kernel on all hosts: `apt full-upgrade`, then reboot"
+    return findings + _compare("kernel", "warn", kernels, advice)
+
+
+def _package_versions(hosts: dict[str, Facts]) -> list[Finding]:
+    """Packages of which a cluster's hosts have different versions."""
+    findings = []
     for name in sorted({name for facts in hosts.values() for name in facts["packages"]}):
         versions = {host: facts["packages"].get(name, {}).get("version") for host, facts in hosts.items()}
         installed = {host: version for host, version in versions.items() if version}
-        compare(name, "warn", installed, "run playbooks/upgrade.yml, which installs one version on all hosts")
+        findings += _compare(
+            name, "warn", installed, "run playbooks/upgrade.yml, which installs one version on all hosts"
+        )
     return findings
 
 
-def _first_gpus(hosts: dict[str, Facts]) -> dict[str, dict[str, Any]]:
-    return {host: facts["smi"]["gpus"][0] for host, facts in hosts.items() if facts["smi"]["gpus"]}
+def _all_gpus(hosts: dict[str, Facts]) -> dict[str, dict[str, Any]]:
+    """The GPUs of all hosts by the host's name, and by their number where it has several."""
+    return {
+        host if len(facts["smi"]["gpus"]) == 1 else f"{host} gpu {gpu['index']}": {**gpu, "host": host}
+        for host, facts in hosts.items()
+        for gpu in facts["smi"]["gpus"]
+    }
 
 
 def _clocks(hosts: dict[str, Facts]) -> list[Finding]:
@@ -213,15 +295,18 @@ def _clocks(hosts: dict[str, Facts]) -> list[Finding]:
 
 
 def _slower(gpu_hosts: dict[str, Facts]) -> list[Finding]:
-    """Nodes that will be slower than the best one, as far as settings and clocks can tell."""
+    """GPUs that will be slower than the best one, as far as settings and clocks can tell."""
     findings = []
-    for name, words, unit, work in MEASURES:
-        values = {host: gpu[name] for host, gpu in _first_gpus(gpu_hosts).items() if gpu[name]}
-        best = max(values, key=lambda host: values[host], default="")
-        for host, value in values.items():
+    gpus = _all_gpus(gpu_hosts)
+    for measure, words, unit, work in MEASURES:
+        values = {name: gpu[measure] for name, gpu in gpus.items() if gpu[measure]}
+        best = max(values, key=lambda name: values[name], default="")
+        for name, value in values.items():
             share = 1 - value / values[best]
             if share > NOTABLE_SHARE:
-                seen = f"will be slower than {best}: {words} {value:g} against {values[best]:g} {unit}"
+                host = gpus[name]["host"]
+                which = "" if name == host else f"{name.removeprefix(host).strip()} "
+                seen = f"{which}will be slower than {best}: {words} {value:g} against {values[best]:g} {unit}"
                 advice = f"up to {share:.0%} in {work}; per_node gives it a smaller share"
                 findings.append(_finding(host, "warn", "slower", seen, advice))
     return findings

@@ -1,15 +1,14 @@
-"""Linux processes: what /proc says about them, signals, and what happens when a parent dies."""
+"""Linux processes: their ids, signals, and what happens when a parent dies. `state_file` reads a single one."""
 
 import ctypes
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
-from harness.errors import Stopped
+from harness.errors import NotReady, Stopped
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
@@ -17,26 +16,28 @@ _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A live process: the ids of its parent and its session."""
-
-    parent: int
-    session: int
-
-
-def process(pid: int) -> Process | None:
-    """The live process with this id; None when there is none. Zombies do not count."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return Process(int(fields[1]), int(fields[3])) if fields and fields[0] not in b"ZX" else None
-
-
 def pids() -> list[int]:
     """The ids of all processes."""
     return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
+
+
+def check_open_files(needed: int, purpose: str) -> None:
+    """Raise NotReady when a process may not have `needed` files and connections open, which `purpose` needs."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise NotReady(
+            f"a process may have {most:,} files open here, and {purpose} needs {needed:,}; raise the limit "
+            f"(`ulimit -n {needed}`, or LimitNOFILE={needed} of the unit that starts it), or lower max_in_flight"
+        )
+
+
+def describe_exit(code: int) -> str:
+    """An exit code (negative: the signal) in words."""
+    if code >= 0:
+        return f"exited with status {code}"
+    name = signal.Signals(-code).name
+    hint = " (by hand, or by the kernel's OOM killer: see `dmesg | grep -i oom`)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
 
 
 def adopt_orphans() -> None:

@@ -20,6 +20,7 @@ PHASES = (
     "probing",
     "performance",
     "accuracy",
+    "compliance",
     "scoring",
 )
 
@@ -97,11 +98,11 @@ def _histogram(key: str, text: str, bounds_ms: tuple[float, ...], by_phase: dict
 
 
 @contextmanager
-def served(metrics: RunMetrics, port: int | None) -> Iterator[None]:
-    """Serve the metrics at path /metrics of `port`, on all addresses of the host; does nothing without a port.
+def served(metrics: RunMetrics, port: int | None, address: str = "127.0.0.1") -> Iterator[None]:
+    """Serve the metrics at path /metrics of `port`, at this address of the host; does nothing without a port.
 
     Raises:
-        NotReady: the port is in use.
+        NotReady: the port is in use, or the address is not this host's.
     """
     if port is None:
         yield
@@ -111,9 +112,10 @@ def served(metrics: RunMetrics, port: int | None) -> Iterator[None]:
     registry = CollectorRegistry()
     registry.register(metrics)
     try:
-        server, thread = start_http_server(port, registry=registry)
+        server, thread = start_http_server(port, address, registry=registry)
     except OSError as error:
-        raise NotReady(f"metrics_port = {port}: {error.strerror}; choose another, or none") from None
+        where = f"metrics_port = {port} at {address}"
+        raise NotReady(f"{where}: {error.strerror}; choose another, or none") from None
     try:
         yield
     finally:

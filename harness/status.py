@@ -4,35 +4,44 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import state_file
-from harness.files import read_json, write_json
+from harness import clock, state_file
+from harness.errors import BadInput
+from harness.files import Reserve, write_json
 from harness.load.progress import Progress
 
-_RESERVE_BYTES = 64 * 1024
 _NO_PROGRESS = Progress(0, None, 0, 0, None, None, None, None, None, None, 0.0)
 
 
 class Heartbeat:
     """Writes `run_dir`/status.json once a second in its own thread until `finish`.
 
-    A small reserve file is deleted at the end, so that the last status fits on a full disk.
+    The last status is written on a full disk, too. `identity` is that of the run's specification. `engines` returns
+    what telemetry last saw of each engine, so that whoever reads a run's status need not ask the engines' nodes; with
+    it go the requests that are over.
     """
 
-    def __init__(self, run_dir: Path, run_id: str, log: Path) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        identity: Mapping[str, str],
+        log: Path,
+        engines: Callable[[], list[dict[str, Any]]] = list,
+    ) -> None:
+        self._engines = engines
+        self._over: dict[str, int] = {}
         self._path = run_dir / "status.json"
-        self._reserve = run_dir / ".reserve"
-        self._reserve.write_bytes(b"\0" * _RESERVE_BYTES)
+        self._reserve = Reserve(run_dir / ".reserve")
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._started = time.monotonic()
-        self._phase_started = self._started
+        self._started = self._phase_started = time.monotonic()
         self._content: dict[str, Any] = {
             "schema": 1,
-            "run_id": run_id,
+            **identity,
             "state": "running",
             "phase": "preparing",
             "reason": None,
@@ -40,12 +49,15 @@ class Heartbeat:
             "pid": os.getpid(),
             "pid_born": state_file.start_tick(os.getpid()),
             "boot_id": state_file.boot_id(),
-            "started_unix": time.time(),
+            "started_unix": clock.unix(),
             "phases": [],
+            "warnings": [],
             "calibration": None,
             "attempt": None,
             "attempts_most": None,
             "attempts": [],
+            "probes": [],
+            "engine_losses": [],
             **_fields(_NO_PROGRESS),
         }
         self.phase("preparing")
@@ -56,9 +68,9 @@ class Heartbeat:
         """Start a phase; the previous one ends."""
         with self._lock:
             self._end_phase()
-            self._phase_started = time.monotonic()
+            self._phase_started, self._over = time.monotonic(), {}
             self._content.update(_fields(_NO_PROGRESS), state="running", phase=name)
-            self._content["phases"].append({"phase": name, "started_unix": time.time(), "finished_unix": None})
+            self._content["phases"].append({"phase": name, "started_unix": clock.unix(), "finished_unix": None})
         self._write()
 
     def calibrated(self, calibration: dict[str, Any]) -> None:
@@ -66,8 +78,8 @@ class Heartbeat:
         with self._lock:
             self._content["calibration"] = calibration
 
-    def attempt(self, number: int, most: int) -> None:
-        """Record that attempt `number` of at most `most` starts."""
+    def attempt(self, number: int, most: int | None) -> None:
+        """Record that attempt `number` of at most `most` starts; None where no number of attempts was asked for."""
         with self._lock:
             self._content.update(attempt=number, attempts_most=most)
 
@@ -78,14 +90,30 @@ class Heartbeat:
             self._content["state"] = state_file.WAITING
         self._write()
 
+    def warn(self, sentence: str) -> None:
+        """Record what does not end the run and should be known."""
+        with self._lock:
+            self._content["warnings"] = [*self._content["warnings"], sentence]
+
     def attempted(self, attempt: dict[str, Any]) -> None:
         """Record a finished attempt."""
         with self._lock:
             self._content["attempts"] = [*self._content["attempts"], attempt]
 
+    def probed(self, sentence: str) -> None:
+        """Record how a probe of a search ended."""
+        with self._lock:
+            self._content["probes"] = [*self._content["probes"], sentence]
+
+    def lost(self, losses: list[dict[str, Any]]) -> None:
+        """Record the engines that were lost so far, as outcome.json will list them."""
+        with self._lock:
+            self._content["engine_losses"] = losses
+
     def progress(self, progress: Progress) -> None:
         """Record the phase's progress; written with the next heartbeat."""
         with self._lock:
+            self._over = progress.over
             self._content.update(_fields(progress))
 
     def snapshot(self) -> dict[str, Any]:
@@ -94,7 +122,9 @@ class Heartbeat:
             return {
                 **self._content,
                 "phases": [dict(phase) for phase in self._content["phases"]],
-                "updated_unix": time.time(),
+                "engines": [{**engine, "over": self._over.get(engine["name"])} for engine in self._engines()],
+                "updated_unix": clock.unix(),
+                "updated_uptime_s": state_file.uptime_s(),
                 "elapsed_s": time.monotonic() - self._started,
                 "phase_elapsed_s": time.monotonic() - self._phase_started,
             }
@@ -110,12 +140,12 @@ class Heartbeat:
                 self._content.update(phase="finished", eta_s=0.0)
             elif state == "failed":
                 self._content.update(phase="failed", eta_s=None)
-        self._reserve.unlink(missing_ok=True)
-        self._write()
+        with contextlib.suppress(OSError):
+            self._reserve.write_json(self._path, self.snapshot())
 
     def _end_phase(self) -> None:
         if self._content["phases"]:
-            self._content["phases"][-1]["finished_unix"] = time.time()
+            self._content["phases"][-1]["finished_unix"] = clock.unix()
 
     def _beat(self) -> None:
         while not self._closed.wait(1.0):
@@ -131,7 +161,7 @@ def _fields(progress: Progress) -> dict[str, Any]:
     fields = {
         f"samples_{key}" if key in ("done", "total", "failed") else key: value
         for key, value in asdict(progress).items()
-        if key not in ("elapsed_s", "ttft", "tpot")
+        if key not in ("elapsed_s", "ttft", "tpot", "engine_losses", "resent", "over")
     }
     left = progress.total - progress.done if progress.total else None
     rate = progress.samples_per_s
@@ -140,15 +170,31 @@ def _fields(progress: Progress) -> dict[str, Any]:
 
 def alive(status: dict[str, Any]) -> bool:
     """Whether the process that wrote this status is still running."""
-    return state_file.is_alive(status, state_file.boot_id(), state_file.start_tick(status["pid"]))
+    return state_file.is_alive(status, state_file.boot_id(), state_file.start_tick(status.get("pid") or 0))
+
+
+def ends_within(status: dict[str, Any], timeout_s: float) -> bool:
+    """Wait until the process that wrote this status has ended, for at most so long; whether it has."""
+    deadline = time.monotonic() + timeout_s
+    while alive(status):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def look(run_dir: Path) -> dict[str, Any]:
-    """Read a run's status; without a recent heartbeat or a live process it is failed. Writes nothing.
+    """A run's status as it is now: failed without a live process, silent without a recent heartbeat. Writes nothing.
 
     Raises:
-        BadInput: there is no such run.
+        BadInput: there is no such run, or its status cannot be read.
     """
-    status: dict[str, Any] = read_json(run_dir / "status.json", "run status")
+    path = run_dir / "status.json"
+    try:
+        status = state_file.read(str(path))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{error}; look into {run_dir}, and give a new run another run_id") from None
+    if status is None:
+        raise BadInput(f"run status {path} does not exist; check the path")
     judged = state_file.judge_here(status)
-    return judged if judged == status else {**judged, "reason": f"{judged['reason']}; see {status['log']}"}
+    return judged if judged == status else {**judged, "reason": f"{judged['reason']}; see {status.get('log')}"}

@@ -12,4 +12,11 @@ if [ -z "${PIP_INDEX_URL:-}${PIP_NO_INDEX:-}" ] && command -v uv >/dev/null; the
   uv pip install --quiet --python "$python" --no-deps --require-hashes "$@" && exit
   echo "uv could not install it; now pip tries" >&2
 fi
-exec "$python" -m pip install --disable-pip-version-check --progress-bar off --no-deps --require-hashes "$@"
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
+"$python" -m pip install --disable-pip-version-check --progress-bar off --no-deps --require-hashes "$@" 2>"$errors" && code=0 || code=$?
+cat "$errors" >&2
+# On a node, where this file stands alone, the job says why; here it is said at once.
+explain=$(dirname "$0")/../harness/pip_failure.py
+[ $code = 0 ] || [ ! -f "$explain" ] || "$python" "$explain" <"$errors" >&2
+exit $code

@@ -4,7 +4,7 @@ set -eu
 python=$1
 dir=$2
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || {
-  echo "$python is $("$python" --version 2>&1); the pins are for 3.11 to 3.13: install one, then make PYTHON=python3.12 ..." >&2
+  echo "$python is $("$python" --version 2>&1); the pins are for 3.11 to 3.13: install one, then name it: make PYTHON=python3.12, or harness_python in the inventory" >&2
   exit 3
 }
 echo "Making the Python environment $dir"

@@ -1,4 +1,4 @@
-"""What all tests share: where the node's environment is, and a way to import from it."""
+"""Shared by all tests: where the node's environment is, and a way to import from it."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def node_python() -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI everything ought to run: there a skipped test has failed."""
+    """In CI a skipped test counts as failed."""
     report = yield
     if report.skipped and os.environ.get("CI"):
         _, _, reason = report.longrepr

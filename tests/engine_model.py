@@ -42,7 +42,7 @@ class Step(Generic[Request]):
 
 
 class EngineModel(Generic[Request]):
-    """An engine's queue and its batch. To simulate a step costs the same however many run."""
+    """An engine's queue and its batch. A step costs the same to simulate whatever the batch size."""
 
     def __init__(self, costs: StepCosts) -> None:
         self._costs = costs
@@ -67,7 +67,7 @@ class EngineModel(Generic[Request]):
         self._queue.append([prompt_tokens, new_tokens, request])
 
     def remove(self, request: Request) -> None:
-        """Forget a request, wherever it is; one that is over is no error."""
+        """Forget a request, wherever it is; a finished one is not an error."""
         if request in self._last_step:
             self._ends[self._last_step.pop(request)].remove(request)
             return
@@ -83,28 +83,28 @@ class EngineModel(Generic[Request]):
             return None
         decoding = len(self._last_step)
         first, prefilled = self._prefill(self._costs.tokens_per_step - decoding, self._costs.sequences - decoding)
-        done = self._ends.pop(self._steps, [])
-        for request in done:
+        finished = self._ends.pop(self._steps, [])
+        for request in finished:
             del self._last_step[request]
         self._steps += 1
         costs = self._costs
         prefill_ms, decode_ms = costs.prefill_ms_per_token * prefilled, costs.decode_ms_per_sequence * decoding
-        return Step((costs.base_ms + prefill_ms + decode_ms) / 1000, first, done)
+        return Step((costs.base_ms + prefill_ms + decode_ms) / 1000, first, finished)
 
     def _prefill(self, tokens: int, sequences: int) -> tuple[list[Request], int]:
-        """Prefill up to so many tokens of so many prompts; the requests that became whole, and the tokens done."""
+        """Prefill up to so many tokens of so many prompts; returns the completed requests and the tokens."""
         first: list[Request] = []
-        left = tokens
-        while self._queue and left > 0 and len(first) < sequences:
+        remaining = tokens
+        while self._queue and remaining > 0 and len(first) < sequences:
             prompt_tokens, new_tokens, request = self._queue[0]
-            self._begun = prompt_tokens > left
+            self._begun = prompt_tokens > remaining
             if self._begun:
-                self._queue[0][0] -= left
+                self._queue[0][0] -= remaining
                 return first, tokens
-            left -= prompt_tokens
+            remaining -= prompt_tokens
             self._queue.popleft()
             first.append(request)
             last = self._steps + new_tokens - 1
             self._last_step[request] = last
             self._ends[last].append(request)
-        return first, tokens - left
+        return first, tokens - remaining

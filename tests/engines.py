@@ -1,4 +1,4 @@
-"""What tests of engines share: a free port, a model directory, an engine's processes, and waiting for something."""
+"""Shared by tests of engines: a free port, a model directory, an engine's processes, and waiting."""
 
 import json
 import os
@@ -21,8 +21,8 @@ MAX_S = 400.0
 
 
 def harness(python: Path, *words: object, text: str | None = None, codes: Container[int] = (0,)) -> Any:
-    """What a command of a node's harness prints as JSON; its exit code must be one of `codes`."""
-    done = subprocess.run(
+    """The JSON output of a command of a node's harness; its exit code must be one of `codes`."""
+    result = subprocess.run(
         [str(python), "-m", "harness", *map(str, words), "--json"],
         input=text,
         cwd=REPOSITORY,
@@ -31,8 +31,8 @@ def harness(python: Path, *words: object, text: str | None = None, codes: Contai
         timeout=MAX_S,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
-    assert done.returncode in codes, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads(done.stdout)
+    assert result.returncode in codes, result.stdout[-3000:] + result.stderr[-3000:]
+    return json.loads(result.stdout)
 
 
 def free_port() -> int:
@@ -61,12 +61,12 @@ def write_model(path: Path, *, shards: int = 0, payload: bytes = b"\0" * 64) -> 
 def everything_of(root: Path, name: str) -> set[int]:
     """Every live process of an engine: marked ones, and the fake's hidden child."""
     directory = root / "engines" / name
-    found = processes.marked(processes.ENGINE_MARK, directory) | processes.marked(processes.SUPERVISOR_MARK, directory)
-    return found | processes.marked("HIDDEN", directory)
+    pids = processes.marked(processes.ENGINE_MARK, directory) | processes.marked(processes.SUPERVISOR_MARK, directory)
+    return pids | processes.marked("HIDDEN", directory)
 
 
 def until(holds: Callable[[], object], within_s: float = 30) -> bool:
-    """Whether `holds` becomes true in time, which is long: a busy machine is no failure."""
+    """Whether `holds` becomes true in time; the time is long, for busy machines."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if holds():

@@ -65,6 +65,7 @@ class Settings:
     the most sequences at once either way.
 
     `website` makes it answer HTML to every request but those for /fake/, like somebody's front page.
+    `prefix` is a path that everything but those is below; with `api_key` what is below /v1 wants that key.
     """
 
     ms_per_token: float = 0.0
@@ -83,6 +84,8 @@ class Settings:
     max_model_len: int = 2668
     prefix_caching: bool = False
     website: bool = False
+    prefix: str = ""
+    api_key: str = ""
     faults: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def update(self, values: dict[str, Any]) -> None:
@@ -172,8 +175,8 @@ class Server:
         self.settings = settings
         # Made here once for all prompts: taking a request must cost little, or the pace is not kept.
         pool = _pool(settings.vocab, settings.end_token)
-        made = {token: _chunk(settings, self.created, [token], None, None) for token in set(pool)}
-        self._chunks = [made[token] for token in pool]
+        chunks = {token: _chunk(settings, self.created, [token], None, None) for token in set(pool)}
+        self._chunks = [chunks[token] for token in pool]
 
     def chunks(self, start: int, stop: int) -> list[bytes]:
         """The one-token chunks of the first `stop` tokens of the answer that starts there in the pool."""
@@ -254,8 +257,8 @@ class Server:
 class Stream:
     """One completion request being answered."""
 
-    def __init__(self, server: Server, connection: int, transport: Any, body: dict[str, Any], done: Any) -> None:
-        self.server, self.transport, self.done = server, transport, done
+    def __init__(self, server: Server, connection: int, transport: Any, body: dict[str, Any], on_end: Any) -> None:
+        self.server, self.transport, self.done = server, transport, on_end
         self.settings, self.steps = server.settings, server.steps
         number = next(server.count)
         self.fault = next((kind for kind, every in self.settings.faults.items() if number % every == 0), None)
@@ -414,18 +417,28 @@ class Connection(asyncio.Protocol):
         self.parser.feed_data(data)
 
     def on_message_begin(self) -> None:
-        self.path, self.body = b"", b""
+        self.path, self.body, self.authorization = b"", b"", b""
 
     def on_url(self, url: bytes) -> None:
         self.path += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"authorization":
+            self.authorization = value
 
     def on_body(self, body: bytes) -> None:
         self.body += body
 
     def on_message_complete(self) -> None:
         method, path = self.parser.get_method().decode(), self.path.decode()
-        if self.server.settings.website and not path.startswith("/fake/"):
+        settings = self.server.settings
+        if settings.website and not path.startswith("/fake/"):
             self.transport.write(_plain("200 OK", "text/html", WEBSITE))
+            return
+        if not path.startswith("/fake/"):
+            path = path.removeprefix(settings.prefix) if path.startswith(settings.prefix) else ""
+        if path.startswith("/v1") and settings.api_key and self.authorization.decode() != f"Bearer {settings.api_key}":
+            self.transport.write(_plain("401 Unauthorized", "application/json", b'{"error":"Unauthorized"}'))
             return
         if (method, path) == ("POST", "/v1/completions"):
             self.stream = Stream(self.server, self.number, self.transport, orjson.loads(self.body), self._done)
@@ -465,12 +478,15 @@ class Connection(asyncio.Protocol):
         return "404 Not Found", "application/json", '{"detail":"Not Found"}'
 
 
-async def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; the first line on stdout says where."""
+async def serve(settings: Settings, host: str, port: int, servers: int) -> None:
+    """Serve until SIGTERM or SIGINT; the first line on stdout says where. Further servers are on free ports."""
     loop = asyncio.get_running_loop()
-    server = Server(settings)
-    listener = await loop.create_server(lambda: Connection(server), host, port, backlog=4096)
-    print(f"fake server ready on http://{host}:{listener.sockets[0].getsockname()[1]}", flush=True)
+    urls = []
+    for each in [port] + [0] * (servers - 1):
+        server = Server(dataclasses.replace(settings))
+        listener = await loop.create_server(functools.partial(Connection, server), host, each, backlog=4096)
+        urls.append(f"http://{host}:{listener.sockets[0].getsockname()[1]}")
+    print(f"fake server ready on {' '.join(urls)}", flush=True)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
@@ -482,6 +498,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the first line printed names it")
+    parser.add_argument("--servers", type=int, default=1, help="how many servers, each with a port of its own")
     parser.add_argument("--die-with-parent", action="store_true", help="end when the process that started it ends")
     for field in dataclasses.fields(Settings):
         flag = f"--{field.name.replace('_', '-')}"
@@ -498,7 +515,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Parse the command line and serve."""
     values = vars(_arguments())
-    host, port = values.pop("host"), values.pop("port")
+    host, port, servers = (values.pop(name) for name in ("host", "port", "servers"))
     if values.pop("die_with_parent"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     values["faults"] = {kind: int(every) for kind, _, every in (item.partition(":") for item in values["faults"])}
@@ -506,28 +523,34 @@ def main() -> None:
     settings.update(values)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    uvloop.run(serve(settings, host, port))
+    uvloop.run(serve(settings, host, port, servers))
 
 
 class FakeServer:
-    """The server in a process of its own, for tests and benches; settings as in `Settings`."""
+    """The server in a process of its own, for tests and benches; settings as in `Settings`.
 
-    def __init__(self, port: int = 0, **settings: Any) -> None:
+    The process plays `servers` at `urls`, of which `url` is the first: alone it is asked for records and told settings.
+    """
+
+    def __init__(self, port: int = 0, servers: int = 1, **settings: Any) -> None:
         self._settings = settings
-        self._port = port
+        self._port, self._servers = port, servers
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "tests.fake_server", "--port", str(self._port), "--die-with-parent"]
+        command += ["--servers", str(self._servers)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout
-        ready, _, _ = select.select([self.process.stdout], [], [], 20)
+        ready, _, _ = select.select([self.process.stdout], [], [], 90)
         line = self.process.stdout.readline() if ready else ""
         if "ready on " not in line:
             self.__exit__()
             raise RuntimeError(f"the fake server did not start: {line!r}")
-        self.url = line.split()[-1]
-        self.set(**self._settings)
+        self.urls = line.split()[4:]
+        for url in reversed(self.urls):
+            self.url = url
+            self.set(**self._settings)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The fake server's pace by an engine model: what a step makes is sent when the step ends."""
+"""The fake server's pace by an engine model: the tokens of a step are sent when it ends."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ class StepPace:
         self._busy = False
 
     def admit(self, sender: Sender) -> None:
-        """Queue a request; the step after the one under way may take it."""
+        """Queue a request; the next step may take it."""
         self.model.add(sender, sender.prompt_tokens, sender.answer_tokens)
         if not self._busy:
             self._begin(time.monotonic())

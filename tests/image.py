@@ -19,12 +19,12 @@ BASE = "localhost/mlperf-base-test"
 BASE_PACKAGES = ["ca-certificates"]
 FOLDER = Path(os.environ.get("MLPERF_IMAGE", "/var/tmp/mlperf-image"))
 PACKAGES = {"ssh": "openssh-client", **{name: name for name in ("buildah", "podman", "runc", "debootstrap")}}
-# Where the build finds what this machine's own pip is told to use.
+# Where the build finds the files that this machine's pip is configured with.
 _INSIDE = Path("/run/pip")
 
 
 def why_not() -> str:
-    """Why the image cannot be built and run here, or an empty sentence."""
+    """Why the image cannot be built and run here, or an empty string."""
     release = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
     if sys.platform != "linux" or "ID=debian" not in release.splitlines():
         return "the node image is tested on Debian only (its base is debootstrapped from this machine's apt sources)"
@@ -35,16 +35,16 @@ def why_not() -> str:
 
 
 def call(*words: str, timeout_s: float = 60, check: bool = True) -> str:
-    """What a command prints; its error is in the failure."""
-    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0 or not check, f"{' '.join(words)}: {done.stderr[-3000:] or done.stdout[-3000:]}"
-    return done.stdout
+    """The output of a command; a failure has its error."""
+    result = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+    assert result.returncode == 0 or not check, f"{' '.join(words)}: {result.stderr[-3000:] or result.stdout[-3000:]}"
+    return result.stdout
 
 
 def base_image() -> str:
     """A Debian 12 with certificates and nothing else, made once (a minute) for its packages and apt's sources."""
-    wanted = base.sources()
-    lines = "".join(source.line() + "\n" for source in wanted)
+    package_sources = base.sources()
+    lines = "".join(source.line() + "\n" for source in package_sources)
     reference = f"{BASE}:{_short_hash(lines.encode(), *map(str.encode, BASE_PACKAGES))}"
     if _exists(reference):
         return reference
@@ -53,7 +53,7 @@ def base_image() -> str:
     shutil.rmtree(root, ignore_errors=True)
     try:
         with (FOLDER / "debootstrap.log").open("w") as log:
-            base.debootstrap(root, wanted, BASE_PACKAGES, log)
+            base.debootstrap(root, package_sources, BASE_PACKAGES, log)
         (root / "etc/apt/sources.list").write_text(lines)
         archive = FOLDER / "base.tar"
         call("tar", "-C", str(root), "--exclude=./var/cache/apt/*", "-cf", str(archive), ".")
@@ -65,21 +65,21 @@ def base_image() -> str:
 
 
 def build(tag: str, **arguments: str) -> str:
-    """The reference of this checkout's image: the one that its recipe has already, or one built on earlier layers."""
-    given = {"BASE_IMAGE": base_image(), "ENGINE": "cpu", **arguments}
+    """The reference of this checkout's image: an existing one of the same recipe, or one built on earlier layers."""
+    build_arguments = {"BASE_IMAGE": base_image(), "ENGINE": "cpu", **arguments}
     files = [str(path.relative_to(REPOSITORY)).encode() + b"\0" + path.read_bytes() for path in _copied()]
-    reference = f"{NAME}:{tag}-{_short_hash(repr(sorted(given.items())).encode(), *files)}"
+    reference = f"{NAME}:{tag}-{_short_hash(repr(sorted(build_arguments.items())).encode(), *files)}"
     if _exists(reference):
         return reference
     earlier = [other for other in _references(NAME) if other.startswith(f"{NAME}:{tag}-")]
     command = ["buildah", "build", "--format", "docker", "--layers", "--isolation", "chroot", "--network", "host"]
     command += ["--file", str(REPOSITORY / "container" / "Containerfile"), "--tag", reference, *_pip_volumes()]
-    command += [f"--build-arg={name}={value}" for name, value in given.items()]
+    command += [f"--build-arg={name}={value}" for name, value in build_arguments.items()]
     log = FOLDER / f"build-{tag}.log"
     with (FOLDER / "lock").open("w") as lock, log.open("w") as out:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = subprocess.run([*command, str(REPOSITORY)], stdout=out, stderr=out, timeout=1800)
-    assert done.returncode == 0, f"the image was not built; {log} ends:\n{log.read_text()[-3000:]}"
+        result = subprocess.run([*command, str(REPOSITORY)], stdout=out, stderr=out, timeout=1800)
+    assert result.returncode == 0, f"the image was not built; {log} ends:\n{log.read_text()[-3000:]}"
     # With them go the layers that only they have, so that builds do not pile up.
     for other in earlier:
         call("podman", "rmi", other, check=False)
@@ -115,8 +115,8 @@ def _references(name: str) -> list[str]:
 
 
 def _pip_volumes() -> list[str]:
-    """Mounts that let pip in the build ask what pip outside asks: its settings, and the files that they name."""
-    settings, named = {}, set()
+    """Mounts that give pip in the build the settings of pip outside, and the files that they name."""
+    settings, folders = {}, set()
     for line in call(sys.executable, "-m", "pip", "config", "list").splitlines():
         key, _, value = line.partition("=")
         words = []
@@ -124,13 +124,13 @@ def _pip_volumes() -> list[str]:
             scheme, path = ("file://", Path(word[7:])) if word.startswith("file://") else ("", Path(word))
             if there := path.is_absolute() and path.exists():
                 # The links of an index lead beside it.
-                named.add(path.parent if scheme else path)
+                folders.add(path.parent if scheme else path)
             words.append(f"{scheme}{_INSIDE}{path}" if there else word)
         settings[key.rsplit(".", 1)[1]] = " ".join(words)
     folder = FOLDER / "pip"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pip.conf").write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
-    volumes = {folder / "pip.conf": Path("/etc/pip.conf"), **{path: Path(f"{_INSIDE}{path}") for path in named}}
+    volumes = {folder / "pip.conf": Path("/etc/pip.conf"), **{path: Path(f"{_INSIDE}{path}") for path in folders}}
     return [f"--volume={outside}:{inside}:ro" for outside, inside in volumes.items()]
 
 

@@ -1,11 +1,13 @@
 """Jobs as podman runs them on this machine: the container command is derived from the Job, field by field.
 
-A field that is not known here is an error, so that what is tried is what the Jobs say. A kubelet's part is played:
-claims are directories, a ConfigMap is a directory of files, an emptyDir is a tmpfs. All containers share this machine's
+An unknown field is an error, so that exactly what the Jobs say is tested. In place of a kubelet, claims are folders,
+a ConfigMap and parts of Secrets are folders of files, an emptyDir is a tmpfs. All containers share this machine's
 network.
 """
 
+import base64
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,10 @@ _OF_POD_SECURITY = {"fsGroup", "fsGroupChangePolicy", "runAsGroup", "runAsNonRoo
 
 
 def run_words(job: Object, others: list[Object], claims: Mapping[str, Path], folder: Path) -> list[str]:
-    """The words of `podman run` that start the pod of `job`.
+    """Arguments of `podman run` that start the pod of `job`.
 
     Args:
-        others: objects among which its ConfigMap is, and the Services that it may ask.
+        others: objects with its ConfigMap and the Services that it may use.
         claims: a directory for each claim, by the claim's name.
         folder: where ConfigMaps become directories.
     """
@@ -68,9 +70,9 @@ def run_words(job: Object, others: list[Object], claims: Mapping[str, Path], fol
     return [*words, container["image"], *container["args"]]
 
 
-def _known(what: str, given: Object, known: set[str]) -> None:
-    assert given.keys() <= known, (
-        f"{what}: {given.keys() - known} are not known to tests/podman.py; play their part there"
+def _known(field: str, value: Object, supported: set[str]) -> None:
+    assert value.keys() <= supported, (
+        f"{field}: {value.keys() - supported} are not known to tests/podman.py; play their part there"
     )
 
 
@@ -90,14 +92,14 @@ def _security(pod: Object, container: Object) -> list[str]:
         "readOnlyRootFilesystem": {True: ["--read-only", "--read-only-tmpfs=false"], False: []},
         "allowPrivilegeEscalation": {False: ["--security-opt=no-new-privileges"], True: []},
     }
-    found = [f"--user={pod['runAsUser']}:{pod['runAsGroup']}", f"--group-add={pod['fsGroup']}"]
+    result = [f"--user={pod['runAsUser']}:{pod['runAsGroup']}", f"--group-add={pod['fsGroup']}"]
     for key, value in container.items():
         if key == "capabilities":
             assert value.keys() == {"drop"}
-            found += [f"--cap-drop={name}" for name in value["drop"]]
+            result += [f"--cap-drop={name}" for name in value["drop"]]
         else:
-            found += words[key][value]
-    return found
+            result += words[key][value]
+    return result
 
 
 def _mount(mount: Object, volume: Object, others: list[Object], claims: Mapping[str, Path], folder: Path) -> list[str]:
@@ -107,17 +109,30 @@ def _mount(mount: Object, volume: Object, others: list[Object], claims: Mapping[
         case {"persistentVolumeClaim": {"claimName": claim}}:
             source = claims[claim]
         case {"configMap": {"name": name}}:
-            (data,) = [one["data"] for one in others if one["kind"] == "ConfigMap" and one["metadata"]["name"] == name]
+            (data,) = [one["data"] for one in others if _is(one, "ConfigMap", name)]
             source = folder / name
             source.mkdir(exist_ok=True)
             for file, content in data.items():
                 (source / file).write_text(content)
+        case {"projected": {"sources": sources}}:
+            source = Path(tempfile.mkdtemp(dir=folder))
+            source.chmod(0o755)
+            for part in (one["secret"] for one in sources):
+                (data,) = [one["data"] for one in others if _is(one, "Secret", part["name"])]
+                for item in part["items"]:
+                    file = source / item["path"]
+                    file.write_bytes(base64.b64decode(data[item["key"]]))
+                    file.chmod(0o444)  # a kubelet gives it to the pod's group
         case {"emptyDir": options}:
             size = f",tmpfs-size={options['sizeLimit'].removesuffix('i').lower()}" if "sizeLimit" in options else ""
             return ["--mount", f"type=tmpfs,destination={path},tmpfs-mode=1777{size}"]
         case _:
             raise AssertionError(f"volume {volume} is not known to tests/podman.py; play its part there")
     return ["--volume", f"{source}:{path}:{'ro' if read_only else 'rw'}"]
+
+
+def _is(body: Object, kind: str, name: str) -> bool:
+    return bool(body["kind"] == kind and body["metadata"]["name"] == name)
 
 
 def wait(name: str, timeout_s: float) -> int:

@@ -11,8 +11,8 @@ _FOLDER = Path(__file__).resolve().parents[1] / ".mlperf"
 
 
 def punkt_data() -> Path:
-    if found := punkt.find(None, _FOLDER):
-        return found
+    if folder := punkt.find(None, _FOLDER):
+        return folder
     try:
         punkt.fetch(_FOLDER / "punkt")
     except NotReady as error:

@@ -71,6 +71,12 @@ def steps(
     ]
 
 
+def installs_engine(pending: Sequence[Step]) -> bool:
+    """Whether vLLM and its packages, which take most of the space and time, are among these steps."""
+    locks = {lock for build in _LOCKS.values() for lock in build}
+    return any(PurePosixPath(step["run"][-1]).name in locks for step in pending)
+
+
 def _sha256(lock: Path) -> str:
     """Of the text without its last line's end, as installed environments know it: another hash would reinstall them."""
     return hashlib.sha256(lock.read_text().rstrip().encode()).hexdigest()

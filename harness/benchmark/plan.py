@@ -1,53 +1,49 @@
 """Who runs what, why, and for how long: a pure function of the request and of measured speeds."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from harness.benchmark.public_settings import Asked, Topology
+from harness.benchmark.public_settings import Asked, Topology, refuse_long
 from harness.benchmark.request import Request
-from harness.benchmark.speeds import Engines, Speed, by_engine, durations, shares, speeds
+from harness.benchmark.speeds import Engines, Speed, by_engine, durations, shares, slowest_s, speeds
 from harness.errors import BadInput, NotReady
 from harness.files import read_json, write_json
-from harness.load.peak import default_budget_minutes
-from harness.spec import (
-    FULL_SAMPLES,
-    EngineRef,
-    Limits,
-    Mode,
-    Record,
-    Share,
-    explain,
-)
+from harness.load.attempts import rates_at_most
+from harness.load.peak import check_budget, default_budget_minutes
+from harness.spec import FULL_SAMPLES, EngineRef, Limits, Record, Share, explain
 
 
 class NodePlan(Record):
     """A node's part. `share` None means all samples; a rate or an hour that is None is not known.
 
     `hours_samples` are of this benchmark, `hours_13368` of one over the whole data set; the longest ones are those of
-    all the attempts at a performance run that there may be, or of the whole budget of a search.
+    all the attempts at a performance run that there may be, or of the whole budget of a search. `attempts_qps` is the
+    highest rate of each of these attempts if every one before it breaks a limit.
     """
 
     engines: tuple[EngineRef, ...] = ()
     loadgen: bool = False
     share: Share | None = None
     target_qps: float | None = None
+    attempts_qps: tuple[float, ...] = ()
     samples_per_s: float | None = None
     hours_samples: float | None = None
     hours_samples_longest: float | None = None
     hours_13368: float | None = None
     hours_13368_longest: float | None = None
+    price_per_hour: float | None = None
     why: str
 
 
 class Plan(Record):
     """The content of plan.json. `measured` is all that rates depend on: those of a plan hold for another with the same.
 
-    `calibration` is what was found by each host that calibrated; `rates` says where it is from, when not from this run.
+    `calibration` is the result of each host that calibrated; `rates` says where it is from, when not from this run.
     """
 
     run_id: str
@@ -71,7 +67,8 @@ class Plan(Record):
 class Basis:
     """What a plan is made from, beside speeds.
 
-    `settings` is a hash of what each node's speed depends on; `loadgen_host` drives LoadGen in a fleet.
+    `settings` is a hash of what each node's speed depends on; `loadgen_host` drives LoadGen in a fleet; `prices` are
+    what an hour of each node costs, where that is known.
     """
 
     request: Request
@@ -80,6 +77,7 @@ class Basis:
     loadgen_host: str
     limits: Limits
     shared_machine: bool = False
+    prices: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -101,11 +99,13 @@ def load(file: Path) -> Plan | None:
     """
     if not file.exists():
         return None
+    document = read_json(file, "plan")
+    if not isinstance(document, dict):
+        raise BadInput(f"plan {file} is damaged: it is no JSON object; choose another run_id")
     try:
-        document = read_json(file, "plan")
         return Plan.model_validate({key: document[key] for key in document if key != "schema"})
     except ValidationError as error:
-        raise BadInput(f"plan {file} is damaged: {explain(error)}") from None
+        raise BadInput(f"plan {file} is damaged: {explain(error)}; choose another run_id") from None
 
 
 def keep(plan: Plan, file: Path) -> None:
@@ -113,29 +113,38 @@ def keep(plan: Plan, file: Path) -> None:
     write_json(file, plan.document())
 
 
-def make(basis: Basis, calibration: Mapping[str, dict[str, Any]]) -> Plan:
+def make(basis: Basis, calibration: Mapping[str, dict[str, Any]], earlier: Plan | None = None) -> Plan:
     """A new plan.
 
     Args:
         basis: request, engines and the like.
-        calibration: what was found by each host that calibrated. Without any, that of the newest earlier run is taken,
-            and named, that measured the same.
+        calibration: the result of each host that calibrated.
+        earlier: the plan of a run that measured the same, whose speeds are taken, and named, where none calibrated.
 
     Raises:
-        NotReady: no node has an engine, or one was found to make nothing.
+        NotReady: no node has an engine, or one finished no sample.
+        BadInput: it takes more than a day, and nobody has allowed it; or a search's budget is too short.
     """
     rates = None
     if not calibration:
-        earlier = _comparable(basis.request.directory.parent, basis.measured)
         calibration = earlier.calibration if earlier else {}
         rates = f"speeds taken from run {earlier.run_id}" if earlier else "no comparable earlier run"
     request = basis.request
     nodes = _nodes(basis, speeds(basis.engines, calibration))
-    found = by_engine(calibration)
+    calibrated = by_engine(calibration), slowest_s(calibration)
     nodes = {
-        host: node.model_copy(update={"engines": tuple(engine.at_speed(found) for engine in node.engines)})
+        host: node.model_copy(
+            update={
+                "engines": tuple(engine.at_speed(*calibrated) for engine in node.engines),
+                "attempts_qps": _attempts_qps(request.asked, node.target_qps),
+                "price_per_hour": basis.prices.get(host),
+            }
+        )
         for host, node in nodes.items()
     }
+    _refuse_short_budget(request.asked, nodes)
+    longest = max((node.hours_samples_longest or 0.0 for node in nodes.values()), default=0.0)
+    refuse_long(request.asked, request.asked.repeats * longest)
     return Plan(
         run_id=request.run_id,
         topology=request.topology,
@@ -151,33 +160,30 @@ def make(basis: Basis, calibration: Mapping[str, dict[str, Any]]) -> Plan:
     )
 
 
-def describe(plan: Plan) -> list[str]:
-    """The plan for people, a line each."""
-    asked = plan.asked
-    runs = "performance and accuracy" if asked.mode is Mode.BOTH else asked.mode
-    rate = asked.target_qps if isinstance(asked.target_qps, str) else f"{asked.target_qps:g}/s"
-    return [
-        f"run {plan.run_id}: {asked.samples} samples, scenario {asked.scenario}, {runs}, target rate {rate}",
-        f"topology {plan.topology}, launcher {plan.launcher}",
-        *(f"{name}: {_describe_node(node)}; {node.why}" for name, node in plan.nodes.items()),
-        *_describe_calibrations(plan),
-        *_describe_time(plan),
-    ]
+def _attempts_qps(asked: Asked, target_qps: float | None) -> tuple[float, ...]:
+    if not target_qps or asked.attempts_most == 1:
+        return ()
+    return tuple(float(f"{factor * target_qps:.4g}") for factor in rates_at_most(asked.attempts_most))
 
 
-def _comparable(results: Path, measured: Mapping[str, Any]) -> Plan | None:
-    """The newest plan of an earlier run that calibrated what would be measured now."""
+def _refuse_short_budget(asked: Asked, nodes: Mapping[str, NodePlan]) -> None:
+    if asked.target_qps == "peak":
+        least_minutes = 60 * max((node.hours_samples or 0.0 for node in nodes.values()), default=0.0)
+        check_budget(asked.peak_budget_minutes, least_minutes)
 
-    def plans() -> Iterator[Plan]:
-        for file in results.glob("*/plan.json"):
-            try:
-                plan = load(file)
-            except BadInput:
-                continue  # a damaged plan of another run is nothing to compare with
-            if plan and plan.calibration and plan.measured == measured:
-                yield plan
 
-    return max(plans(), key=lambda plan: plan.created_unix, default=None)
+def comparable(results: Path, measured: Mapping[str, Any]) -> tuple[Plan | None, list[str]]:
+    """The newest plan of an earlier run that calibrated what would be measured now; and a sentence for each plan that
+    cannot be read."""
+    plans, unreadable = [], []
+    for file in sorted(results.glob("*/plan.json")):
+        try:
+            plan = load(file)
+        except BadInput as error:
+            unreadable.append(f"{error}; it is skipped: look into {file.parent}")
+        else:
+            plans += [plan] if plan and plan.calibration and plan.measured == measured else []
+    return max(plans, key=lambda plan: plan.created_unix, default=None), unreadable
 
 
 def _nodes(basis: Basis, known: Mapping[str, Speed]) -> dict[str, NodePlan]:
@@ -256,57 +262,25 @@ def _hours(
 ) -> dict[str, float | None]:
     asked = basis.request.asked
     whole = asked.model_copy(update={"samples": FULL_SAMPLES})
-    found: dict[str, float | None] = {}
+    hours: dict[str, float | None] = {}
     for name, each, size in (
         ("hours_samples", asked, share),
         ("hours_13368", whole, max(1, round(FULL_SAMPLES * fraction))),
     ):
         lengths = durations(each, size, rate, target, basis.limits)
         performance, accuracy = lengths or (0.0, 0.0)
-        found[name] = (performance + accuracy) / 3600 if lengths else None
-        longest_s = performance * asked.attempts_most + accuracy
+        hours[name] = (performance + accuracy) / 3600 if lengths else None
+        longest_s = _longest_s(basis, each, size, rate, target)
         if asked.target_qps == "peak":
             longest_s = 60 * (asked.peak_budget_minutes or default_budget_minutes(performance, accuracy))
-        found[f"{name}_longest"] = longest_s / 3600 if lengths else None
-    return found
+        hours[f"{name}_longest"] = longest_s / 3600 if lengths else None
+    return hours
 
 
-def _describe_node(node: NodePlan) -> str:
-    parts = [f"engine {engine.name} at {engine.url}" for engine in node.engines]
-    if node.samples_per_s is not None:
-        parts.append(f"{node.samples_per_s:.1f} samples/s")
-    if node.loadgen:
-        part = f" on samples {node.share.start} to {node.share.stop - 1}" if node.share else ""
-        parts.append(f"LoadGen{part}" + (f" at {node.target_qps:.1f}/s" if node.target_qps else ""))
-    return ", ".join(parts)
-
-
-def _describe_calibrations(plan: Plan) -> Iterator[str]:
-    for host, found in plan.calibration.items():
-        if "uncertainty_percent" in found:
-            yield f"calibration by {host}: {found['samples_per_s']:.1f} samples/s ± {found['uncertainty_percent']:.1f}%"
-
-
-def _describe_time(plan: Plan) -> Iterator[str]:
-    nodes, attempts = plan.nodes.values(), plan.asked.attempts_most
-    most = f"attempts: up to {attempts} performance runs, until one holds the latency limits, each at a lower rate"
-    if search := plan.asked.target_qps == "peak":
-        most = "search: probes, then performance runs at falling rates until one is VALID"
-    if any(node.hours_samples is None for node in nodes):
-        yield f"time: not known before the engines are calibrated ({plan.rates or 'no comparable earlier run'})"
-        if attempts > 1 or search:
-            yield most
-        return
-    source = f" ({plan.rates})" if plan.rates else ""
-    yield f"time: {_together(plan, '')}{source}"
-    if attempts > 1 or search:
-        yield f"{most}; at most {_together(plan, '_longest')}"
-
-
-def _together(plan: Plan, kind: str) -> str:
-    """Hours of all nodes together: they run side by side."""
-    here, whole = (
-        max(getattr(node, f"{name}{kind}") or 0.0 for node in plan.nodes.values())
-        for name in ("hours_samples", "hours_13368")
-    )
-    return f"{here:.2f} h for these {plan.asked.samples} samples, {whole:.2f} h for {FULL_SAMPLES}"
+def _longest_s(basis: Basis, asked: Asked, share: int, rate: float | None, target: float | None) -> float:
+    """Seconds of all the attempts that there may be, each whole and at the highest rate that it may have, and of the
+    runs after the last, at its rate."""
+    factors = rates_at_most(basis.request.asked.attempts_most)
+    lengths = [durations(asked, share, rate, target and target * factor, basis.limits) for factor in factors]
+    performance, after = zip(*((one or (0.0, 0.0)) for one in lengths), strict=True)
+    return float(sum(performance) + after[-1])

@@ -23,7 +23,9 @@ class Play:
         limit: str | None,
         values: dict[str, Any],
         on_output: Callable[[str], None],
+        on_directory: Callable[[Path], None] = lambda directory: None,
     ) -> None:
+        """Start it; `on_directory` is called with the benchmark's results folder once that is known."""
         try:
             import ansible_runner
         except ImportError:
@@ -31,7 +33,7 @@ class Play:
                 "ansible-runner is not installed here; install this package with its `ansible` extra"
             ) from None
         self._cancelled = False
-        self._on_output = on_output
+        self._on_output, self._on_directory = on_output, on_directory
         self._failures: list[dict[str, Any]] = []
         self._private = tempfile.TemporaryDirectory(prefix="benchmark-")
         options: dict[str, Any] = {"inventory": str(inventory)} if inventory else {}
@@ -69,19 +71,21 @@ class Play:
         self.wait()
         return int(self._runner.rc or 0)
 
-    def error(self, run_id: str) -> HarnessError:
-        """Why there is no result, by who must act: a module passes on the exit code of the command that refused."""
+    def error(self, what: str) -> HarnessError:
+        """Why it failed, after `what`, by who must act: modules pass on the exit code of the command that refused."""
         messages = [f"{failure['host']}: {failure['message']}" for failure in self._failures]
         sentence = "; ".join(dict.fromkeys(messages)) or f"ansible-playbook ended with {self._runner.rc} and no message"
         codes = {failure["exit"] for failure in self._failures}
         kind = next((kind for kind in (BadInput, NotReady) if kind.exit_code in codes), RunFailed)
-        return kind(f"run {run_id} has no result: {sentence}")
+        return kind(f"{what}: {sentence}")
 
     def _handle(self, event: dict[str, Any]) -> bool:
         if event.get("stdout"):
             self._on_output(event["stdout"])
+        data = event.get("event_data") or {}
+        if event["event"] == "runner_on_ok" and data.get("task_action") == "mlperf_request":
+            self._on_directory(Path(data["res"]["directory"]))
         if event["event"] in ("runner_on_failed", "runner_on_unreachable"):
-            data = event["event_data"]
             result = data.get("res") or {}
             if not data.get("ignore_errors"):
                 message = str(result.get("msg") or result.get("reason") or "failed without a message").strip()

@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError, computed_field, model_validator
+from pydantic import Field, ValidationError, computed_field, model_validator
 
-from harness.benchmark.public_settings import Asked, Topology, check
+from harness.benchmark.earlier import Recorded, earlier_settings, has_result, kept_plan, recorded, unfinished
+from harness.benchmark.failures import noted
+from harness.benchmark.origin import Commands, Origin
+from harness.benchmark.public_settings import OF_THIS_START, Asked, Topology, check, is_resumed
 from harness.errors import BadInput
-from harness.files import read_json, write_json
+from harness.files import write_json
 from harness.spec import Record
+from harness.state_file import CALIBRATION_SUFFIX, SHARE_SUFFIX
 
 
 class Request(Record):
@@ -18,7 +22,12 @@ class Request(Record):
 
     `directory` is where its results go on the controller, `plan` the content of plan.json (empty when there is none).
     `begun` says that request.json is there, `ended` that it was brought to its end, well or not. `topology` is the one
-    in effect: a node alone is always `per_node`. `loadgen_hosts` may drive LoadGen, in the order of preference.
+    in effect: a node alone is always `per_node`. `nodes` have engines, `controllers` only steer; `loadgen_hosts` may
+    drive LoadGen, in the order of preference.
+    `replay_of` is the run that this one replays, `repeat_of` that of the same benchmark that it repeats, and `resume`
+    says that it ended without a result and goes on now.
+    `failures` is what has been noted of an earlier start that was brought to its end, `warnings` are about other runs.
+    `origin` is where this start comes from; `others` are the commands about other runs that are not finished.
     """
 
     run_id: str
@@ -30,11 +39,35 @@ class Request(Record):
     nodes: tuple[str, ...]
     topology: Topology
     loadgen_hosts: tuple[str, ...]
+    controllers: tuple[str, ...] = ()
+    failures: tuple[dict[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+    replay_of: str | None = None
+    repeat_of: str | None = None
+    resume: bool = False
+    origin: Origin = Origin()
+    others: dict[str, Commands] = Field(default_factory=dict)
+
+    @computed_field
+    def commands(self) -> Commands:
+        """What is typed to go on with this run."""
+        return self.origin.commands(self.run_id)
 
     @computed_field
     def attempts_most(self) -> int:
         """How many performance runs there may be."""
         return self.asked.attempts_most
+
+    @computed_field
+    def calibration_id(self) -> str:
+        """The name of the run that calibrates its engines."""
+        return f"{self.run_id}{CALIBRATION_SUFFIX}"
+
+    @computed_field
+    def share_ids(self) -> list[str]:
+        """Names of the runs in which nodes may have taken over accuracy shares of others."""
+        several = self.topology is Topology.PER_NODE and len(self.nodes) > 1
+        return [f"{self.run_id}{SHARE_SUFFIX}{number + 1}" for number in range(len(self.nodes) if several else 0)]
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
@@ -53,12 +86,12 @@ class Request(Record):
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
         """Back from the JSON form, which may hold more."""
-        return cls.model_validate({name: document[name] for name in cls.model_fields})
+        return cls.model_validate({name: document[name] for name in cls.model_fields if name in document})
 
     def spec(self, **more: Any) -> dict[str, Any]:
         """The run of a LoadGen as plain values: what is asked, and `more` of its node; without engines and rate."""
-        asked = self.asked.model_dump(mode="json", include={"scenario", "mode", "samples"})
-        return {**asked, "rate_attempts": self.attempts_most, **more}
+        asked = self.asked.model_dump(mode="json", include={"scenario", "mode", "samples", "on_engine_loss"})
+        return {**asked, "rate_attempts": self.attempts_most, "replay_of": self.replay_of, **more}
 
     def begin(self) -> None:
         """Write request.json where there is none. With it a run counts as begun."""
@@ -66,9 +99,21 @@ class Request(Record):
         if not file.exists():
             write_json(file, self.document())
 
+    def move_aside(self) -> None:
+        """Move what an earlier start collected and reported into `interrupted/N`; the plan stays, and so does the
+        request."""
+        numbers = [int(folder.name) for folder in (self.directory / "interrupted").glob("*") if folder.name.isdigit()]
+        aside = self.directory / "interrupted" / str(max(numbers, default=0) + 1)
+        aside.mkdir(parents=True)
+        for path in sorted(self.directory.iterdir()):
+            if path.name not in ("request.json", "plan.json", "interrupted"):
+                path.rename(aside / path.name)
+
     def document(self) -> dict[str, Any]:
         """The content of request.json."""
-        return {"schema": 1, **self.model_dump(mode="json", include={"run_id", "asked", "nodes"})}
+        of = {"replay_of": self.replay_of, "repeat_of": self.repeat_of}
+        plain = self.model_dump(mode="json", include={"run_id", "asked", "nodes", "origin"})
+        return {"schema": 1, **plain, **{name: run for name, run in of.items() if run}}
 
 
 def resolve(
@@ -79,6 +124,8 @@ def resolve(
     controllers: Sequence[str],
     forks: int,
     results: Path,
+    replay_of: str | None = None,
+    origin: Origin | None = None,
     now: time.struct_time | None = None,
 ) -> Request:
     """One complete request of what a user gave, what an earlier start of the same run was given, and defaults.
@@ -89,91 +136,89 @@ def resolve(
         nodes, controllers: hosts of this play that have engines, and those that only steer.
         forks: how many hosts Ansible works on at once.
         results: directory of all results; it is read, and nothing is written.
+        replay_of: the run that this one repeats.
+        origin: where this start comes from.
         now: the time that a run without a name is called by; None is this moment.
 
     Raises:
         BadInput: a value is wrong, contradicts the earlier start, or an unfinished run is in the way.
     """
     given = {name: value.strip() if isinstance(value, str) else value for name, value in given.items() if value != ""}
-    _check_hosts(nodes, controllers, forks)
+    if not nodes:
+        raise BadInput("no host of group gpu_nodes is in this play: check the inventory and --limit")
     several = len(nodes) > 1
     known = {"topology": Topology.FLEET if several else Topology.PER_NODE, **defaults}
-    run_id = given.get("run_id", "")
-    check({name: value for name, value in given.items() if name == "run_id"})
-    before = _earlier(results / run_id, nodes) if run_id else {}
+    run_id, origin = given.get("run_id", ""), origin or Origin()
+    check({name: value for name, value in given.items() if name in OF_THIS_START})
+    before = earlier_settings(results / run_id, nodes) if run_id else {}
     asked = check(given, {**known, **before})
     _refuse_contradiction(run_id, asked, given, before)
+    open_runs, unreadable = unfinished(results)
     if not run_id:
-        if open_runs := unfinished(results):
-            raise BadInput("; ".join(f"run {name} is not finished: {how_to_go_on(name)}" for name in open_runs))
+        unreadable += _look_at_others(open_runs, origin, nodes)
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', now or time.localtime())}-{asked.scenario}-{asked.samples}"
     directory = results / run_id
+    resume = is_resumed(given)
+    if resume:
+        _refuse_resume(directory, bool(before))
     topology = asked.topology if several else Topology.PER_NODE
-    plan = directory / "plan.json"
+    if topology is Topology.PER_NODE and forks < len(nodes):
+        raise BadInput(
+            f"forks = {forks} is less than the {len(nodes)} runs to watch at once: call with -f {len(nodes)}"
+        )
     try:
         return Request(
             run_id=run_id,
             asked=asked,
             directory=directory,
             begun=bool(before),
-            ended=(directory / "failures.json").is_file(),
-            plan=read_json(plan, "plan") if plan.exists() else {},
+            ended=(directory / "failures.json").is_file() and not resume,
+            plan=kept_plan(directory / "plan.json"),
             nodes=tuple(nodes),
+            controllers=tuple(controllers),
             topology=topology,
             loadgen_hosts=(*controllers, *nodes) if topology is Topology.FLEET else tuple(nodes),
+            failures=noted(directory / "failures.json"),
+            warnings=tuple(unreadable),
+            replay_of=recorded(directory).replay_of if before else replay_of,
+            repeat_of=recorded(directory).repeat_of if before else None,
+            resume=resume,
+            origin=origin,
+            others={name: run.origin.commands(name) for name, run in open_runs.items() if name != run_id},
         )
     except ValidationError as error:
         raise BadInput("; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())) from None
 
 
-def unfinished(results: Path) -> list[str]:
-    """Names of the runs that were begun and not brought to their end."""
-    folders = sorted(results.iterdir()) if results.is_dir() else []
-    return [
-        folder.name
-        for folder in folders
-        if (folder / "request.json").is_file() and not (folder / "failures.json").is_file()
-    ]
+def _look_at_others(runs: Mapping[str, Recorded], origin: Origin, nodes: Sequence[str]) -> list[str]:
+    """A sentence for each unfinished run of another inventory that has hosts of these names, too.
+
+    Raises:
+        BadInput: one of this inventory has a host of this start.
+    """
+    sentences = {True: list[str](), False: list[str]()}
+    for name, run in runs.items():
+        if shared := [node for node in nodes if node in run.nodes]:
+            own = run.origin.inventory == origin.inventory
+            whose = "" if own else f", of another inventory, on hosts of the same names ({', '.join(shared)}),"
+            sentences[own].append(f"run {name}{whose} is not finished: {run.origin.commands(name).advice}")
+    if sentences[True]:
+        raise BadInput("; ".join(sentences[True]))
+    return sentences[False]
 
 
-def how_to_go_on(run_id: str) -> str:
-    """What to do about a run that is not finished."""
-    return (
-        f"pick it up with `ansible-playbook benchmark.yml -e run_id={run_id}`, "
-        f"or end it with `ansible-playbook playbooks/stop.yml -e run_id={run_id}`"
-    )
-
-
-def _check_hosts(nodes: Sequence[str], controllers: Sequence[str], forks: int) -> None:
-    hosts = len({*nodes, *controllers})
-    if not nodes:
-        raise BadInput("no host of group gpu_nodes is in this play: check the inventory and --limit")
-    if forks < hosts:
-        raise BadInput(f"forks = {forks} is less than the {hosts} hosts to watch at once: call with -f {hosts}")
-
-
-def _earlier(directory: Path, nodes: Sequence[str]) -> dict[str, Any]:
-    """The public settings of an earlier start of the run; empty when there was none."""
-    file = directory / "request.json"
-    if not file.exists():
-        if directory.is_dir() and any(directory.iterdir()):
-            raise BadInput(f"run_id {directory.name}: {directory} holds files of something else; choose another run_id")
-        return {}
-    document = read_json(file, "request")
-    try:
-        before, asked = document["nodes"], {name: document["asked"][name] for name in document["asked"]}
-    except (TypeError, KeyError) as missing:
-        raise BadInput(f"{file} is damaged ({missing} is missing); choose another run_id") from None
-    if before != list(nodes):
+def _refuse_resume(directory: Path, begun: bool) -> None:
+    if not begun:
+        raise BadInput(f"run_id {directory.name} was never begun, so there is nothing to resume; leave resume out")
+    if (directory / "failures.json").is_file() and has_result(directory):
         raise BadInput(
-            f"run_id {directory.name} was begun on other nodes (it has {', '.join(before)}, this play has "
-            f"{', '.join(nodes)}); choose another run_id or the same --limit"
+            f"run {directory.name} has finished, so there is nothing to resume: see {directory / 'report.md'}, or "
+            "choose another run_id"
         )
-    return asked
 
 
 def _refuse_contradiction(run_id: str, asked: Asked, given: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    now = asked.model_dump(mode="json")
+    now = asked.model_dump(mode="json", exclude={"allow_long"})
     other = [name for name in now if name in given and name in before and now[name] != before[name]]
     if other:
         values = "; ".join(f"{name}: existing {before[name]!r}, requested {now[name]!r}" for name in other)

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.benchmark.public_settings import Asked
 from harness.load.loadgen import Settings
-from harness.spec import OFFLINE_MARGIN, EngineRef, Limits, Mode, Scenario, least_duration_s
+from harness.spec import OFFLINE_MARGIN, EngineRef, Limits, Scenario, least_duration_s
 
 Engines = Mapping[str, Sequence[EngineRef]]
 """Engines of each node that takes part, by host."""
@@ -22,19 +22,24 @@ class Speed:
 
 
 def speeds(engines: Engines, calibration: Mapping[str, dict[str, Any]]) -> dict[str, Speed]:
-    """Speeds of nodes, from what was found by each host that calibrated; a node without any is unknown."""
-    found = by_engine(calibration)
+    """Speeds of nodes, from the result of each host that calibrated; a node without any is unknown."""
+    engine_rates = by_engine(calibration)
     known = {}
     for host, own in engines.items():
-        rates = [found.get(engine.name) for engine in own]
+        rates = [engine_rates.get(engine.name) for engine in own]
         rate = None if None in rates or not rates else sum(value for value in rates if value)
         known[host] = Speed(rate, calibration.get(host, {}).get("target_qps"))
     return {**{host: Speed(None, record.get("target_qps")) for host, record in calibration.items()}, **known}
 
 
 def by_engine(calibration: Mapping[str, dict[str, Any]]) -> dict[str, float]:
-    """Speed of each engine (samples/s) by its name, from what was found by each host that calibrated."""
+    """Speed of each engine (samples/s) by its name, from the result of each host that calibrated."""
     return {name: rate for record in calibration.values() for name, rate in record.get("by_engine", {}).items()}
+
+
+def slowest_s(calibration: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+    """The longest request of each engine in seconds by its name, from the result of each host that calibrated."""
+    return {name: seconds for record in calibration.values() for name, seconds in record.get("slowest_s", {}).items()}
 
 
 def shares(samples: int, weights: Sequence[float]) -> list[int]:
@@ -50,9 +55,9 @@ def shares(samples: int, weights: Sequence[float]) -> list[int]:
 def durations(
     asked: Asked, share: int, rate: float | None, target: float | None, limits: Limits | None = None
 ) -> tuple[float, float] | None:
-    """Seconds of one performance run and of one accuracy run over a share; None when their speed is unknown.
+    """Seconds of one performance run over a share and of the runs after it; None when their speed is unknown.
 
-    Server paces both at `target`; Offline goes as fast as it can, `rate`, through as many passes as LoadGen expects to
+    Server paces all at `target`; Offline goes as fast as it can, `rate`, through as many passes as LoadGen expects to
     need at `target`. A run that is not asked for takes 0 s.
     """
     offline = asked.scenario is Scenario.OFFLINE
@@ -61,8 +66,9 @@ def durations(
         return None
     least_ms = round(least_duration_s(asked.samples, limits or Limits()) * 1000)
     expected = target or OFFLINE_MARGIN * pace
-    performance = Settings(asked.scenario, "performance", share, expected, least_ms).expected_samples / pace
-    return (
-        0.0 if asked.mode is Mode.ACCURACY else performance,
-        0.0 if asked.mode is Mode.PERFORMANCE else share / pace,
-    )
+    lengths = {
+        mode: Settings(asked.scenario, mode, share, expected, least_ms).expected_samples / pace
+        for mode in asked.mode.runs
+    }
+    performance = lengths.pop("performance", 0.0)
+    return performance, sum(lengths.values())

@@ -3,12 +3,13 @@
 import click
 
 from harness import __version__
-from harness.cli import cluster, engines, machine, manifests, results, runs
+from harness.cli import cluster, engines, machine, manifests, replays, results, runs, submissions
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 success, 2 bad input, 3 machine not ready, 4 run failed, 5 finished but INVALID.",
+    epilog="Exit codes: 0 success, 2 bad input, 3 machine not ready, 4 run failed, 5 finished but INVALID, 6 slower "
+    "than allowed.",
 )
 @click.version_option(__version__, prog_name="harness")
 def cli() -> None:
@@ -19,13 +20,22 @@ for command in (
     machine.sandbox,
     engines.engine,
     runs.run,
+    replays.replay,
     runs.start,
     runs.status,
     runs.decide,
     runs.stop,
     results.score,
     results.report,
+    submissions.submission,
+    submissions.check_submission,
+    results.compare,
+    results.history,
+    results.pin,
     machine.doctor,
+    machine.fetch,
+    machine.receive,
+    replays.facts,
     cluster.cluster,
     cluster.pack,
     manifests.manifests,

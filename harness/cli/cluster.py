@@ -1,4 +1,4 @@
-"""harness cluster: the commands of a host, on a cluster; and harness pack, which collecting runs in a pod."""
+"""harness cluster: the same commands as on a host, for a cluster; and harness pack, which runs in a pod."""
 
 import json
 import sys
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.common import PATH, json_option, read_values, show
-from harness.errors import BadInput, NotReady
-from harness.spec import CALIBRATION_SUFFIX, parse_spec
+from harness.cli.common import PATH, json_option, read_values, resume_option, say, show
+from harness.errors import BadInput, HarnessError, NotReady
+from harness.spec import parse_spec
+from harness.state_file import CALIBRATION_SUFFIX
 
 if TYPE_CHECKING:
     from harness.cluster.launch import Launcher
@@ -105,6 +106,30 @@ def up(options: _ClusterOptions, root: str | None, config: str, no_wait: bool, c
     show({**state.document(), "changed": state.changed}, as_json, f"{state.name}  {state.state}  {state.url}")
 
 
+@engine.command("up-all")
+@root_ignored
+@click.option(
+    "--engines", "source", default="-", show_default=True, help="JSON: {HOST: {node: NAME, engines: [EngineConfig]}}."
+)
+@json_option
+@click.pass_obj
+def up_all(options: _ClusterOptions, root: str | None, source: str, as_json: bool) -> None:
+    """Create the Jobs of many hosts' engines, those that do not exist; says of each host why it failed, if it did."""
+    from harness.engine import parse_config
+
+    launcher = options.launcher()
+    hosts: dict[str, dict[str, Any]] = {}
+    for host, wanted in read_values(source, "engines of hosts").items():
+        try:
+            states = [
+                launcher.engine_up(options.run_id, wanted["node"], parse_config(one)) for one in wanted["engines"]
+            ]
+            hosts[host] = {"changed": any(state.changed for state in states), "error": None}
+        except HarnessError as error:
+            hosts[host] = {"changed": False, "error": str(error)}
+    show({"hosts": hosts}, as_json, "\n".join(f"{host}  {one['error'] or 'up'}" for host, one in hosts.items()))
+
+
 @engine.command()
 @root_ignored
 @click.argument("name")
@@ -121,19 +146,20 @@ def down(options: _ClusterOptions, root: str | None, name: str, check: bool, as_
 @root_ignored
 @click.option("--spec", "source", default="-", show_default=True, help="Spec as JSON.")
 @click.option("--check", is_flag=True, help="Create nothing: a dry run that says what would change.")
+@resume_option
 @json_option
 @click.pass_obj
-def start(options: _ClusterOptions, root: str | None, source: str, check: bool, as_json: bool) -> None:
-    """Create a run's Job on the node, unless it or the run's directory exists."""
+def start(options: _ClusterOptions, root: str | None, source: str, check: bool, resumed: bool, as_json: bool) -> None:
+    """Create a run's Job on the node, unless it or the run's directory exists and is not to be resumed."""
     spec = parse_spec(read_values(source, "spec"))
     launcher = options.launcher()
     if check:
         diff = launcher.compare(spec)
-        would_change = not diff and launcher.start(spec, options.node, dry_run=True)
+        would_change = not diff and launcher.start(spec, options.node, resumed=resumed, dry_run=True)
         result = {"would_change": would_change, "diff": diff or {}, "state": launcher.state(spec.run_id, spec.node)}
         show(result, as_json, "would start" if would_change else "exists already")
         return
-    changed = launcher.start(spec, options.node)
+    changed = launcher.start(spec, options.node, resumed=resumed)
     state = "running" if changed else launcher.state(spec.run_id, spec.node)
     result = {"changed": changed, "run_id": spec.run_id, "state": state, "warnings": []}
     show(result, as_json, f"{spec.run_id}  {'started' if changed else 'exists already'}")
@@ -155,6 +181,19 @@ def stop(options: _ClusterOptions, root: str | None, run_id: str, check: bool, a
 
 @cluster.command()
 @root_ignored
+@click.argument("run_id")
+@click.argument("attempt", type=int)
+@click.option("--repeat/--accept", required=True, help="Whether every LoadGen of the benchmark makes another attempt.")
+@json_option
+@click.pass_obj
+def decide(options: _ClusterOptions, root: str | None, run_id: str, attempt: int, repeat: bool, as_json: bool) -> None:
+    """Tell the host's run, which waits for the others after its ATTEMPT, whether to repeat it."""
+    options.launcher().decide(run_id, options.host, attempt, repeat=repeat)
+    show({"run_id": run_id}, as_json, "repeats the attempt" if repeat else "continues")
+
+
+@cluster.command()
+@root_ignored
 @json_option
 @click.pass_obj
 def status(options: _ClusterOptions, root: str | None, as_json: bool) -> None:
@@ -163,9 +202,9 @@ def status(options: _ClusterOptions, root: str | None, as_json: bool) -> None:
 
     launcher = options.launcher()
     runs = launcher.runs(options.node or None)
-    gpu_count = gpus(launcher.api, launcher.cluster, options.node) if options.node else None
+    offered = gpus(launcher.api, launcher.cluster, options.node) if options.node else []
     lines = "\n".join(f"{run['run_id']}  {run['state']}" for run in runs)
-    show({"runs": runs, "gpus": gpu_count}, as_json, lines or f"no runs in namespace {launcher.api.namespace}")
+    show({"runs": runs, "gpus": offered}, as_json, lines or f"no runs in namespace {launcher.api.namespace}")
 
 
 @cluster.command()
@@ -176,7 +215,7 @@ def status(options: _ClusterOptions, root: str | None, as_json: bool) -> None:
 def watch(options: _ClusterOptions, kind: Any, names: tuple[str, ...], interval: float) -> None:
     """Print the status as a line of JSON every few seconds, and at once when a pod changes, until all have ended.
 
-    NAMES are engines of the run, or hosts of its LoadGens.
+    NAMES are engines of the run, or hosts of its LoadGens; one on another node than --node is given as NAME@NODE.
     """
     from harness.cluster.watch import snapshots
 
@@ -232,6 +271,45 @@ def doctor(options: _ClusterOptions, root: str | None, source: str, as_json: boo
     findings = cluster_doctor.check(options.launcher(), options.run_id, options.node, configs, spec)
     show({"findings": findings}, as_json, cluster_doctor.table(findings))
     return _FAILED_CHECK if any(finding["level"] == "fail" for finding in findings) else 0
+
+
+@cluster.command()
+@root_ignored
+@click.option("--for", "source", default="-", show_default=True, help="Nodes, paths, storage and token: JSON.")
+@click.option("--check", is_flag=True, help="Make nothing; say which objects there would be.")
+@json_option
+@click.pass_obj
+def storage(options: _ClusterOptions, root: str | None, source: str, check: bool, as_json: bool) -> None:
+    """Make namespace, rights and claims, and fill the claims with model and data set."""
+    from harness.cluster import objects
+    from harness.cluster import storage as storages
+
+    given = read_values(source, "storage")
+    if missing := [key for key in ("nodes", "model", "dataset") if not (isinstance(given, dict) and given.get(key))]:
+        raise BadInput(f"storage has no {missing[0]}; give nodes, model, dataset, storage and token")
+    token = given.get("token")
+    values = given.get("storage", {}) | ({"token_secret": storages.TOKEN_SECRET} if token else {})
+    wanted = storages.parse_storage(values)
+    launcher = options.launcher()
+    cluster, nodes = launcher.cluster, given["nodes"]
+    jobs = storages.loaders(cluster, nodes, wanted, given["model"], given["dataset"])
+    names = [f"{body['kind']} {body['metadata']['name']}" for body in storages.setup_objects(cluster, nodes, wanted)]
+    if check:
+        loading = [f"Job {job.bodies[-1]['metadata']['name']}" for job in jobs]
+        text = "\n".join(f"would apply {name}" for name in names + loading)
+        show({"changed": True, "objects": names + loading, "msg": text}, as_json, text)
+        return
+    is_new = storages.set_up(launcher, nodes, wanted, say)
+    try:
+        if token:
+            launcher.api.delete("Secret", storages.TOKEN_SECRET)
+            launcher.api.create(objects.token_secret(cluster, storages.TOKEN_SECRET, token))
+        brought = storages.fill(options.launcher, jobs, say)
+    finally:
+        if token:
+            launcher.api.delete("Secret", storages.TOKEN_SECRET)
+    text = f"{brought} files brought into claims" if jobs else "no source is given, so nothing was put into the claims"
+    show({"changed": is_new or brought > 0, "objects": names, "brought": brought, "msg": text}, as_json, text)
 
 
 @click.command()

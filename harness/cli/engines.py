@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.common import json_option, read_values, root_option, say, show
-from harness.errors import Stopped
+from harness.cli.common import env_option, json_option, read_values, root_option, say, show, with_env
+from harness.errors import BadInput, Stopped
 from harness.linux import stoppable
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def up(root: Path, config: str, wait: bool, check: bool, as_json: bool) -> None:
         would_change = engines.check(root, requested)
         show({"would_change": would_change}, as_json, "would start" if would_change else "is already running")
         return
+    for name in engines.not_inherited(os.environ, requested):
+        say(f"{name} of this login is not passed on to the engine; give it in env if it is meant for it")
     with stoppable():
         state = engines.up(root, requested, wait=wait, on_progress=say)
     show({**state.document(), "changed": state.changed}, as_json, _line(state))
@@ -47,8 +50,9 @@ def up(root: Path, config: str, wait: bool, check: bool, as_json: bool) -> None:
 @click.option(
     "--config", default="-", show_default=True, help='EngineConfig as JSON: a file, or "-" for standard input.'
 )
+@env_option("--env")
 @click.option("--json", "as_json", is_flag=True, help="Print its state as one JSON object a second, for programs.")
-def serve(root: Path, config: str, as_json: bool) -> None:
+def serve(root: Path, config: str, env: Path | None, as_json: bool) -> None:
     """Run an engine in the foreground, as in a container; a signal stops it."""
     from harness import engine as engines
     from harness.node.telemetry import queue
@@ -65,7 +69,8 @@ def serve(root: Path, config: str, as_json: bool) -> None:
             click.echo(line)
 
     with stoppable(), contextlib.suppress(Stopped):
-        engines.serve(root, engines.parse_config(read_values(config, "engine config")), print_state)
+        values = with_env(read_values(config, "engine config"), env)
+        engines.serve(root, engines.parse_config(values), print_state)
 
 
 @engine.command()
@@ -76,10 +81,19 @@ def status(root: Path, name: str | None, as_json: bool) -> None:
     """Show one engine, or all of this root."""
     from harness import engine as engines
 
-    states = [engines.status(root, each) for each in ([name] if name else engines.names(root))]
+    if name:
+        state = engines.status(root, name)
+        show(state.document(), as_json, _line(state))
+        return
+    states, unreadable = [], []
+    for each in engines.names(root):
+        try:
+            states.append(engines.status(root, each))
+        except BadInput as error:
+            unreadable.append(f"{each}  {error}")
     documents = [state.document() for state in states]
-    lines = "\n".join(map(_line, states)) or f"no engines under {root}"
-    show(documents[0] if name else {"engines": documents}, as_json, lines)
+    lines = [*map(_line, states), *unreadable] or [f"no engines under {root}"]
+    show({"engines": documents, "unreadable": unreadable}, as_json, "\n".join(lines))
 
 
 @engine.command()

@@ -1,7 +1,10 @@
-"""harness sandbox and harness doctor: prepare and check a machine before a run."""
+"""harness sandbox, fetch and doctor: prepare and check a machine before a run; and receive, which runs in a pod."""
 
+import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,6 +30,55 @@ def sandbox(folder: Path, samples: int, seed: int, as_json: bool) -> None:
 
     info = build(folder.absolute(), samples, seed, say)
     show(asdict(info), as_json, f"sandbox with {info.samples} samples in {folder}")
+
+
+@click.command()
+@click.option("--config", default="-", show_default=True, help="What to bring, and what to look at: a JSON file.")
+@click.option("--token", type=PATH, help="File with the token of the addresses.  [default: none is sent]")
+@json_option
+def fetch(config: str, token: Path | None, as_json: bool) -> int:
+    """Bring a model and a data set into folders, verify each file, and look whether both are whole.
+
+    Prints what it is doing line by line; with --json as states of a run, the last with the findings.
+    """
+    from harness import assets
+    from harness import doctor as doctors
+
+    order = assets.parse_order(read_values(config, "input"))
+
+    def report(phase: str, missing: dict[str, int] | None = None, **more: Any) -> None:
+        state = {"run_id": order.run_id, "state": "running", "phase": phase, "missing": missing or {}, **more}
+        click.echo(json.dumps(state) if as_json else phase)
+        sys.stdout.flush()
+
+    secret = token.read_text().strip() if token else ""
+    brought = sum(assets.fetch(asset, secret, report) for asset in order.assets)
+    report("looking at model and data set")
+    findings = list(doctors.check_files(order.model, order.dataset))
+    failed = [f"{finding.seen}; {finding.advice}" for finding in findings if finding.level == "fail"]
+    table = doctors.render_table(findings)
+    if as_json:
+        seen: dict[str, Any] = {
+            "findings": [asdict(finding) for finding in findings],
+            "reason": "; ".join(failed) or None,
+            "brought": brought,
+        }
+        report("done", state="failed" if failed else "finished", **seen)
+    else:
+        click.echo(table)
+    return 3 if failed else 0
+
+
+@click.command(hidden=True)
+@click.argument("path", type=PATH)
+@click.argument("offset", type=int)
+@click.argument("length", type=int)
+@click.argument("whole", type=int)
+def receive(path: Path, offset: int, length: int, whole: int) -> None:
+    """Write LENGTH bytes of a file of WHOLE bytes from standard input at OFFSET."""
+    from harness import assets
+
+    assets.receive(path, offset, length, whole, sys.stdin.buffer)
 
 
 @click.command()

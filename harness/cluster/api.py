@@ -12,20 +12,23 @@ import yaml
 from kubernetes import client, config, watch
 from kubernetes.client.exceptions import ApiException
 
-from harness.cluster.api_errors import Unavailable, api_message, explain, root_cause
+from harness.cluster.api_errors import Unavailable, api_message, explain, proxy_answer, root_cause
 from harness.cluster.rbac import RIGHTS, Right
 from harness.errors import BadInput, HarnessError, NotReady
 
 Object = dict[str, Any]
 
 CONNECT_S, ANSWER_S = 5.0, 30.0
-LOG_S = 5.0
+LOG_S, LOG_BYTES = 5.0, 1 << 20
 """A log comes from the pod's node; a lost node must not delay the observation of everything else."""
 RETRY_S = 20.0
+FIELD_MANAGER = "mlperf"
+"""Owner of applied fields, as in plugins/modules/mlperf_manifests.py."""
 _PAUSE_S = 0.5
 _TRANSIENT = frozenset({0, 429, 500, 502, 503, 504})
 _CORE = {
     "ConfigMap": "config_map",
+    "Secret": "secret",
     "Service": "service",
     "Pod": "pod",
     "PersistentVolumeClaim": "persistent_volume_claim",
@@ -88,7 +91,7 @@ class Api:
     def create(self, body: Object, *, dry_run: bool = False) -> tuple[bool, Object]:
         """Create an object unless one of its name exists; (whether it is new, the object as it is stored).
 
-        With `dry_run` the API server validates it and stores nothing.
+        With `dry_run` the API server validates it and stores nothing. A Secret that exists is not read.
         """
         options = {"dry_run": "All"} if dry_run else {}
         title = f"{body['kind']} {body['metadata']['name']}"
@@ -100,6 +103,8 @@ class Api:
                 if error.status != 409:
                     raise self.explain(error, f"create {title}") from None
                 message = api_message(error)
+            if body["kind"] == "Secret" and "already exists" in message:
+                return False, body
             existing = self.read(body["kind"], body["metadata"]["name"])
             if existing is not None and "deletionTimestamp" not in existing["metadata"]:
                 return False, existing
@@ -108,6 +113,20 @@ class Api:
                 why = "is still being deleted" if existing else f"cannot be created ({message})"
                 raise NotReady(f"{title} {why}; try again in a minute")
             time.sleep(_PAUSE_S)
+
+    def apply(self, body: Object) -> None:
+        """Create an object of any kind, or give one of its name these fields (server-side apply)."""
+        version, meta = body["apiVersion"], body["metadata"]
+        group = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        namespace = f"/namespaces/{meta['namespace']}" if "namespace" in meta else ""
+        path = f"{group}{namespace}/{body['kind'].lower()}s/{meta['name']}"
+        self._request(f"apply {body['kind']} {meta['name']}", self._apply, path, body)
+
+    def _apply(self, path: str, body: Object, **options: Any) -> Any:
+        headers = {"Accept": "application/json", "Content-Type": "application/apply-patch+yaml"}
+        query = [("fieldManager", FIELD_MANAGER), ("force", "true")]
+        common = {"auth_settings": ["BearerToken"], "_return_http_data_only": True}
+        return self.client.call_api(path, "PATCH", {}, query, headers, body, **common, **options)
 
     def read(self, kind: str, name: str) -> Object | None:
         """An object, or None when there is none."""
@@ -132,7 +151,7 @@ class Api:
     def log(self, pod: str, lines: int) -> str:
         """The last lines that a pod's container has printed; empty while it has printed nothing."""
         try:
-            options = {"tail_lines": lines, "_request_timeout": (CONNECT_S, LOG_S)}
+            options = {"tail_lines": lines, "limit_bytes": LOG_BYTES, "_request_timeout": (CONNECT_S, LOG_S)}
             raw = self._call(self.core.read_namespaced_pod_log, pod, self.namespace, **options)
         except ApiException as error:
             if error.status in (400, 404):  # no container yet, or no pod any more
@@ -221,18 +240,25 @@ class Api:
                 response = method(*args, **options)
                 return response.data if isinstance(response, urllib3.BaseHTTPResponse) else response
             except urllib3.exceptions.HTTPError as error:
-                failure = Unavailable(f"the API server {self.address} does not answer: {root_cause(error)}")
+                silence = f"the API server {self.address} does not answer: {root_cause(error)}"
+                failure = Unavailable(self._proxy_answer(error) or silence)
             except ApiException as error:
                 if error.status not in _TRANSIENT:
                     raise
-                failure = Unavailable(f"the API server {self.address} is unavailable: {api_message(error)}")
+                overload = f"the API server {self.address} is unavailable: {api_message(error)}"
+                failure = Unavailable(self._proxy_answer(error) or overload)
             if time.monotonic() + pause > end:
                 raise failure
             time.sleep(pause)
             pause *= 2
 
+    def _proxy_answer(self, error: Exception) -> str:
+        return proxy_answer(error, self.address, self.client.configuration.proxy)
+
     def explain(self, error: ApiException, action: str) -> HarnessError:
         """The harness's error for a failed request: who must act, and how."""
+        if answer := self._proxy_answer(error):
+            return NotReady(answer)
         return explain(error, action, self.address, self.namespace)
 
 
@@ -240,13 +266,13 @@ def _parse(body: Any) -> Object:
     return json.loads(body) if isinstance(body, bytes) else dict(body)
 
 
-def last_json(lines: Iterable[str]) -> Object | None:
-    """The last of `lines` that is a complete JSON object; None when there is none."""
+def last_json(lines: Iterable[str], accepts: Callable[[Object], bool] = lambda value: True) -> Object | None:
+    """The last of `lines` that is a complete JSON object, and accepted; None when there is none."""
     for line in reversed(list(lines)):
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and accepts(value):
             return value
     return None

@@ -5,12 +5,23 @@ import hashlib
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Self
 
 from harness import checksums
-from harness.errors import BadInput, RunFailed
+from harness.collected import LONGEST_NAME, Offer, Refused
+from harness.errors import RunFailed
+
+_MOST_SUMS_BYTES = 64 << 20
+_NAMES_SHOWN = 5
+_MEMBER_TYPES = frozenset(
+    {
+        *(tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE),
+        *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
+    }
+)
 
 
 def pack(sources: dict[Path, str], out: IO[bytes]) -> None:
@@ -25,7 +36,7 @@ def pack(sources: dict[Path, str], out: IO[bytes]) -> None:
     sums = {}
     with (
         gzip.GzipFile(fileobj=out, mode="wb", compresslevel=3) as compressed,
-        tarfile.open(fileobj=compressed, mode="w|") as archive,
+        tarfile.open(fileobj=compressed, mode="w|", format=tarfile.GNU_FORMAT) as archive,
     ):
         for source, target in sources.items():
             for path in _files(source):
@@ -51,31 +62,47 @@ def unpack(stream: IO[bytes], folder: Path) -> tuple[list[str], list[str]]:
     Each file appears completely or not at all, and `folder`/SHA256SUMS lists the files of this and earlier collections.
 
     Raises:
+        Refused: it has a file that `Offer` refuses, or one that is no ordinary file.
         RunFailed: the stream was cut off, or a file arrived damaged.
     """
     arrived: dict[str, str] = {}
     listed: dict[str, str] | None = None
     changed = []
+    offer = Offer(folder)
     try:
-        with tarfile.open(fileobj=stream, mode="r|gz") as archive:
+        with tarfile.open(fileobj=stream, mode="r|gz", tarinfo=_Member) as archive:
             for entry in archive:
-                content = archive.extractfile(entry)
-                assert content is not None
+                content = archive.extractfile(entry) if entry.isreg() else None
+                if content is None:
+                    raise Refused(f"the archive of results has {entry.name[:200]!a}, which is no ordinary file")
                 if entry.name == checksums.FILE:
-                    listed = checksums.parse(content.read().decode(), "the archive's SHA256SUMS")
+                    text = content.read(_MOST_SUMS_BYTES).decode(errors="replace")
+                    listed = checksums.parse(text, "the archive's SHA256SUMS")
                     continue
-                path = _safe_path(folder, entry.name)
-                arrived[entry.name], new = _write(content, path)
+                arrived[entry.name], new = _write(content, offer.path(entry.name, entry.size))
                 changed += [entry.name] if new else []
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, RecursionError, zlib.error) as error:
         raise RunFailed(f"the archive of results arrived cut off or damaged: {error}") from None
     if listed is None:
         raise RunFailed("the archive of results arrived cut off: its SHA256SUMS is missing")
     damaged = sorted(name for name in {*arrived, *listed} if arrived.get(name) != listed.get(name))
     if damaged:
-        raise RunFailed(f"files arrived damaged: {', '.join(damaged)}")
+        names = ", ".join(f"{name[:200]!a}" for name in damaged[:_NAMES_SHOWN])
+        raise RunFailed(f"files arrived damaged ({len(damaged)}): {names}")
     checksums.add(folder, listed)
     return sorted(arrived), changed
+
+
+class _Member(tarfile.TarInfo):
+    """A member as `pack` writes it. Other headers than that of a long name would be read into memory, however large."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        entry = super().frombuf(buf, encoding, errors)
+        is_name = entry.type == tarfile.GNUTYPE_LONGNAME and entry.size <= 4 * LONGEST_NAME
+        if not is_name and entry.type not in _MEMBER_TYPES:
+            raise Refused(f"the archive of results has a header of type {entry.type!r} and {entry.size} bytes")
+        return entry
 
 
 class _HashingReader(io.RawIOBase):
@@ -99,13 +126,6 @@ def _files(source: Path) -> Iterator[Path]:
             path = Path(folder, name)
             if not name.startswith(".") and path.is_file() and not path.is_symlink():
                 yield path
-
-
-def _safe_path(folder: Path, name: str) -> Path:
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise BadInput(f"the archive of results has a file {name}, outside of {folder}; it was not written")
-    return folder / relative
 
 
 def _write(content: IO[bytes], path: Path) -> tuple[str, bool]:

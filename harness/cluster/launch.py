@@ -1,6 +1,7 @@
 """Create, stop and release engines and runs; creation is idempotent."""
 
 import dataclasses
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -8,7 +9,8 @@ from typing import Any
 
 from harness.cluster import objects
 from harness.cluster.api import Api, Object
-from harness.cluster.settings import Cluster, engine_name, engine_url, engines_root, run_name, slug
+from harness.cluster.pod_exec import execute
+from harness.cluster.settings import ROOT, Cluster, engine_name, engine_url, engines_root, run_name, slug
 from harness.engine import EngineConfig, EngineState
 from harness.engine.state import initial_state
 from harness.errors import BadInput, NotReady
@@ -18,6 +20,7 @@ from harness.spec import Spec
 TERMINATION_S = 120.0
 COLLECTED = "mlperf/collected-unix"
 _POLL_S = 0.5
+_MOST_ANSWER_BYTES = 1 << 20
 _END_STATES = {
     "Complete": "finished",
     "SuccessCriteriaMet": "finished",
@@ -61,18 +64,37 @@ class Launcher:
         name = engine_name(run_id, engine)
         if dry_run:
             return self.api.read("Job", name) is not None
-        deleted, *_ = [self.api.delete(kind, name) for kind in ("Job", "Service", "ConfigMap")]
+        deleted, *_ = [self.api.delete(kind, name) for kind in ("Job", "Service", "ConfigMap", "Secret")]
         self._await_termination(name)
         return deleted
 
-    def start(self, spec: Spec, node: str, *, dry_run: bool = False) -> bool:
-        """Create a run's Job on a node; whether it is new. A run whose directory exists does not run again.
+    def start(self, spec: Spec, node: str, *, resumed: bool = False, dry_run: bool = False) -> bool:
+        """Create a run's Job on a node; whether it is new.
+
+        A run whose directory exists does not run again, unless it is to be `resumed` and has not finished: it then gets
+        a new Job of the same name.
 
         Raises:
             BadInput: the id is taken by a run with another spec.
         """
-        bodies = objects.run_objects(self.cluster, spec, node, self.owner(spec.run_id, dry_run=dry_run))
-        return self._create(bodies, f"run_id {spec.run_id}", "choose another run_id", dry_run)
+        owner = self.owner(spec.run_id, dry_run=dry_run)
+        failed = resumed and self.state(spec.run_id, spec.node) == "failed"
+        if failed and not dry_run:
+            name = run_name(spec.run_id, spec.node)
+            self.api.delete("Job", name)
+            self._await_termination(name)
+        if resumed and not dry_run and COLLECTED in _annotations(owner):
+            # Else another run's release would delete the owner, and with it this run's new Job.
+            self.api.patch("ConfigMap", owner["metadata"]["name"], {"metadata": {"annotations": {COLLECTED: None}}})
+        bodies = objects.run_objects(self.cluster, spec, node, owner, resumed=resumed)
+        # A dry run of a Job that exists says nothing about the one that would take its place.
+        return (failed and dry_run) or self._create(bodies, f"run_id {spec.run_id}", "choose another run_id", dry_run)
+
+    def remove(self, name: str) -> None:
+        """Delete a Job that nobody else needs, and its ConfigMap, and wait for the end of its pod."""
+        for kind in ("Job", "ConfigMap"):
+            self.api.delete(kind, name)
+        self._await_termination(name)
 
     def compare(self, spec: Spec) -> dict[str, tuple[Any, Any]] | None:
         """How a spec differs from that of the run's Job, as (existing, new) by key; None when there is no Job."""
@@ -85,6 +107,20 @@ class Launcher:
         """The state of a run's Job on a host: running, finished, failed, or absent."""
         job = self.api.read("Job", run_name(run_id, host))
         return (end_state(job) or "running") if job else "absent"
+
+    def decide(self, run_id: str, host: str, attempt: int, *, repeat: bool) -> None:
+        """Tell a run that waits for the others after `attempt` whether all repeat it, by a command in its pod.
+
+        Raises:
+            NotReady: the run has no running pod, or the right to run a command in it is missing.
+            RunFailed: the command failed.
+        """
+        pods = self.api.list_objects("Pod", f"{objects.NAME}={run_name(run_id, host)}")
+        running = [pod["metadata"]["name"] for pod in pods if pod.get("status", {}).get("phase") == "Running"]
+        if not running:
+            raise NotReady(f"run {run_id} has no running pod on {host} that could repeat attempt {attempt}")
+        words = ["decide", run_id, str(attempt), "--repeat" if repeat else "--accept", "--root", str(ROOT)]
+        execute(self.api, running[0], ["harness", *words], io.BytesIO(), most_bytes=_MOST_ANSWER_BYTES)
 
     def stop(self, run_id: str, host: str, *, dry_run: bool = False) -> bool:
         """Stop a run by deleting its Job, and wait for the end of its pod: its files on the claim are then complete.

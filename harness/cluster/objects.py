@@ -2,16 +2,35 @@
 
 Engines and runs are the same commands as on a host (`harness engine serve`, `harness start --foreground`), run from
 the node image. All pods comply with Pod Security level `restricted`. Each Job reads its settings from a ConfigMap of
-its own name. A small ConfigMap per run owns all objects, so that deleting it deletes everything except the claims.
+its own name. An engine's Secret has its API key and the values of its `env`; LoadGen's pods mount the keys of theirs.
+A small ConfigMap per run owns all objects, so that deleting it deletes everything except the claims.
 """
 
+import base64
 import json
+import secrets
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from harness.cluster.settings import DATASET, MODEL, ROOT, RUNS, Cluster, engine_name, engines_root, run_name, slug
+from harness.assets import Order
+from harness.cluster.settings import (
+    DATASET,
+    MODEL,
+    ROOT,
+    RUNS,
+    SECRETS,
+    SOURCE,
+    Cluster,
+    engine_name,
+    engines_root,
+    job_name,
+    run_name,
+    slug,
+    with_key,
+)
 from harness.engine import EngineConfig
-from harness.spec import IMAGE_VARIABLE, Spec
+from harness.spec import IMAGE_VARIABLE, WEIGHTS_CACHE, WEIGHTS_CACHE_VARIABLE, Spec
 
 Object = dict[str, Any]
 
@@ -23,13 +42,16 @@ OWNER = "owner"
 _SETTINGS = PurePosixPath("/etc/mlperf")
 _CACHE = "/var/cache/mlperf"
 _MOUNT_PATHS = {
-    **{path.name: str(path) for path in (RUNS, MODEL, DATASET)},
+    **{path.name: str(path) for path in (RUNS, MODEL, DATASET, SOURCE)},
     "settings": str(_SETTINGS),
+    "secrets": str(SECRETS),
     "tmp": "/tmp",  # noqa: S108 (each pod has its own)
     "cache": _CACHE,
     "shm": "/dev/shm",  # noqa: S108
 }
-_READ_ONLY = ("model", "dataset", "settings")
+_READ_ONLY = ("settings", "secrets", "source")
+_KEY, _ENV = "api-key", "env"
+"""What an engine's Secret has: its API key, where another pod has LoadGen; the values of its `env` as JSON."""
 
 
 def owner(cluster: Cluster, run_id: str) -> Object:
@@ -39,7 +61,11 @@ def owner(cluster: Cluster, run_id: str) -> Object:
 
 
 def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfig, owner: Object) -> list[Object]:
-    """ConfigMap, Service and Job of an engine on a node; `owner` has a uid only once it is stored."""
+    """ConfigMap, Secret, Service and Job of an engine on a node; `owner` has a uid only once it is stored.
+
+    The Secret has a new key at every call.
+    """
+    config = with_key(config, run_id)
     name = engine_name(run_id, config.name)
     meta = _meta(cluster, name, run_id, "engine", node, owner)
     service: Object = {
@@ -58,7 +84,7 @@ def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfi
         "name": "engine",
         "args": [
             *("engine", "serve", "--json", "--root", str(engines_root(run_id))),
-            *("--config", str(_SETTINGS / "engine.json")),
+            *("--config", str(_SETTINGS / "engine.json"), "--env", _env_file(name)),
         ],
         "ports": [{"name": "http", "containerPort": config.port}],
         "resources": _resources(cluster.cpu, cluster.memory, _gpus(cluster, config)),
@@ -69,43 +95,91 @@ def engine_objects(cluster: Cluster, run_id: str, node: str, config: EngineConfi
         },
         "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 5},
     }
-    return [_engine_settings(meta, config), service, _job(cluster, meta, node, container)]
+    job = _job(cluster, meta, node, container, [_projected(name, _KEY), _projected(name, _ENV)])
+    key = {_KEY: secrets.token_urlsafe(32)}
+    return [_engine_settings(meta, config), _secret(meta, config, **key), service, job]
 
 
-def run_objects(cluster: Cluster, spec: Spec, node: str, owner: Object) -> list[Object]:
-    """ConfigMap and Job of a LoadGen on a node."""
+def run_objects(cluster: Cluster, spec: Spec, node: str, owner: Object, *, resumed: bool = False) -> list[Object]:
+    """ConfigMap and Job of a LoadGen on a node, which goes on with an earlier Job's run if that is `resumed`."""
     container: Object = {
         "name": "run",
         "args": [
             *("start", "--foreground", "--json", "--root", str(ROOT)),
             *("--await-engines", f"{cluster.await_engines_s:g}", "--spec", str(_SETTINGS / "spec.json")),
+            *(["--resume"] if resumed else []),
         ],
         "resources": _resources(cluster.run_cpu, cluster.run_memory, {}),
     }
     if spec.metrics_port:
         container["ports"] = [{"name": "metrics", "containerPort": spec.metrics_port}]
     meta = _meta(cluster, run_name(spec.run_id, spec.node), spec.run_id, "run", node, owner)
-    return [_config_map(meta, "spec.json", spec.model_dump(mode="json")), _job(cluster, meta, node, container)]
+    keys = [engine.api_key_file.name for engine in spec.engines if engine.api_key_file]
+    job = _job(cluster, meta, node, container, [_projected(name, _KEY) for name in keys])
+    return [_config_map(meta, "spec.json", spec.model_dump(mode="json")), job]
 
 
 def single_objects(cluster: Cluster, spec: Spec, config: EngineConfig, node: str, owner: Object) -> list[Object]:
-    """ConfigMap and Job of a benchmark on one node, engine and LoadGen in one pod (`harness run`)."""
+    """ConfigMap, Secret and Job of a benchmark on one node, engine and LoadGen in one pod (`harness run`)."""
     values = {"model": spec.model, "dataset": spec.dataset, "samples": spec.samples, "scenario": spec.scenario.value}
     values |= {"mode": spec.mode.value, "target-qps": spec.target_qps, "run-id": spec.run_id}
+    values["rate-attempts"] = spec.rate_attempts
     if spec.peak_budget_minutes:
         values["peak-budget-minutes"] = spec.peak_budget_minutes
+    name = run_name(spec.run_id, spec.node)
     container = {
         "name": "run",
         "args": [
             *("run", "--json", "--root", str(RUNS / f"{spec.run_id}.root")),
-            *("--engine-config", str(_SETTINGS / "engine.json")),
+            *("--engine-config", str(_SETTINGS / "engine.json"), "--engine-env", _env_file(name)),
             *(argument for key, value in values.items() for argument in (f"--{key}", str(value))),
         ],
         "ports": [{"name": "http", "containerPort": config.port}],
         "resources": _resources(cluster.cpu, cluster.memory, _gpus(cluster, config)),
     }
-    meta = _meta(cluster, run_name(spec.run_id, spec.node), spec.run_id, "run", node, owner)
-    return [_engine_settings(meta, config), _job(cluster, meta, node, container)]
+    meta = _meta(cluster, name, spec.run_id, "run", node, owner)
+    job = _job(cluster, meta, node, container, [_projected(name, _ENV)])
+    return [_engine_settings(meta, config), _secret(meta, config), job]
+
+
+def fetch_objects(
+    cluster: Cluster,
+    node: str,
+    order: Order,
+    component: Literal["loader", "look"],
+    *,
+    token: str = "",
+    source_claim: str = "",
+) -> list[Object]:
+    """ConfigMap and Job that call `harness fetch` on a node.
+
+    Args:
+        cluster: namespace, claims and so on.
+        node: its name in the cluster.
+        order: what is brought into the claims and looked at.
+        component: a loader may write to the claims.
+        token: name of a Secret, with the token of addresses as its key `token`; empty for none.
+        source_claim: a claim to copy from; empty for none.
+    """
+    name = job_name(component, order.run_id, node)
+    meta = _meta(cluster, name, order.run_id, component, node)
+    container: Object = {
+        "name": component,
+        "args": ["fetch", "--json", "--config", str(_SETTINGS / "fetch.json")],
+        "resources": _resources("500m", "4Gi", {}),
+    }
+    if token:
+        container["args"] += ["--token", str(SECRETS / "token")]
+    mounted = [{"secret": {"name": token, "items": [{"key": "token", "path": "token"}]}}] if token else []
+    job = _job(cluster, meta, node, container, mounted, source_claim)
+    return [_config_map(meta, "fetch.json", order.model_dump(mode="json")), job]
+
+
+def token_secret(cluster: Cluster, name: str, token: str) -> Object:
+    """The Secret with the token of addresses."""
+    meta = {"name": name, "namespace": cluster.namespace, "labels": PART_OF}
+    data = {"token": base64.b64encode(token.encode()).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": data}
 
 
 def collector(cluster: Cluster, run_id: str, node: str, owner: Object, *, lifetime_s: int) -> Object:
@@ -119,18 +193,29 @@ def collector(cluster: Cluster, run_id: str, node: str, owner: Object, *, lifeti
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod_spec(cluster, meta, node, container)}
 
 
-def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Object:
+def pod_spec(
+    cluster: Cluster,
+    meta: Object,
+    node: str,
+    container: Object,
+    mounted: Iterable[Object] = (),
+    source_claim: str = "",
+) -> Object:
     """The spec of a pod on a node with one container, complying with level `restricted`.
 
-    `container` has its name, resources, and command or arguments of `harness`; everything else is added here.
+    `container` has its name, resources, and command or arguments of `harness`, `mounted` are parts of Secrets that its
+    volume `secrets` is made of; everything else is added here.
     """
-    claims = cluster.claims(node)
+    claims = cluster.claims(node) | ({"source": source_claim} if source_claim else {})
+    component = meta["labels"][COMPONENT]
     volumes: dict[str, Object] = {"tmp": {"emptyDir": {}}}
-    if meta["labels"][COMPONENT] == "collector":
+    if component == "collector":
         claims = {"runs": claims["runs"]}
     else:
         volumes |= {"cache": {"emptyDir": {}}, "settings": {"configMap": {"name": meta["name"]}}}
         volumes["shm"] = {"emptyDir": {"medium": "Memory", "sizeLimit": cluster.shared_memory}}
+    if sources := list(mounted):
+        volumes["secrets"] = {"projected": {"sources": sources, "defaultMode": 0o440}}
     # One volume for each claim: kubelets before 1.35 hang when two volumes use the same one.
     volume_of = {claim: content for content, claim in reversed(claims.items())}
     volumes |= {volume_of[claim]: {"persistentVolumeClaim": {"claimName": claim}} for claim in claims.values()}
@@ -150,10 +235,10 @@ def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Ob
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(cluster, container, mounts)],
+        "containers": [_container(cluster, container, mounts, () if component == "loader" else ("model", "dataset"))],
         "volumes": [{"name": name, **source} for name, source in volumes.items()],
-        # Engines and runs write their last files; the collector only sleeps.
-        "terminationGracePeriodSeconds": 1 if meta["labels"][COMPONENT] == "collector" else 60,
+        # Engines and runs write their last files; others have nothing to end.
+        "terminationGracePeriodSeconds": 60 if component in ("engine", "run") else 1,
     }
     if cluster.pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in cluster.pull_secrets]
@@ -162,9 +247,11 @@ def pod_spec(cluster: Cluster, meta: Object, node: str, container: Object) -> Ob
     return pod
 
 
-def _container(cluster: Cluster, container: Object, mounts: dict[str, str]) -> Object:
+def _container(cluster: Cluster, container: Object, mounts: dict[str, str], read_only: Sequence[str]) -> Object:
     """The complete container; `mounts` has the name of a volume for each key of _MOUNT_PATHS."""
     variables = {"HOME": _CACHE if "cache" in mounts else _MOUNT_PATHS["tmp"], IMAGE_VARIABLE: cluster.image}
+    # On the claim, where the node's next runs find it; an engine's own root is new in each run.
+    variables |= {WEIGHTS_CACHE_VARIABLE: str(ROOT / WEIGHTS_CACHE)}
     # Other images may lack an entry for this user in /etc/passwd, and some libraries look up its name.
     variables |= {"USER": "mlperf", "LOGNAME": "mlperf"}
     return {
@@ -180,7 +267,11 @@ def _container(cluster: Cluster, container: Object, mounts: dict[str, str]) -> O
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": volume, "mountPath": _MOUNT_PATHS[name], **({"readOnly": True} if name in _READ_ONLY else {})}
+            {
+                "name": volume,
+                "mountPath": _MOUNT_PATHS[name],
+                **({"readOnly": True} if name in (*_READ_ONLY, *read_only) else {}),
+            }
             for name, volume in mounts.items()
         ],
     }
@@ -192,7 +283,24 @@ def _node_affinity(node: str) -> Object:
 
 
 def _engine_settings(meta: Object, config: EngineConfig) -> Object:
-    return _config_map(meta, "engine.json", config.model_dump(mode="json", exclude_defaults=True))
+    settings = config.model_dump(mode="json", exclude_defaults=True)
+    return _config_map(meta, "engine.json", settings | ({"env": config.public()["env"]} if config.env else {}))
+
+
+def _secret(meta: Object, config: EngineConfig, **values: str) -> Object:
+    values |= {_ENV: json.dumps(config.env)}
+    data = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "immutable": True, "type": "Opaque", "data": data}
+
+
+def _projected(name: str, key: str) -> Object:
+    """A part of an engine's Secret, as a file of the volume `secrets`."""
+    path = name if key == _KEY else PurePosixPath(_env_file(name)).name
+    return {"secret": {"name": name, "items": [{"key": key, "path": path}]}}
+
+
+def _env_file(name: str) -> str:
+    return str(SECRETS / f"{name}.env")
 
 
 def _config_map(meta: Object, file: str, values: Object) -> Object:
@@ -221,7 +329,9 @@ def _resources(cpu: str, memory: str, gpus: dict[str, int]) -> Object:
     return {"requests": {"cpu": cpu, "memory": memory, **gpus}, "limits": {"memory": memory, **gpus}}
 
 
-def _job(cluster: Cluster, meta: Object, node: str, container: Object) -> Object:
+def _job(
+    cluster: Cluster, meta: Object, node: str, container: Object, mounted: Iterable[Object], source_claim: str = ""
+) -> Object:
     port = container["ports"][0]["containerPort"] if container.get("ports") else ""
     annotations = {key: value.replace("{port}", str(port)) for key, value in cluster.pod_annotations.items()}
     pod_meta = {"labels": meta["labels"], "annotations": {**meta["annotations"], **annotations}}
@@ -236,6 +346,6 @@ def _job(cluster: Cluster, meta: Object, node: str, container: Object) -> Object
                 {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
             ]
         },
-        "template": {"metadata": pod_meta, "spec": pod_spec(cluster, meta, node, container)},
+        "template": {"metadata": pod_meta, "spec": pod_spec(cluster, meta, node, container, mounted, source_claim)},
     }
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.cluster import objects
-from harness.cluster.settings import ENGINE_PORT, Cluster, engine_url
+from harness.cluster.settings import ANY_ADDRESS, ENGINE_PORT, Cluster, engine_url, refuse_endpoint, with_key
 from harness.engine import EngineConfig, parse_config
 from harness.errors import BadInput
-from harness.spec import Spec, parse_spec
+from harness.spec import DEFAULT_RATE_ATTEMPTS, Spec, attempts_most, parse_spec
 
 PlacedEngines = list[tuple[str, EngineConfig]]
 """Engines, each with the name of its node."""
@@ -20,27 +20,25 @@ def engines(cluster: Cluster, nodes: Sequence[str], per_node: int, settings: Map
     Raises:
         BadInput: a node is named twice, or a setting is wrong.
     """
+    refuse_endpoint({"name": nodes[0], **settings})
     if len(set(nodes)) != len(nodes):
         raise BadInput(f"--node names {', '.join(nodes)}: name each node once")
-    # Listens on all of the pod's own addresses; the namespace's network policies limit who may connect.
-    common = {"model": str(cluster.model), "host": "0.0.0.0", "port": ENGINE_PORT}  # noqa: S104
+    common = {"model": str(cluster.model), "host": ANY_ADDRESS, "port": ENGINE_PORT}
     names = [(node, f"{node}-{number}" if per_node > 1 else node) for node in nodes for number in range(per_node)]
     return [(node, parse_config({**common, **settings, "name": name})) for node, name in names]
 
 
 def spec(cluster: Cluster, engines: PlacedEngines, values: Mapping[str, Any]) -> Spec:
     """The spec of the LoadGen that drives all engines; `values` has run_id, node, samples, scenario and mode."""
+    run_id = values["run_id"]
     references = [
-        {
-            "name": config.name,
-            "node": node,
-            "url": engine_url(cluster, values["run_id"], config),
-            "max_in_flight": config.max_in_flight,
-        }
-        for node, config in engines
+        with_key(config, run_id).reference(engine_url(cluster, run_id, config), node) for node, config in engines
     ]
     paths = {"model": str(cluster.model), "dataset": str(cluster.dataset)}
-    return parse_spec({**values, **paths, "engines": references, "metrics_port": cluster.metrics_port})
+    metrics = {"metrics_port": cluster.metrics_port, "metrics_address": ANY_ADDRESS}
+    parsed = parse_spec({**values, **paths, **metrics, "engines": references})
+    most = attempts_most(DEFAULT_RATE_ATTEMPTS, parsed.target_qps, parsed.scenario, parsed.mode)
+    return parsed.model_copy(update={"rate_attempts": most})
 
 
 def benchmark_objects(

@@ -2,18 +2,24 @@
 
 import hashlib
 import re
-from pathlib import PurePosixPath
-from typing import Annotated, Any
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.engine import EngineConfig
 from harness.errors import BadInput
-from harness.spec import explain
+from harness.spec import validated
 
 ROOT = PurePosixPath("/var/lib/mlperf")
-MODEL, DATASET, RUNS = ROOT / "model", ROOT / "dataset", ROOT / "runs"
+MODEL, DATASET, RUNS, SOURCE = ROOT / "model", ROOT / "dataset", ROOT / "runs", ROOT / "source"
+SECRETS = PurePosixPath("/etc/mlperf-secrets")
+"""Where pods find the Secrets of engines."""
+MODEL_FOLDER = "Llama-3.1-8B-Instruct"
+"""Where site.yml puts the model in the volume for it."""
 ENGINE_PORT = 8000
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 (each pod has its own; the namespace's network policies limit who may connect)
 _NAME = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 
@@ -21,11 +27,16 @@ Name = Annotated[str, Field(pattern=_NAME)]
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
 
+def _default_pull_policy(values: dict[str, Any]) -> str:
+    return "Never" if values.get("image", "").startswith("localhost/") else "IfNotPresent"
+
+
 class Cluster(BaseModel):
     """The namespace of a benchmark's Jobs, and the settings of their pods.
 
     Attributes:
         image: any reference; only with a digest are figures comparable.
+        pull_policy: by default Never for localhost/…, an image that was carried to the nodes and is in no registry.
         gpu_resource: extended resource of an engine, one for each of its tensor-parallel ranks; empty creates pods
             without GPU and `runtime_class`.
         runs_claim, model_claim, dataset_claim: names of PersistentVolumeClaims; {node} stands for the node's name.
@@ -42,7 +53,7 @@ class Cluster(BaseModel):
     image: Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
     namespace: Name = "mlperf"
     service_account: Name = "mlperf-runner"
-    pull_policy: Annotated[str, Field(pattern="^(IfNotPresent|Always|Never)$")] = "IfNotPresent"
+    pull_policy: Annotated[str, Field(pattern="^(IfNotPresent|Always|Never)$", default_factory=_default_pull_policy)]
     pull_secrets: tuple[Name, ...] = ()
     runtime_class: str = "nvidia"
     gpu_resource: str = "nvidia.com/gpu"
@@ -54,7 +65,7 @@ class Cluster(BaseModel):
     runs_claim: str = "runs-{node}"
     model_claim: str = "model-{node}"
     dataset_claim: str = "dataset-{node}"
-    model_path: str = ""
+    model_path: str = MODEL_FOLDER
     dataset_path: str = "cnn_eval.json"
     user: Annotated[int, Field(ge=1)] = 64040
     metrics_port: Annotated[int, Field(ge=1024, le=65_535)] = 9101
@@ -64,6 +75,16 @@ class Cluster(BaseModel):
     await_engines_s: Annotated[float, Field(ge=0)] = 1800
     collect_over_api: bool = False
     keep_s: Annotated[int, Field(ge=86_400)] = 7 * 86_400
+
+    @model_validator(mode="after")
+    def _refuse_placeholder(self) -> Self:
+        _, at, digest = self.image.partition("@")
+        if at and not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+            raise ValueError(
+                f"image = {self.image!r} is a placeholder: build and push the node image with one command "
+                "(docs/getting-started/your-cluster.md), then set harness_image to its name and digest"
+            )
+        return self
 
     @property
     def model(self) -> PurePosixPath:
@@ -87,10 +108,7 @@ def parse_cluster(values: Any) -> Cluster:
     Raises:
         BadInput: every wrong key in one message.
     """
-    try:
-        return Cluster.model_validate(values)
-    except ValidationError as error:
-        raise BadInput(f"cluster: {explain(error)}") from None
+    return validated(Cluster, values, "cluster")
 
 
 def slug(*parts: str) -> str:
@@ -102,14 +120,33 @@ def slug(*parts: str) -> str:
     return f"{label[:54].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def job_name(kind: str, run_id: str, name: str) -> str:
+    """Name of a run's Job of a kind, and of its ConfigMap."""
+    return slug(kind, run_id, name)
+
+
 def engine_name(run_id: str, engine: str) -> str:
-    """Name of an engine's Job, Service and ConfigMap."""
-    return slug("engine", run_id, engine)
+    """Name of an engine's Job, Service, ConfigMap and Secret."""
+    return job_name("engine", run_id, engine)
+
+
+def refuse_endpoint(settings: Mapping[str, Any]) -> None:
+    """Raise BadInput where an engine's settings are those of a server that somebody else runs."""
+    if settings.get("kind") == "endpoint":
+        raise BadInput(
+            f"engine {settings.get('name', '')}: kind endpoint needs launcher=process (or `harness run --endpoint`); "
+            "on a cluster engines are pods that the benchmark starts"
+        )
+
+
+def with_key(config: EngineConfig, run_id: str) -> EngineConfig:
+    """An engine of a run, with its API key where its pod and that of LoadGen have it: in the engine's Secret."""
+    return config.model_copy(update={"api_key_file": Path(SECRETS / engine_name(run_id, config.name))})
 
 
 def run_name(run_id: str, host: str) -> str:
     """Name of a run's Job and ConfigMap on a host."""
-    return slug("run", run_id, host)
+    return job_name("run", run_id, host)
 
 
 def engines_root(run_id: str) -> PurePosixPath:

@@ -20,6 +20,7 @@ from harness.cluster import objects, options
 from harness.cluster.objects import Object
 from harness.cluster.settings import parse_cluster, slug
 from harness.errors import BadInput
+from harness.spec import FULL_SAMPLES
 
 SCHEDULER = "kubernetes"
 # Volcano names a pod JOB-TASK-0, and TorchX names a task ROLE-0; the pod's name may have 63 characters.
@@ -30,7 +31,7 @@ _MIB = 1 << 20
 def benchmark(
     nodes: str,
     image: str,
-    samples: int = 13368,
+    samples: int = FULL_SAMPLES,
     scenario: str = "server",
     mode: str = "both",
     run_id: str = "",
@@ -46,7 +47,7 @@ def benchmark(
         image: the node image; only with a digest are figures comparable
         samples: how many samples of the data set
         scenario: server, offline or interactive
-        mode: performance, accuracy or both
+        mode: performance, accuracy, compliance, both or all
         run_id: name of the run; from date, time, scenario and samples when empty
         engines_per_node: usually one for each GPU
         gpus_per_node: GPUs of each node; engines that request more are an error

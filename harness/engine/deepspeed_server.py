@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import secrets
 import threading
 import time
 import traceback
@@ -118,9 +119,10 @@ class Batcher(threading.Thread):
 
 
 class App:
-    """The server's pages, as an ASGI application."""
+    """The server's pages, as an ASGI application; like vLLM's, those below /v1 want the API key where there is one."""
 
-    def __init__(self, model: DeepSpeed, name: str, size: int, max_model_len: int) -> None:
+    def __init__(self, model: DeepSpeed, name: str, size: int, max_model_len: int, key: str = "") -> None:
+        self._bearer = f"Bearer {key}".encode() if key else None
         soon, self._name, self._longest = asyncio.get_running_loop().call_soon_threadsafe, name, max_model_len
         self.batcher = Batcher(model, size, lambda sample, piece: soon(sample.pieces.put_nowait, piece))
         fixed = {"enable_prefix_caching": False, "speculative_decoding": False, "quantization": None, "tuned": False}
@@ -134,7 +136,10 @@ class App:
             part = await receive()
             body, more = body + part.get("body", b""), part.get("more_body", False)
         path, page = scope["path"], self._pages.get(scope["path"])
-        if path == "/metrics":
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if self._bearer and path.startswith("/v1") and not secrets.compare_digest(given, self._bearer):
+            await _send(send, 401, b"application/json", json.dumps({"error": "Unauthorized"}))
+        elif path == "/metrics":
             text = _METRICS.format(self.batcher.running, self.batcher.waiting.qsize())
             await _send(send, 200, b"text/plain", text)
         elif path != "/v1/completions":
@@ -184,7 +189,9 @@ async def serve(options: argparse.Namespace) -> None:
     model = DeepSpeed(options.model, options.dtype, options.max_model_len)
     print("step: warming up", flush=True)
     model.generate([[0], [0, 0]], 1, lambda ids: None)
-    app = App(model, str(options.model), options.max_num_seqs, options.max_model_len)
+    app = App(
+        model, str(options.model), options.max_num_seqs, options.max_model_len, os.environ.get("VLLM_API_KEY", "")
+    )
     app.batcher.start()
     quiet = {"lifespan": "off", "access_log": False, "log_level": "warning", "timeout_graceful_shutdown": 1}
     await uvicorn.Server(uvicorn.Config(app, options.host, options.port, **quiet)).serve()

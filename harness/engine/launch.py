@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from harness.engine.config import SET_VARIABLES, EngineConfig
-from harness.engine.processes import ENGINE_MARK
+from harness.engine.processes import ENGINE_MARK, OWN_VARIABLES
 from harness.errors import BadInput, NotReady
+from harness.node.model import model_files
+from harness.spec import QUANTIZES_ON_LOAD
 
 # Every chunk costs the server and the client one event, but only the first and the last token are timed, and the server
 # sends both at once whatever the interval. 16 makes 9 events of 128 tokens: even an H100's 5,800 tokens/s are
@@ -21,7 +23,10 @@ STREAM_INTERVAL = 16
 DEFAULT_KV_CACHE_GIB = 1
 # A system library that vLLM's CPU build loads; where it is missing, requirements/numa.sh installs it below sys.prefix.
 NUMA = "libnuma.so.1"
+_OWN_PREFIXES = ("VLLM_", *OWN_VARIABLES)
 _LIBRARY_DIR = Path(sys.prefix) / "lib"
+KEY_VARIABLE = "VLLM_API_KEY"
+"""From which a server has its API key: a command line would show it to every user of the machine."""
 # The first release that returns token ids in every chunk and reports every verified setting at /metrics.
 OLDEST = (0, 11)
 
@@ -134,7 +139,9 @@ def command(config: EngineConfig, build: Build) -> list[str]:
         "tensor-parallel-size": config.tensor_parallel,
         "generation-config": "vllm",
         "stream-interval": STREAM_INTERVAL,
-        "quantization": config.quantization,
+        "quantization": quantization(config),
+        "kv-cache-dtype": config.kv_cache_dtype,
+        "max-num-batched-tokens": config.max_num_batched_tokens,
         "gpu-memory-utilization": config.gpu_memory_utilization,
     }
     arguments = _arguments(options)
@@ -143,7 +150,39 @@ def command(config: EngineConfig, build: Build) -> list[str]:
         argument.startswith(("--compilation-config", "-cc", "-O")) for argument in config.extra_args
     ):
         arguments.append("--enforce-eager")
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, *config.extra_args]
+    server = [sys.executable, "-m", _server_module(), *arguments, *config.extra_args]
+    return [*_pinned(_cores_near(config)), *server]
+
+
+def quantization(config: EngineConfig) -> str | None:
+    """The format that vLLM is told: none to quantise to while it loads where the files have one already."""
+    on_load = (config.quantization or "").startswith(QUANTIZES_ON_LOAD)
+    return None if on_load and model_files(config.model).quantized else config.quantization
+
+
+def _server_module() -> str:
+    """vLLM's server, which newer versions have at a new place; the old one warns there."""
+    spec = importlib.util.find_spec("vllm")
+    here = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    moved = any((folder / "entrypoints/launchers/api_server/entry.py").is_file() for folder in here)
+    return "vllm.entrypoints.launchers.api_server.entry" if moved else "vllm.entrypoints.openai.api_server"
+
+
+def _cores_near(config: EngineConfig) -> str | None:
+    """The cores near the engine's GPUs, where the machine has several NUMA nodes.
+
+    In a pod, which sees its own GPUs only, and on any machine for an engine without `gpus`, they are the first ones.
+    """
+    wanted = config.gpus.split(",") if config.gpus else [str(number) for number in range(config.tensor_parallel)]
+    from harness.node.gpu import Gpus  # needs a package that only nodes have
+
+    with Gpus() as gpus:
+        return gpus.near_cores(wanted)
+
+
+def _pinned(cores: str | None) -> list[str]:
+    """What stands before a command that may use these cores only."""
+    return ["taskset", "--cpu-list", cores] if cores else []
 
 
 def _deepspeed_command(config: EngineConfig) -> list[str]:
@@ -155,13 +194,25 @@ def _deepspeed_command(config: EngineConfig) -> list[str]:
         "max-model-len": config.max_model_len,
         "max-num-seqs": config.max_num_seqs,
     }
-    pinned = ["taskset", "--cpu-list", config.cpu_cores] if config.cpu_cores else []
-    return [*pinned, sys.executable, "-m", "harness.engine.deepspeed_server", *_arguments(options)]
+    return [*_pinned(config.cpu_cores), sys.executable, "-m", "harness.engine.deepspeed_server", *_arguments(options)]
 
 
 def _arguments(options: Mapping[str, object]) -> list[str]:
     pairs = ((f"--{key}", str(value)) for key, value in options.items() if value is not None)
     return [argument for pair in pairs for argument in pair]
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that a server inherits; vLLM's own settings are those of `env` alone."""
+    return {name: value for name, value in environment.items() if not name.startswith(_OWN_PREFIXES)}
+
+
+def not_inherited(environment: Mapping[str, str], config: EngineConfig) -> list[str]:
+    """Names of vLLM's variables in an environment that the server would have inherited anywhere else."""
+    if config.kind == "endpoint":
+        return []
+    given = {*SET_VARIABLES, *config.env}
+    return sorted(name for name in environment if name.startswith("VLLM_") and name not in given)
 
 
 def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str, str]:

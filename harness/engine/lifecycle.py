@@ -3,32 +3,22 @@
 import contextlib
 import dataclasses
 import fcntl
-import functools
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.engine import launch, preflight, processes, state, verify
+from harness import clock
+from harness.engine import endpoint, keys, launch, preflight, spawn, state
 from harness.engine.config import EngineConfig, reject_different_settings
-from harness.engine.processes import ENGINE_MARK, ENGINE_VARIABLES, SUPERVISOR_MARK
 from harness.engine.state import EngineState
 from harness.errors import BadInput, NotReady, RunFailed, Stopped
-from harness.node import probe
 
 Report = Callable[[str], None]
 PROGRESS_INTERVAL_S = 10.0
-STOP_TIMEOUT_S = 40.0
-ORPHAN_GRACE_S = 3.0
 _LOCK_TIMEOUT_S = 90.0
-_SUPERVISOR_TIMEOUT_S = 30.0
 _POLL_S = 0.1
 _SERVE_INTERVAL_S = 1.0
-# Kept so that the process that started a supervisor reaps it.
-_children: list[subprocess.Popen[bytes]] = []
 
 
 def up(
@@ -54,16 +44,12 @@ def up(
     changed = False
     try:
         with _locked(directory):
-            current = state.actual(directory)
+            current = _current(directory)
             if current is not None and current.running:
-                reject_different_settings(config, current.state, current.config)
+                reject_different_settings(config, current.state, current.config or {})
             else:
                 changed = True
-                current = (
-                    state.write(directory, _verified_endpoint(config))
-                    if config.kind == "endpoint"
-                    else _start(directory, config, die_with_parent)
-                )
+                current = _begin(directory, config, die_with_parent)
         if wait and current.kind != "endpoint":
             current = _await_ready(directory, config, on_progress)
     except (KeyboardInterrupt, Stopped):
@@ -71,6 +57,19 @@ def up(
             down(root, config.name)
         raise
     return dataclasses.replace(current, changed=changed)
+
+
+def _begin(directory: Path, config: EngineConfig, die_with_parent: bool) -> EngineState:
+    """Start or attach an engine; its key is gone again where that fails."""
+    spawn.terminate(directory)
+    keys.make(directory, config)
+    try:
+        if config.kind == "endpoint":
+            return state.write(directory, endpoint.attach(config))
+        return spawn.start(directory, config, die_with_parent)
+    except BaseException:
+        keys.delete(directory)
+        raise
 
 
 def serve(root: Path, config: EngineConfig, on_state: Callable[[EngineState], None]) -> None:
@@ -103,13 +102,14 @@ def check(root: Path, config: EngineConfig) -> bool:
         NotReady: the engine's package, the port, the disk or the endpoint is not available.
     """
     directory = _directory(root, config.name)
-    current = state.actual(directory)
+    current = _current(directory)
     if current is not None and current.running:
-        reject_different_settings(config, current.state, current.config)
+        reject_different_settings(config, current.state, current.config or {})
         return False
     if config.kind == "endpoint":
-        _verified_endpoint(config)
+        endpoint.attach(config)
     else:
+        config.key()
         existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
         preflight.check(existing, config, launch.build_for(config))
     return True
@@ -119,31 +119,33 @@ def status(root: Path, name: str) -> EngineState:
     """The engine's current state: failed when its supervisor died or an endpoint fails its health check.
 
     Raises:
-        BadInput: no engine of that name was ever started under `root`.
+        BadInput: no engine of that name was ever started under `root`, or its state cannot be read.
     """
     current = state.actual(_directory(root, name))
     if current is None:
         known = ", ".join(names(root)) or "none"
         raise BadInput(f"no engine {name!r} under {root}; known there: {known}")
     if current.kind == "endpoint" and current.running:
-        try:
-            reply = probe.get(current.url, "/health")
-            reason = None if reply.status == 200 else f"{current.url}/health answered {reply.status}"
-        except (OSError, ValueError) as error:
-            reason = f"no server answers at {current.url}: {getattr(error, 'reason', error)}"
+        keys.introduce(_directory(root, name), current)
+        reason = endpoint.why_failed(current)
         if reason is not None:
             return dataclasses.replace(current, state="failed", reason=reason)
     return current
 
 
-def observe(name: str, url: str, model: Path) -> EngineState:
-    """The state of a server at `url`, from what it reports; stores, starts and rejects nothing.
+def _current(directory: Path) -> EngineState | None:
+    """The actual state, None where there is none or it cannot be read.
 
     Raises:
-        NotReady: no server answers.
-        BadInput: the server is not OpenAI-compatible.
+        NotReady: it cannot be read, and processes of the engine run.
     """
-    return _endpoint(EngineConfig(name=name, kind="endpoint", url=url, model=model))
+    try:
+        return state.actual(directory)
+    except BadInput as error:
+        if spawn.is_running(directory):
+            advice = f"the engine runs: stop it with `harness engine down {directory.name}`"
+            raise NotReady(f"{error}; {advice}") from None
+        return None
 
 
 def names(root: Path) -> list[str]:
@@ -162,15 +164,21 @@ def down(root: Path, name: str) -> EngineState:
     directory = _directory(root, name)
     if not directory.exists():
         return _never_started(name)
-    with _locked(directory):
-        before = state.actual(directory)
+    with _locked(directory), keys.deleted(directory):
+        try:
+            before = state.actual(directory)
+        except BadInput:
+            before = dataclasses.replace(_never_started(name), reason="its engine.json could not be read")
+            had_processes = spawn.terminate(directory)
+            state.write(directory, before)
+            return dataclasses.replace(before, changed=had_processes)
         if before is None:
             return _never_started(name)
-        had_processes = _terminate_processes(directory)
+        had_processes = spawn.terminate(directory)
         after = state.actual(directory) or before
         if after.running:
             after = dataclasses.replace(after, state="stopped", progress="stopped", reason="stop requested")
-            state.write(directory, dataclasses.replace(after, stopped_unix=time.time()))
+            state.write(directory, dataclasses.replace(after, stopped_unix=clock.unix()))
         elif after != state.stored(directory):
             state.write(directory, after)
         return dataclasses.replace(after, changed=before.running or had_processes)
@@ -214,74 +222,6 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _verified_endpoint(config: EngineConfig) -> EngineState:
-    """The state of an endpoint; BadInput when its settings differ from the requested ones."""
-    endpoint = _endpoint(config)
-    if mismatches := verify.mismatches(config, endpoint.verified):
-        raise BadInput(f"endpoint {config.name} at {config.base_url}: {'; '.join(mismatches)}")
-    return endpoint
-
-
-def _endpoint(config: EngineConfig) -> EngineState:
-    reported = verify.reported_settings(config.base_url)
-    return dataclasses.replace(
-        state.initial_state(config, log=""),
-        state="ready",
-        progress="ready",
-        ready_unix=time.time(),
-        version={"vllm": reported["vllm"]} if reported["vllm"] else {},
-        verified=reported,
-        unverified=verify.unverified(config, reported),
-    )
-
-
-def _start(directory: Path, config: EngineConfig, die_with_parent: bool) -> EngineState:
-    _terminate_processes(directory)
-    build = launch.build_for(config)
-    preflight.check(directory, config, build)
-    initial = state.initial_state(
-        config,
-        log=str(directory / "engine.log"),
-        command=launch.command(config, build),
-        environment=launch.environment(config, build, directory),
-        version=build.document(),
-        progress="starting the supervisor",
-    )
-    log = Path(initial.log)
-    if log.exists():
-        log.replace(log.with_name("engine.previous.log"))
-    (directory / "telemetry.csv").unlink(missing_ok=True)
-    state.write(directory, initial)
-    parent = [str(os.getpid())] if die_with_parent else []
-    with log.open("wb") as stream:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "harness.engine.supervisor", str(directory), *parent],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            env={**os.environ, SUPERVISOR_MARK: str(directory), ENGINE_VARIABLES: json.dumps(config.env)},
-            start_new_session=True,
-        )
-    _children.append(supervisor)
-    return _await_supervisor(directory, initial, supervisor)
-
-
-def _await_supervisor(directory: Path, initial: EngineState, supervisor: subprocess.Popen[bytes]) -> EngineState:
-    """Wait until the supervisor has written its process id to engine.json."""
-    deadline = time.monotonic() + _SUPERVISOR_TIMEOUT_S
-    while time.monotonic() < deadline:
-        current = state.stored(directory)
-        if current is not None and current.pid is not None:
-            return current
-        if supervisor.poll() is not None:
-            break
-        time.sleep(_POLL_S / 2)
-    supervisor.kill()
-    reason = f"the engine's supervisor did not start; see {initial.log}"
-    state.write(directory, dataclasses.replace(initial, state="failed", reason=reason))
-    raise RunFailed(reason)
-
-
 def _await_ready(directory: Path, config: EngineConfig, on_progress: Report) -> EngineState:
     started = reported = time.monotonic()
     step = ""
@@ -298,24 +238,3 @@ def _await_ready(directory: Path, config: EngineConfig, on_progress: Report) -> 
             step, reported = current.progress, now
             on_progress(f"engine {config.name}: {step} ({now - started:.0f} s)")
         time.sleep(_POLL_S)
-
-
-def _terminate_processes(directory: Path) -> bool:
-    """Terminate supervisor, guard, server and their orphans; returns whether there were any.
-
-    Raises:
-        RunFailed: some could not be killed.
-    """
-    marks = {SUPERVISOR_MARK: STOP_TIMEOUT_S, ENGINE_MARK: ORPHAN_GRACE_S}
-    had_processes = any(processes.marked(mark, directory) for mark in marks)
-    survivors = set[int]()
-    # Supervisors first: they shut their servers down cleanly.
-    for mark, grace_s in marks.items():
-        survivors |= processes.terminate(functools.partial(processes.marked, mark, directory), grace_s, _reap)
-    if survivors:
-        raise RunFailed(f"processes of {directory} could not be killed: {sorted(survivors)}; kill them by hand")
-    return had_processes
-
-
-def _reap() -> None:
-    _children[:] = [child for child in _children if child.poll() is None]

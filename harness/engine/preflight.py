@@ -11,17 +11,19 @@ import psutil
 from harness.engine.config import EngineConfig
 from harness.engine.launch import Build, check_libraries, check_platform
 from harness.errors import NotReady
+from harness.linux import check_open_files
 from harness.node.model import model_files
 
 LOG_BYTES = 256 << 20
+_OWN_FILES = 512  # of a server: libraries, weights, logs, sockets between its processes
 
 
 def check(directory: Path, config: EngineConfig, build: Build) -> None:
-    """Check settings, libraries, model, port and disk.
+    """Check settings, libraries, model, port, disk and open files.
 
     Raises:
         BadInput: a setting is invalid or the model is incomplete.
-        NotReady: a library is missing, the port is in use or the disk is full.
+        NotReady: a library is missing, the port is in use, the disk is full, or too few files may be open.
     """
     check_platform(config, build)
     check_libraries(build)
@@ -29,6 +31,7 @@ def check(directory: Path, config: EngineConfig, build: Build) -> None:
     assert config.port is not None
     check_port(config.host, config.port)
     check_disk(directory, LOG_BYTES, "the engine's log")
+    check_open_files(config.max_in_flight + _OWN_FILES, f"an engine with {config.max_in_flight:,} requests in flight")
 
 
 def check_port(host: str, port: int) -> None:

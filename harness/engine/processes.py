@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from harness import linux
+from harness import linux, state_file
 
 ENGINE_MARK = "HARNESS_ENGINE_DIR"
 # Passes the values of EngineConfig.env to the supervisor as JSON; no file has them, since they may be secrets.
 ENGINE_VARIABLES = "HARNESS_ENGINE_VARIABLES"
 SUPERVISOR_MARK = "HARNESS_SUPERVISOR_OF"
+OWN_VARIABLES = (SUPERVISOR_MARK, ENGINE_VARIABLES)
+"""Those that are for the supervisor and not for its server."""
 
 
 def reap() -> list[tuple[int, int]]:
@@ -27,15 +29,6 @@ def reap() -> list[tuple[int, int]]:
         if pid == 0:
             return exits
         exits.append((pid, os.waitstatus_to_exitcode(status)))
-
-
-def describe_exit(code: int) -> str:
-    """An exit code (negative: the signal) in words."""
-    if code >= 0:
-        return f"exited with status {code}"
-    name = signal.Signals(-code).name
-    hint = " (by hand, or by the kernel's OOM killer)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
 
 
 def catch_signals(handler: Callable[[int, FrameType | None], None]) -> socket.socket:
@@ -68,7 +61,7 @@ def engine_processes(directory: Path, *, session: int | None, ancestor: int) -> 
 
     Session and descent also find processes that dropped their environment.
     """
-    table = {pid: entry for pid in linux.pids() if (entry := linux.process(pid)) is not None}
+    table = {pid: entry for pid in linux.pids() if (entry := state_file.read_process(pid)) is not None}
     members = {pid for pid, entry in table.items() if entry.session == session} if session is not None else set()
     family = {ancestor}
     while children := {pid for pid, entry in table.items() if entry.parent in family} - family:

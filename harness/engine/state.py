@@ -1,14 +1,14 @@
 """engine.json: the configuration and the current state of one engine. Written atomically."""
 
 import dataclasses
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import state_file
+from harness import clock, state_file
 from harness.engine.config import EngineConfig
-from harness.files import read_json, write_json
+from harness.errors import BadInput
+from harness.files import write_json
 
 SCHEMA = 1
 
@@ -21,7 +21,8 @@ class EngineState:
     that the running server reported, `unverified` the names of rule-relevant settings that it does not report. `pid` is
     the supervisor's process, `pid_born` its start time in clock ticks since boot, `engine_pid` the server's process and
     session. `machine` describes the host and the weights as manifest.json does; None for an endpoint. `telemetry_cost`
-    is the overhead of sampling (CPU seconds `cpu_s`, `samples`, `wall_s`), set when the engine ends.
+    is the overhead of sampling (CPU seconds `cpu_s`, `samples`, `wall_s`), set when the engine ends. `restarts` has an
+    entry (`unix`, `reason`) for each time that the server died and was started again.
     """
 
     name: str
@@ -35,6 +36,7 @@ class EngineState:
     started_unix: float
     boot_id: str
     log: str
+    started_uptime_s: float | None = None
     reason: str | None = None
     progress: str = ""
     pid: int | None = None
@@ -49,12 +51,13 @@ class EngineState:
     unverified: list[str] = field(default_factory=list)
     machine: dict[str, Any] | None = None
     telemetry_cost: dict[str, Any] | None = None
+    restarts: list[dict[str, Any]] = field(default_factory=list)
     changed: bool = False
 
     @property
     def running(self) -> bool:
         """Whether the engine is starting or ready."""
-        return self.state in ("starting", "ready")
+        return self.state in state_file.ENGINE_RUNNING
 
     def document(self) -> dict[str, Any]:
         """The JSON form, without `changed`."""
@@ -74,7 +77,8 @@ def initial_state(config: EngineConfig, **more: Any) -> EngineState:
         config=config.public(),
         asked=config.requested(),
         max_in_flight=config.max_in_flight,
-        started_unix=time.time(),
+        started_unix=clock.unix(),
+        started_uptime_s=state_file.uptime_s(),
         boot_id=state_file.boot_id(),
         **more,
     )
@@ -87,17 +91,26 @@ def write(directory: Path, state: EngineState) -> EngineState:
 
 
 def stored(directory: Path) -> EngineState | None:
-    """The state as last written; None when no engine was ever started here."""
-    path = directory / "engine.json"
-    if not path.exists():
-        return None
-    document = read_json(path, "engine state")
-    names = [field.name for field in dataclasses.fields(EngineState)]
-    return EngineState(**{name: document[name] for name in names if name in document})
+    """The state as last written; None when no engine was ever started here.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    try:
+        document = state_file.read(str(directory / "engine.json"))
+        if document is None:
+            return None
+        names = [field.name for field in dataclasses.fields(EngineState)]
+        return EngineState(**{name: document[name] for name in names if name in document})
+    except TypeError as error:  # a key without a default is missing
+        reason = str(error).partition("__init__() ")[2]
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise BadInput(f"engine.json cannot be read: {reason}; look into {directory}")
 
 
 def actual(directory: Path) -> EngineState | None:
-    """The stored state, or a failed one when the supervisor that maintains it has died."""
+    """The stored state, or a failed one when the supervisor that maintains it has died. BadInput as `stored`."""
     state = stored(directory)
     if state is None:
         return None

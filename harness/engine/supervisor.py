@@ -20,11 +20,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness import linux
-from harness.engine import preflight, processes, state, verify
+from harness import clock, linux, spec
+from harness.engine import keys, launch, preflight, processes, state, verify
 from harness.engine.config import EngineConfig
+from harness.engine.hang import HangWatch
 from harness.engine.logs import StartLog, core_settings, root_cause
-from harness.errors import HarnessError
+from harness.errors import BadInput, HarnessError
 from harness.node import probe
 from harness.node.machine import machine
 from harness.node.telemetry import Sampler
@@ -58,11 +59,12 @@ class Supervisor:
         self._config = EngineConfig.model_validate(stored.config)
         self._log = Path(stored.log)
         self._start_log = StartLog(self._log)
+        self._key = keys.introduce(directory, stored)
         self._guard = os.getppid()
         self._parent = None if parent is None else os.pidfd_open(parent)
         self._exit: int | None = None
         self._stop_reason: str | None = None
-        self._unresponsive_since: float | None = None
+        self._hang = HangWatch(stored.url, self._config.hang_timeout_s)
         self._machine: dict[str, Any] | None = None
         self._describing = threading.Thread(target=self._describe, name="describe", daemon=True)
 
@@ -76,6 +78,9 @@ class Supervisor:
             sampler.start()
             self._describing.start()
             termination = self._watch(wakeup)
+            while self._may_start_again(termination):
+                self._start_again(termination)
+                termination = self._watch(wakeup)
         except OSError as error:
             termination = _Termination("failed", f"the engine could not be started or watched: {error}")
         finally:
@@ -86,6 +91,7 @@ class Supervisor:
             self._write(state="failed", progress="failed", reason=self._reason(termination))
         grace_s = FAIL_GRACE_S if termination.state == "failed" else STOP_GRACE_S
         survivors = processes.terminate(self._alive, grace_s, self._reap)
+        keys.delete(self._directory)
         # Again, since the log may have grown while the processes ended.
         reason = self._reason(termination) + _describe_survivors(survivors)
         cost = sampler.stop()
@@ -93,7 +99,7 @@ class Supervisor:
             state=termination.state,
             progress=termination.state,
             reason=reason,
-            stopped_unix=time.time(),
+            stopped_unix=clock.unix(),
             telemetry_cost=dataclasses.asdict(cost) if cost.samples else None,
         )
 
@@ -110,12 +116,33 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 cwd=self._directory,
-                env=_inherited_environment() | _configured_environment() | self._state.environment,
+                env=self._environment(),
                 start_new_session=True,
                 # SIGTERM lets a server end its own children even if supervisor and guard die together.
                 preexec_fn=lambda: linux.signal_on_parent_death(signal.SIGTERM),
             )
         self._write(engine_pid=engine.pid)
+
+    def _environment(self) -> dict[str, str]:
+        key = {launch.KEY_VARIABLE: self._key} if self._key else {}
+        return launch.inherited(os.environ) | _configured_environment() | self._state.environment | key
+
+    def _may_start_again(self, termination: _Termination) -> bool:
+        """Whether the server failed after it was ready, and not too often."""
+        return termination.state == "failed" and self._state.state == "ready" and self._has_restarts_left
+
+    @property
+    def _has_restarts_left(self) -> bool:
+        return len(self._state.restarts) < self._config.restarts
+
+    def _start_again(self, termination: _Termination) -> None:
+        restart = {"unix": clock.unix(), "reason": self._reason(termination)}
+        self._write(state="starting", progress="starting again", restarts=[*self._state.restarts, restart])
+        if survivors := processes.terminate(self._alive, FAIL_GRACE_S, self._reap):
+            raise OSError(f"the failed server could not be replaced{_describe_survivors(survivors)}")
+        self._exit = None
+        self._start_log.step()  # past what the failed server has written
+        self._spawn()
 
     def _watch(self, wakeup: socket.socket) -> _Termination:
         """Check the server until it ends or is to be stopped."""
@@ -147,19 +174,19 @@ class Supervisor:
     def _check(self, deadline: float) -> _Termination | None:
         """Check the server once; returns how it failed, None while it has not."""
         if self._exit is not None:
-            return _Termination("failed", f"the engine {processes.describe_exit(self._exit)}", cause_in_log=True)
+            return _Termination("failed", f"the engine {linux.describe_exit(self._exit)}", cause_in_log=True)
         healthy = self._health()
         if healthy is False:
             return _Termination("failed", "the engine reported at /health that it has failed", cause_in_log=True)
         if self._state.state == "ready":
-            self._record_responsiveness(healthy)
-        elif healthy and not self._describing.is_alive():
+            return self._check_ready(healthy is not None)
+        if healthy and not self._describing.is_alive():
             problem = self._verify()
             return _Termination("failed", problem) if problem else None
-        elif time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             limit_s, last = self._config.start_timeout_s, self._state.progress
             return _Termination("failed", f"the engine was not ready after {limit_s:g} s; its last step was: {last}")
-        elif (step := self._start_log.step()) and step != self._state.progress:
+        if (step := self._start_log.step()) and step != self._state.progress:
             self._write(progress=step)
         return None
 
@@ -171,17 +198,17 @@ class Supervisor:
             return None
         return {200: True, 500: False, 503: False}.get(status)
 
-    def _record_responsiveness(self, healthy: bool | None) -> None:
-        """Show a server that does not answer as such, without failing it: a busy one may be slow."""
-        if healthy:
-            if self._unresponsive_since is not None and self._state.progress != "ready":
-                self._write(progress="ready")
-            self._unresponsive_since = None
-            return
-        self._unresponsive_since = self._unresponsive_since or time.monotonic()
-        unresponsive_s = time.monotonic() - self._unresponsive_since
-        if unresponsive_s > _UNRESPONSIVE_S:
-            self._write(progress=f"ready, but no answer to /health for {unresponsive_s:.0f} s")
+    def _check_ready(self, answered: bool) -> _Termination | None:
+        """A server that hangs has failed where it can be started again; else it is only shown, since it may go on."""
+        problem = self._hang.look(answered)
+        if problem and self._has_restarts_left:
+            return _Termination("failed", f"the engine hangs: {problem}")
+        unanswered_s = self._hang.unanswered_s
+        if unanswered_s > _UNRESPONSIVE_S:
+            self._write(progress=f"ready, but no answer to /health for {unanswered_s:.0f} s")
+        elif answered and self._state.progress != "ready":
+            self._write(progress="ready")
+        return None
 
     def _verify(self) -> str | None:
         assert self._config.port is not None
@@ -195,14 +222,16 @@ class Supervisor:
                 reported |= verify.deepspeed_settings(self._state.url)
             else:
                 settings = core_settings(self._log)
-                reported |= {key: settings[key] for key in ("dtype", "quantization") if key in settings}
+                reported |= {key: settings[key] for key in verify.LOGGED if key in settings}
             mismatches = verify.mismatches(self._config, reported)
         except Exception as error:
             return f"the running server could not be verified: {error}"
-        self._write(verified=reported, machine=self._machine, unverified=verify.unverified(self._config, reported))
+        unverified = spec.unverified(self._config.kind, self._config.dtype, reported)
+        self._write(verified=reported, machine=self._machine, unverified=unverified)
         if mismatches:
             return "; ".join(mismatches)
-        self._write(state="ready", progress="ready", ready_unix=time.time())
+        self._hang.reset()
+        self._write(state="ready", progress="ready", ready_unix=clock.unix())
         return None
 
     def _describe(self) -> None:
@@ -229,11 +258,6 @@ class Supervisor:
                 self._exit = status
 
 
-def _inherited_environment() -> dict[str, str]:
-    own = (processes.SUPERVISOR_MARK, processes.ENGINE_VARIABLES)
-    return {name: value for name, value in os.environ.items() if name not in own}
-
-
 def _configured_environment() -> dict[str, str]:
     variables: dict[str, str] = json.loads(os.environ.get(processes.ENGINE_VARIABLES, "{}"))
     return variables
@@ -250,17 +274,21 @@ def _guard(directory: Path, supervisor: int) -> None:
     os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
     for number in linux.STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    last = state.stored(directory)
+    try:
+        last = state.stored(directory)
+    except BadInput:
+        last = None
     exit_code = dict(processes.reap()).get(supervisor, 0)
     survivors = processes.terminate(
         lambda: processes.engine_processes(directory, session=last.engine_pid if last else None, ancestor=os.getpid()),
         FAIL_GRACE_S,
         processes.reap,
     )
+    keys.delete(directory)
     if last is not None and last.running:
-        reason = f"its supervisor {processes.describe_exit(exit_code)}, so the engine was stopped"
+        reason = f"its supervisor {linux.describe_exit(exit_code)}, so the engine was stopped"
         reason += _describe_survivors(survivors)
-        state.write(directory, dataclasses.replace(last, state="failed", reason=reason, stopped_unix=time.time()))
+        state.write(directory, dataclasses.replace(last, state="failed", reason=reason, stopped_unix=clock.unix()))
 
 
 def main(arguments: list[str]) -> None:

@@ -4,11 +4,15 @@ import json
 from typing import Any
 
 from harness.engine.config import EngineConfig
+from harness.engine.launch import quantization
 from harness.node import probe
 from harness.node.model import model_files
 
 # From this version on, vLLM registers its speculation counters exactly when speculation is configured.
 _COUNTERS_SINCE = (0, 11)
+
+LOGGED = ("dtype", "quantization", "kv_cache_dtype")
+"""Settings that a server reports in its log alone."""
 
 
 def reported_settings(base_url: str) -> dict[str, Any]:
@@ -23,7 +27,7 @@ def reported_settings(base_url: str) -> dict[str, Any]:
     """
     card = probe.model_card(base_url)
     page = _metrics(base_url)
-    version = _version(base_url)
+    version = probe.vllm_version(base_url)
     cache = probe.labels(page, "vllm:cache_config_info")
     tokens = cache.get("kv_cache_size_tokens", "None")
     return {
@@ -52,7 +56,7 @@ def mismatches(config: EngineConfig, reported: dict[str, Any]) -> list[str]:
 
     Args:
         config: the requested settings.
-        reported: the return value of `reported_settings`, with dtype and quantization where the server logged them.
+        reported: the return value of `reported_settings`, with `LOGGED` where the server logged them.
     """
     sentences = []
     length, requested = reported["max_model_len"], config.max_model_len
@@ -64,11 +68,19 @@ def mismatches(config: EngineConfig, reported: dict[str, Any]) -> list[str]:
     if reported["speculative_decoding"]:
         sentences.append(_mismatch("speculative_decoding", True, False, "start it without a speculative config"))
     names = [name for name in (reported["model"], reported["root"]) if name]
-    if names and not any(name.rstrip("/").rsplit("/", 1)[-1] == config.model.name for name in names):
-        sentences.append(_mismatch("model", names[0], str(config.model), "serve that one"))
+    if (
+        names
+        and config.served_model is None
+        and not any(name.rstrip("/").rsplit("/", 1)[-1] == config.model.name for name in names)
+    ):
+        advice = "serve that one" if config.kind != "endpoint" else "serve that one, or name it with served_model"
+        sentences.append(_mismatch("model", names[0], str(config.model), advice))
     if reported.get("dtype") not in (None, config.dtype) and config.dtype != "auto":
         advice = "choose a dtype that this machine supports"
         sentences.append(_mismatch("dtype", reported["dtype"], config.dtype, advice))
+    cache, wanted = reported.get("kv_cache_dtype"), config.kv_cache_dtype
+    if cache and wanted and cache != wanted:
+        sentences.append(_mismatch("kv_cache_dtype", cache, wanted, "choose a dtype that this GPU supports"))
     if "quantization" in reported and not _quantization_matches(config, reported["quantization"]):
         advice = "choose weights of that format"
         sentences.append(_mismatch("quantization", reported["quantization"], config.quantization, advice))
@@ -77,9 +89,10 @@ def mismatches(config: EngineConfig, reported: dict[str, Any]) -> list[str]:
 
 def _quantization_matches(config: EngineConfig, method: str | None) -> bool:
     """Whether `method` is the requested one; where none was requested, whether it fits the format of the weights."""
-    if config.quantization is None:
+    requested = quantization(config)
+    if requested is None:
         return (method is not None) == model_files(config.model).quantized
-    return method is not None and _base_method(method) == _base_method(config.quantization)
+    return method is not None and _base_method(method) == _base_method(requested)
 
 
 def _base_method(name: str) -> str:
@@ -91,33 +104,12 @@ def _mismatch(key: str, reported: object, requested: object, advice: str) -> str
     return f"{key} is {reported!r} on the running server, requested {requested!r}; {advice}"
 
 
-def unverified(config: EngineConfig, reported: dict[str, Any]) -> list[str]:
-    """Settings required by the rules or requested, but not reported; an endpoint's weights can never be verified."""
-    keys = ("max_model_len", "enable_prefix_caching", "speculative_decoding", "model")
-    missing = [key for key in keys if reported[key] is None]
-    if config.dtype != "auto" and reported.get("dtype") is None:
-        missing.append("dtype")
-    if config.kind == "endpoint":
-        missing.append("weights")
-    elif "quantization" not in reported:
-        missing.append("quantization")
-    return missing
-
-
 def _metrics(base_url: str) -> str:
     try:
         reply = probe.get(base_url, "/metrics")
     except (OSError, ValueError):
         return ""
     return reply.body if reply.status == 200 and "html" not in reply.content_type else ""
-
-
-def _version(base_url: str) -> str | None:
-    try:
-        version = json.loads(probe.get(base_url, "/version").body)["version"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return version if isinstance(version, str) else None
 
 
 def _speculates(page: str, version: str | None) -> bool | None:

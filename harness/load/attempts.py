@@ -1,25 +1,26 @@
 """Attempts: performance runs at decreasing rates until one holds the latency limits."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import orjson
 
-from harness import mllog
+from harness import journal, mllog
+from harness.attempt_record import AttemptRecord
 from harness.dataset import Dataset
 from harness.errors import RunFailed
 from harness.files import write_json
 from harness.load.loadgen import Outcome, Settings, run_loadgen
 from harness.load.progress import Progress
 from harness.node import probe
+from harness.percentiles import percentile
 from harness.spec import Scenario, Spec
 
 _DRAIN_PAUSE_S = 0.2
-_QUEUES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _OVERLOADED = 0.93  # answers per query issued in the second half; fewer mean that a queue grew
 _OF_CAPACITY = 0.85  # next rate as a part of what overloaded engines answered
 _LOAD = 0.85  # part of the engines' capacity, assumed where a limit was exceeded without overload
@@ -30,42 +31,16 @@ _MOST = (0.85, 0.7, 0.5)  # upper limit of the next rate as a part of the last o
 _MOST_OF_LAST = 0.4  # the same before the last of three attempts or more
 
 
-@dataclasses.dataclass(frozen=True)
-class Attempt:
-    """One performance run at one rate; the content of attempt.json.
+class Attempt(AttemptRecord):
+    """An attempt with what decides about the next one; the content of attempt.json.
 
     Attributes:
-        number: from 1.
-        target_qps: samples/s offered.
-        verdict: LoadGen's, or that the attempt was ended early because it could not become VALID any more.
-        reason: why it is not VALID, with the figures.
-        partial: whether it was ended early, so that LoadGen wrote no result.
-        planned_samples, samples: number of queries of a complete run; number of answered ones.
-        samples_per_s: answers per second over the whole attempt.
-        ttft_ms_p99, tpot_ms_p99: of the answered queries, from the journal; None without any.
-        over_ttft, over_tpot: queries over each limit.
-        forgiven: queries over one limit that early stopping forgives; -1 when there are too few queries to confirm it.
         second_half: answers per query issued, while the second half of the queries was issued; 1 means that the queue
             did not grow.
         second_half_per_s: answers per second in that time.
-        repeatable: whether a lower rate may help.
+        repeatable: whether a lower rate may help; it cannot where an engine was lost.
     """
 
-    number: int
-    target_qps: float
-    verdict: Literal["VALID", "INVALID", "ENDED EARLY"]
-    reason: str | None
-    partial: bool
-    planned_samples: int
-    samples: int
-    started_unix: float
-    finished_unix: float
-    samples_per_s: float | None
-    ttft_ms_p99: float | None
-    tpot_ms_p99: float | None
-    over_ttft: int
-    over_tpot: int
-    forgiven: int
     second_half: float | None
     second_half_per_s: float | None
     repeatable: bool
@@ -79,13 +54,23 @@ class Attempt:
 def drain(spec: Spec) -> None:
     """Wait until no engine runs or queues a request; an engine that does not report its queue counts as empty.
 
+    One that hangs is given up after `silence_s`, where the run may go on without it: the next run loses it.
+
     Raises:
-        RunFailed: an engine still has requests after `limits.request_timeout_s`.
+        RunFailed: an engine still has requests after `limits.request_timeout_s`, or does not answer and the run may not
+            go on without it.
     """
-    deadline = time.monotonic() + spec.limits.request_timeout_s
+    silence_s = spec.silence_s
     for engine in spec.engines:
-        while left := _queued(engine.url):
-            if time.monotonic() > deadline:
+        start = changed = time.monotonic()
+        before: float | None = None
+        while left := _queued(engine.url, may_be_lost=silence_s is not None):
+            now = time.monotonic()
+            if left != before:
+                before, changed = left, now
+            if silence_s is not None and now - changed > silence_s:
+                break
+            if now - start > spec.limits.request_timeout_s:
                 raise RunFailed(
                     f"engine {engine.name} still has {left:.0f} requests {spec.limits.request_timeout_s:g} s after "
                     "the last attempt; check its log, and whether another client uses it"
@@ -93,12 +78,13 @@ def drain(spec: Spec) -> None:
             time.sleep(_DRAIN_PAUSE_S)
 
 
-def _queued(url: str) -> float:
+def _queued(url: str, *, may_be_lost: bool) -> float:
     try:
-        metrics = probe.values(probe.get(url, "/metrics").body, _QUEUES)
+        return probe.requests_in_flight(url)
     except (OSError, ValueError) as error:
+        if may_be_lost:
+            return 0.0  # the next run finds out
         raise RunFailed(f"the engine at {url} does not answer between two attempts: {error}; see its log") from None
-    return sum(sum(values) for values in metrics.values())
 
 
 def attempt(
@@ -119,7 +105,7 @@ def attempt(
         spec, samples, "performance", run_dir, target_qps, on_progress, folder=folder, ends_early=True
     )
     made = _judged(spec, number, target_qps, outcome, folder)
-    write_json(folder / "attempt.json", {"schema": 1, **dataclasses.asdict(made)})
+    write_json(folder / "attempt.json", {"schema": 1, **made.model_dump()})
     return made, outcome
 
 
@@ -131,6 +117,8 @@ def _judged(spec: Spec, number: int, target_qps: float, outcome: Outcome, folder
         verdict = "VALID" if values.get("result_validity") == "VALID" else "INVALID"
         repeatable = verdict == "INVALID" and outcome.forgiven >= 0 and _too_fast(values)
         reason = None if verdict == "VALID" else _reason(spec.scenario, outcome, values)
+    if outcome.engines_lost:
+        verdict, reason, repeatable = "INVALID", outcome.engines_lost, False
     seconds = outcome.finished_unix - outcome.started_unix
     expected = Settings.of(spec, "performance", target_qps).expected_samples
     return Attempt(
@@ -148,6 +136,7 @@ def _judged(spec: Spec, number: int, target_qps: float, outcome: Outcome, folder
         over_tpot=outcome.over_tpot,
         forgiven=outcome.forgiven,
         repeatable=repeatable,
+        engine_lost=bool(outcome.engine_losses),
         **journal_figures(folder / "journal.jsonl", outcome.issued),
     )
 
@@ -174,9 +163,9 @@ def _reason(scenario: Scenario, outcome: Outcome, values: dict[str, object]) -> 
 
 def journal_figures(path: Path, issued: int) -> dict[str, float | None]:
     """99th percentiles, and the ratio of answers to queries in the second half of the time of issuing."""
-    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    answers = journal.read(path).answers
     rows = np.array(
-        [(line["issued_s"], line["first_s"], line["last_s"], line["n_tokens"]) for line in lines if "last_s" in line]
+        [(line["issued_s"], line["first_s"], line["last_s"], line["n_tokens"]) for line in answers]
     ).reshape(-1, 4)
     if not len(rows):
         return dict.fromkeys(("ttft_ms_p99", "tpot_ms_p99", "second_half", "second_half_per_s"))
@@ -189,8 +178,8 @@ def journal_figures(path: Path, issued: int) -> dict[str, float | None]:
     answered = int(((last_s > half) & (last_s <= end)).sum())
     due = issued / 2 if issued != len(rows) else int((issued_s > half).sum())
     return {
-        "ttft_ms_p99": float(np.percentile(first_s - issued_s, 99) * 1000),
-        "tpot_ms_p99": float(np.percentile(tpot, 99) * 1000) if len(tpot) else None,
+        "ttft_ms_p99": percentile((first_s - issued_s) * 1000, 99),
+        "tpot_ms_p99": percentile(tpot * 1000, 99),
         "second_half": answered / due if due else None,
         "second_half_per_s": answered / half if half > 0 else None,
     }
@@ -209,10 +198,31 @@ def next_rate(attempts: Sequence[Attempt], most: int, scenario: Scenario) -> flo
     factor = _factor(last, scenario)
     if last.partial and last.samples < _EARLY * last.planned_samples:
         factor *= _EARLY_STEP
-    ceiling = _MOST[min(number, len(_MOST)) - 1]
-    if number + 1 == most and most > 2:
-        ceiling = _MOST_OF_LAST
-    return float(f"{last.target_qps * min(factor, ceiling):.4g}")
+    return float(f"{last.target_qps * min(factor, _ceiling(number, most)):.4g}")
+
+
+def rates_at_most(most: int) -> list[float]:
+    """The highest rate of each of `most` attempts, as a part of the first one's."""
+    return list(accumulate((_ceiling(number, most) for number in range(1, most)), mul, initial=1.0))
+
+
+def all_attempts_s(spec: Spec, first_qps: float) -> float:
+    """Seconds of all the attempts that there may be, each whole and at the highest rate that it may have, and of the
+    runs after the last, at its rate."""
+    rates = [first_qps * factor for factor in rates_at_most(spec.rate_attempts)]
+    attempts_s = (Settings.of(spec, "performance", rate).expected_samples / rate for rate in rates)
+    return sum(attempts_s) + after_s(spec, rates[-1])
+
+
+def after_s(spec: Spec, qps: float) -> float:
+    """Seconds of the runs that follow the performance run, at a rate."""
+    runs = (Settings.of(spec, mode, qps) for mode in spec.mode.runs if mode != "performance")
+    return sum(settings.expected_samples for settings in runs) / qps
+
+
+def _ceiling(number: int, most: int) -> float:
+    """Upper limit of the rate after attempt `number`, as a part of that attempt's."""
+    return _MOST_OF_LAST if number + 1 == most and most > 2 else _MOST[min(number, len(_MOST)) - 1]
 
 
 def _factor(last: Attempt, scenario: Scenario) -> float:

@@ -26,6 +26,7 @@ class Calibration:
             run with a minimum duration is not too short.
         tried: open-loop probes in order: target_qps, ttft_ms_p99, tpot_ms_p99, samples, held.
         seconds, samples: duration and number of samples of the whole calibration.
+        slowest_s: the longest request of each engine in seconds, from sending to the last token.
     """
 
     samples_per_s: float
@@ -35,12 +36,14 @@ class Calibration:
     tried: tuple[dict[str, Any], ...]
     seconds: float
     samples: int
+    slowest_s: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def calibrate(spec: Spec, samples: Dataset, run_dir: Path, on_progress: Callable[[Progress], None]) -> Calibration:
     """Measure the engines of a spec with the samples of its share; writes `<run_dir>/calibration.json`.
 
-    Takes two to six times `limits.calibration_s`, longer if the engines are too slow for enough samples in that time.
+    Usually takes two to six times `limits.calibration_s`. At most 12 times that for the closed-loop rate, then up to
+    five probes of half of it, or of 20 samples where these take longer; and the answers still in flight.
 
     Raises:
         SamplesFailed, RunFailed: samples failed, or too few finished for a rate.

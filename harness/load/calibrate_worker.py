@@ -15,6 +15,7 @@ from harness.load.answer import Answer
 from harness.load.dispatch import Dispatcher
 from harness.load.progress import Tally
 from harness.load.worker import Report
+from harness.percentiles import percentile
 from harness.spec import OFFLINE_MARGIN, EngineRef, Scenario, Spec, parse_spec
 
 WARM_UP_PER_ENGINE = 4
@@ -24,9 +25,10 @@ _RAMP = 0.25  # part of calibration_s in which load is added, so that answers do
 _TURN_MOST = 4  # times calibration_s: the longest wait until an engine has answered max_in_flight requests
 _LEAST_PER_ENGINE = 10
 _PRECISE = 0.05  # relative half width of the rate's 95 % confidence interval at which counting ends
+_PRECISE_LOOKS = 2  # in a row that must find it: of many looks, one finds it by chance too early
+_GROWTH = 1.25  # answers at a look over those at the one before
 _LONG = 4  # times calibration_s: the longest count to reach that precision
 _LONGEST = 12  # times calibration_s: the longest measurement of the closed-loop rate
-_CHECK_INTERVAL_S = 0.25
 _BATCHES = 8
 _T_BATCHES = 2.365  # Student's t for 95 % and _BATCHES - 1 degrees of freedom
 _MARGINS = (0.8, 0.7, 0.6, 0.5, 0.35)  # parts of the closed-loop rate, tried in this order
@@ -35,9 +37,12 @@ _LEAST_PER_PROBE = 20
 
 
 def warm_up(payload: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Send a few samples to every engine at once, repeated until a round is no faster than the one before."""
+    """Send a few samples to every engine at once, repeated until a round is no faster than the one before.
+
+    An engine that is lost here is not waited for: the run that follows looks for it again, and tells of its loss.
+    """
     spec = parse_spec(payload["spec"])
-    load = _Load(spec, payload["prompts"], report)
+    load = _Load(spec, payload["prompts"], report, silence_s=spec.silence_s)
     end, before_s, now_s = time.perf_counter() + _WARM_UP_LONGEST_S, float("inf"), time.perf_counter()
     with load.dispatcher:
         while True:
@@ -45,8 +50,9 @@ def warm_up(payload: dict[str, Any], report: Report) -> dict[str, Any]:
             load.issue(WARM_UP_PER_ENGINE * len(spec.engines))
             load.drain()
             now_s = time.perf_counter()
-            if now_s - started_s > (1 - _STEADY) * before_s or now_s > end:
-                return {"samples": load.tally.done}
+            steady = now_s - started_s > (1 - _STEADY) * before_s
+            if steady or now_s > end:
+                return {"samples": load.tally.done, "steady": steady}
             before_s = now_s - started_s
 
 
@@ -71,6 +77,7 @@ def calibrate(payload: dict[str, Any], report: Report) -> dict[str, Any]:
         "tried": tried,
         "seconds": time.perf_counter() - started,
         "samples": load.tally.done,
+        "slowest_s": load.slowest_s(),
     }
 
 
@@ -94,7 +101,7 @@ class _Done:
 class _Load:
     """Issues samples of the share in shuffled cycles and keeps all answers. A Listener; keys are issue times."""
 
-    def __init__(self, spec: Spec, prompts: list[list[int]], report: Report) -> None:
+    def __init__(self, spec: Spec, prompts: list[list[int]], report: Report, *, silence_s: float | None = None) -> None:
         self._first_index, self._report = spec.window.start, report
         self._order: Iterator[int] = itertools.cycle(
             np.random.default_rng(spec.seed).permutation(len(prompts)).tolist()
@@ -113,6 +120,7 @@ class _Load:
             vocab_size=vocab_size(spec.model),
             seed=spec.seed,
             timeout_s=spec.limits.request_timeout_s,
+            silence_s=silence_s,
         )
 
     def issue(self, count: int) -> None:
@@ -136,6 +144,13 @@ class _Load:
         elapsed_s = self._reported_s - self._started_s
         progress = self.tally.progress(self._reported_s, elapsed_s, None, self.dispatcher.in_flight)
         self._report({"progress": dataclasses.asdict(progress), "owed": self.owed > 0, "idle_s": 0.0})
+
+    def slowest_s(self) -> dict[str, float]:
+        """The longest request of each engine so far, in seconds."""
+        slowest: dict[str, float] = {}
+        for done in self.done:
+            slowest[done.engine] = max(slowest.get(done.engine, 0.0), done.answer.last_s - done.answer.sent_s)
+        return slowest
 
     def counts(self) -> dict[str, int]:
         """Number of answers from each engine so far."""
@@ -188,6 +203,27 @@ def uncertainty(times: Sequence[float]) -> float:
     return min(1.0, float(_T_BATCHES * spans.std(ddof=1) / np.sqrt(_BATCHES) / spans.mean()))
 
 
+@dataclasses.dataclass(slots=True)
+class Looks:
+    """When to look at the precision of a rate, and when it suffices.
+
+    Looking often and stopping at the first precise value would favour moments at which answers come evenly by chance,
+    and the interval would miss the true rate more often than it says.
+    """
+
+    answers: int = 0
+    precise: int = 0
+
+    def due(self, answers: int) -> bool:
+        """Whether enough answers have been added since the last look."""
+        return answers >= _GROWTH * self.answers
+
+    def enough(self, answers: int, uncertain: float) -> bool:
+        """Take a look's relative half width; whether the rate is known."""
+        self.answers, self.precise = answers, self.precise + 1 if uncertain <= _PRECISE else 0
+        return self.precise >= _PRECISE_LOOKS
+
+
 def _closed_loop(spec: Spec, load: _Load) -> tuple[dict[str, float], float]:
     """Samples/s of each engine with `max_in_flight` requests always in flight, and the uncertainty of their sum.
 
@@ -198,7 +234,7 @@ def _closed_loop(spec: Spec, load: _Load) -> tuple[dict[str, float], float]:
     length = spec.limits.calibration_s
     full = sum(engine.max_in_flight for engine in spec.engines)
     start = time.perf_counter()
-    count_start, checked, longest, counting = start, start, start + _LONGEST * length, False
+    count_start, longest, counting, looks = start, start + _LONGEST * length, False, Looks()
     before = dict.fromkeys((engine.name for engine in spec.engines), 0)
     while (now := time.perf_counter()) < longest:
         counts = load.counts()
@@ -207,12 +243,12 @@ def _closed_loop(spec: Spec, load: _Load) -> tuple[dict[str, float], float]:
         turned = turned or now > count_start + _TURN_MOST * length
         if turned and not counting:
             count_start, before, counting = now, counts, True
-        elif turned and enough and now >= max(count_start + length, checked + _CHECK_INTERVAL_S):
-            checked = now
-            answers = load.done[sum(before.values()) :]
-            uncertain = uncertainty(sorted(one.answer.last_s for one in answers))
-            if uncertain <= _PRECISE or now >= count_start + _LONG * length:
-                return {engine.name: _rate(engine, answers, count_start, now) for engine in spec.engines}, uncertain
+        elif turned and enough and now >= count_start + length:
+            answers, over = load.done[sum(before.values()) :], now >= count_start + _LONG * length
+            if over or looks.due(len(answers)):
+                uncertain = uncertainty(sorted(one.answer.last_s for one in answers))
+                if looks.enough(len(answers), uncertain) or over:
+                    return {one.name: _rate(one, answers, count_start, now) for one in spec.engines}, uncertain
         wanted = min(full, max(len(spec.engines), int(full * (now - start) / (_RAMP * length))))
         if wanted > load.owed:
             load.issue(wanted - load.owed)
@@ -243,13 +279,13 @@ def _probe(spec: Spec, load: _Load, rate: float) -> dict[str, Any]:
         load.issue(1)
     load.drain()
     answers = load.done[before:]
-    ttft_ms = float(np.percentile([(one.answer.first_s - one.issued_s) * 1000 for one in answers], 99))
+    ttft_ms = percentile(np.array([(one.answer.first_s - one.issued_s) * 1000 for one in answers]), 99) or 0.0
     tpots = [
         (one.answer.last_s - one.answer.first_s) * 1000 / (len(one.answer.token_ids) - 1)
         for one in answers
         if len(one.answer.token_ids) > 1
     ]
-    tpot_ms = float(np.percentile(tpots, 99)) if tpots else 0.0
+    tpot_ms = percentile(np.array(tpots), 99) or 0.0
     limits = spec.scenario
     held = ttft_ms <= (limits.ttft_limit_ms or 0) and tpot_ms <= (limits.tpot_limit_ms or 0)
     return {"target_qps": rate, "ttft_ms_p99": ttft_ms, "tpot_ms_p99": tpot_ms, "samples": len(answers), "held": held}

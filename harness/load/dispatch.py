@@ -1,82 +1,31 @@
-"""Sends samples to engines and hears their answers, on a thread of its own; `balance` says which engine gets which."""
+"""Sends samples to engines and receives their answers, on a thread of its own.
+
+`balance` says which engine gets which sample, `engine_guard` which engines are lost; their samples go to the others.
+"""
 
 import asyncio
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections import defaultdict, deque
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import uvloop
 
-from harness.errors import BadInput
-from harness.load.answer import Answer
-from harness.load.balance import FIRST_TOKEN_WEIGHT, Balance, EngineLoad
-from harness.load.client import Client, Request
+from harness.errors import BadInput, HarnessError, NotReady, RunFailed
+from harness.load.balance import FIRST_TOKEN_WEIGHT, Balance
+from harness.load.client import Client, Dials
+from harness.load.engine_guard import EngineGuard, EngineLoss
+from harness.load.lane import Lane, Listener, Sent
 from harness.load.stream import request_body
 from harness.node import probe
 from harness.spec import EngineRef
 
 _OPENED = 256  # connections made to each engine before the first sample; more are made when needed
 _SENT_PER_TURN = 16
-
-
-class Listener(Protocol):
-    """Who hears of answers. Every method is called on the dispatcher's one thread and must return at once."""
-
-    def on_first(self, key: Hashable, sample: int, token_ids: list[int]) -> None:
-        """The first token of a sample has come; `token_ids` is what came with it."""
-
-    def on_done(self, key: Hashable, sample: int, engine: str, answer: Answer) -> None:
-        """A sample's whole answer has come."""
-
-    def on_failed(self, key: Hashable, sample: int, engine: str, reason: str) -> None:
-        """A sample failed for good."""
-
-    def on_crash(self, reason: str) -> None:
-        """A defect of the harness itself: something may never be answered."""
-
-
-class _Lane(EngineLoad):
-    """One engine with its load."""
-
-    __slots__ = ("bodies", "client", "ref")
-
-    def __init__(self, ref: EngineRef, speed: float, client: Client, bodies: list[bytes]) -> None:
-        super().__init__(ref.max_in_flight, speed)
-        self.ref, self.client, self.bodies = ref, client, bodies
-
-
-class _Sent:
-    """A request under way: its load on the engine, and who hears of it."""
-
-    __slots__ = ("_key", "_lane", "_listener", "_pump", "_sample", "_weight")
-
-    def __init__(
-        self, lane: _Lane, weight: int, key: Hashable, sample: int, listener: Listener, pump: Callable[[], None]
-    ) -> None:
-        self._lane, self._weight, self._key, self._sample = lane, weight, key, sample
-        self._listener, self._pump = listener, pump
-        lane.sent(weight)
-
-    def first(self, token_ids: list[int]) -> None:
-        """The first token has come: what is left is light."""
-        self._lane.weight -= self._weight - 1
-        self._weight = 1
-        self._listener.on_first(self._key, self._sample, token_ids)
-
-    def over(self) -> None:
-        """The engine is through with it, well or not."""
-        self._lane.over(self._weight)
-        self._pump()
-
-    def done(self, answer: Answer) -> None:
-        """The whole answer has come."""
-        self._listener.on_done(self._key, self._sample, self._lane.ref.name, answer)
-
-    def failed(self, reason: str) -> None:
-        """It failed for good."""
-        self._listener.on_failed(self._key, self._sample, self._lane.ref.name, reason)
+_DOUBT_S = 2.0  # silence of an engine that owes answers; busy machines stop one for up to 1.5 s
+_START_S = 60.0  # for making the connections, each engine's of which are given up after a few seconds
 
 
 class Dispatcher:
@@ -85,17 +34,20 @@ class Dispatcher:
     Args:
         engines: where to send; each is given at most `max_in_flight` requests at once, the rest waits here in order.
         prompts: token ids per sample; a sample is named by its index here.
-        listener: hears of every answer.
+        listener: is notified of every answer.
         vocab_size: an answered id must lie in [0, vocab_size).
         seed: sampling seed sent with each request.
-        timeout_s: longest time an engine may take for one request.
+        timeout_s: longest time an engine may take for one request; less where its calibration says so.
         speeds: how fast each engine is, by name, in any one unit above 0, such as the samples/s of a calibration; None
             takes them as equally fast.
         first_token_weight: what a request weighs until its first token has come.
+        silence_s: go on without an engine that dies, cannot be reached, or sends no byte for so long while others do:
+            its samples go to the others, and only where none is left they fail. None: samples fail with their engine.
 
     Raises:
-        NotReady: an engine cannot be reached (on making it).
-        BadInput: an engine is no OpenAI server, or `speeds` has none above 0 for it (on making it).
+        NotReady: an engine cannot be reached (by the constructor).
+        BadInput: an engine is no OpenAI server, or `speeds` has none above 0 for it (by the constructor).
+            With `silence_s` both are raised of engines only where none is left.
     """
 
     def __init__(
@@ -109,27 +61,41 @@ class Dispatcher:
         timeout_s: float,
         speeds: Mapping[str, float] | None = None,
         first_token_weight: int = FIRST_TOKEN_WEIGHT,
+        silence_s: float | None = None,
     ) -> None:
         self._listener = listener
         self._waiting: deque[tuple[Hashable, int]] = deque()
+        self._again: deque[Sent] = deque()
         self._inbox: deque[Sequence[tuple[Hashable, int]]] = deque()
         self._woken = False
-        self._names = {engine: probe.model_card(engine.url)["id"] for engine in engines}
+        self._silence_s = silence_s
+        self._guard: EngineGuard | None = None
+        self._absent: dict[EngineRef, HarnessError] = {}
+        self._served = {engine: self._look(engine) for engine in engines}
+        if len(self._absent) == len(engines):
+            raise next(iter(self._absent.values()))
+        self._prompts, self._seed = prompts, seed
         # Built once and shared by engines that serve under the same name: nothing is encoded while the clock runs.
-        self._bodies = {
-            name: [request_body(name, prompt, seed) for prompt in prompts] for name in set(self._names.values())
-        }
+        self._bodies: dict[str, list[bytes]] = {}
+        for served in filter(None, self._served.values()):
+            self._bodies_for(served.model)
         self._vocab_size, self._timeout_s = vocab_size, timeout_s
         self._weight = first_token_weight
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         self.set_speeds(speeds)
         self._balance = Balance(self._lanes)
         self._ready = threading.Event()
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="dispatch", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._ready.wait()
+        if not self._ready.wait(_START_S):
+            names = ", ".join(engine.name for engine in self._served)
+            raise RunFailed(f"connecting to the engines ({names}) did not end within {_START_S:g} s; look at them")
+        if self._error:
+            self._thread.join()
+            raise RunFailed(f"cannot connect to the engines: {self._error}") from self._error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,9 +114,35 @@ class Dispatcher:
         """Requests sent and not answered, over all engines; may be read from any thread."""
         return sum(lane.in_flight for lane in self._lanes)
 
+    @property
+    def losses(self) -> list[EngineLoss]:
+        """The engines that were lost so far; may be read from any thread."""
+        return self._guard.losses[:] if self._guard else []
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether an engine may be about to be lost; may be read from any thread."""
+        return any(lane.doubted or lane.unheard_s >= _DOUBT_S for lane in self._lanes)
+
+    @property
+    def resent(self) -> dict[str, int]:
+        """By engine, the requests that were sent again because it had closed an idle connection, or had refused one
+        while it was well. Samples that were moved because of a loss are counted there."""
+        return {lane.ref.name: lane.client.resent for lane in self._lanes if lane.client.resent}
+
+    @property
+    def over(self) -> dict[str, int]:
+        """By engine, the requests that are over; may be read from any thread."""
+        return {lane.ref.name: lane.over_count for lane in self._lanes}
+
+    @property
+    def connect_ms(self) -> dict[str, float]:
+        """By engine, the least time that opening a connection took: of the network, without waiting for a processor."""
+        return {lane.ref.name: 1e3 * min(lane.client.connecting_s) for lane in self._lanes if lane.client.connecting_s}
+
     def set_speeds(self, speeds: Mapping[str, float] | None) -> None:
-        """Take the engines as so fast from now on; from any thread. `speeds`, BadInput: as on making it."""
-        slow = [engine.name for engine in self._names if speeds is not None and not speeds.get(engine.name, 0) > 0]
+        """Set the engines' speeds from now on; from any thread. `speeds`, BadInput: as in the constructor."""
+        slow = [engine.name for engine in self._served if speeds is not None and not speeds.get(engine.name, 0) > 0]
         if slow:
             raise BadInput(f"speeds = {speeds}: {', '.join(slow)} must have one above 0; give one for every engine")
         self._speeds = speeds
@@ -160,17 +152,51 @@ class Dispatcher:
     def _speed(self, engine: EngineRef) -> float:
         return 1.0 if self._speeds is None else self._speeds[engine.name]
 
+    def _look(self, engine: EngineRef) -> probe.Served | None:
+        """The identity of an engine; None for one that the run starts without."""
+        try:
+            return probe.served(engine.url)
+        except (NotReady, BadInput) as error:  # a proxy in front of a lost engine answers, too
+            if self._silence_s is None:
+                raise
+            self._absent[engine] = error
+            return None
+
+    def _bodies_for(self, model: str) -> list[bytes]:
+        if model not in self._bodies:
+            self._bodies[model] = [request_body(model, prompt, self._seed) for prompt in self._prompts]
+        return self._bodies[model]
+
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._live())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._live())
+        except BaseException as error:
+            if self._ready.is_set():
+                raise
+            self._error = error  # of the start, for the thread that waits for it
+            self._ready.set()
 
     async def _live(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(self._crashed)
-        for ref, name in self._names.items():
-            lane = _Lane(ref, self._speed(ref), Client(ref.url, self._vocab_size, self._timeout_s), self._bodies[name])
-            self._lanes.append(lane)
-            await lane.client.open(min(ref.max_in_flight, len(lane.bodies), _OPENED))
+        dials: defaultdict[str, Dials] = defaultdict(Dials)
+        for ref, served in self._served.items():
+            at = dials[urlsplit(ref.url).netloc]
+            client = Client(ref.url, self._vocab_size, ref.request_timeout_s(self._timeout_s), at)
+            bodies = self._bodies_for(served.model) if served else None
+            self._lanes.append(Lane(ref, self._speed(ref), client, served, bodies))
+        served_ones = [lane for lane in self._lanes if lane.bodies]
+        counts = [min(lane.ref.max_in_flight, len(lane.bodies or ()), _OPENED) for lane in served_ones]
+        await asyncio.gather(*(lane.client.open(count) for lane, count in zip(served_ones, counts, strict=True)))
+        if self._silence_s is not None:
+            # Before a request takes too long, which fails it for good where the engine's server still answers.
+            shortest_s = min(ref.request_timeout_s(self._timeout_s) for ref in self._served)
+            silence_s = min(self._silence_s, shortest_s / 2)
+            self._guard = EngineGuard(self._lanes, self._bodies_for, silence_s, self._send_again, self._pump)
+            for lane in self._lanes:
+                if error := self._absent.get(lane.ref):
+                    self._guard.lose(lane, str(error))
         self._ready.set()
         await self._stop.wait()
 
@@ -183,15 +209,50 @@ class Dispatcher:
         self._woken = False  # before emptying the inbox, so that what comes meanwhile wakes the loop again
         while self._inbox:
             self._waiting.extend(self._inbox.popleft())
+        if self._waiting and self._none_left():
+            self._give_up()
         self._pump()
+
+    def _none_left(self) -> bool:
+        return all(lane.lost for lane in self._lanes)
+
+    def _failed(self, sent: Sent, reason: str) -> None:
+        if self._guard:
+            self._guard.failed(sent, reason)
+        else:
+            sent.fail(reason)
+
+    def _send_again(self, samples: Iterable[Sent]) -> None:
+        self._again.extend(samples)
+        if self._none_left():
+            self._give_up()
+        self._pump()
+
+    def _give_up(self) -> None:
+        """Fail all samples that wait: no engine is left."""
+        reason = "no engine is left: " + "; ".join(f"{lane.ref.name}: {lane.lost}" for lane in self._lanes)
+        while self._again:
+            self._again.popleft().fail(reason)
+        while self._waiting:
+            key, sample = self._waiting.popleft()
+            self._listener.on_failed(key, sample, self._lanes[-1].ref.name, reason)
+
+    def _avoided(self) -> Collection[Lane]:
+        """The engines that have refused the next sample, while there is another one."""
+        refused_by = self._again[0].refused_by if self._again else ()
+        return refused_by if any(not lane.lost and lane not in refused_by for lane in self._lanes) else ()
 
     def _pump(self) -> None:
         """Send what may be sent, a few per turn of the loop: it writes them only when the turn ends."""
         for _ in range(_SENT_PER_TURN):
-            if not self._waiting or (position := self._balance.choose()) is None:
+            left = len(self._waiting) + len(self._again)
+            if not left or (position := self._balance.choose(left - 1, self._avoided())) is None:
                 return
-            key, sample = self._waiting.popleft()
+            before = self._again.popleft() if self._again else None
+            key, sample = (before.key, before.sample) if before else self._waiting.popleft()
             lane = self._lanes[position]
-            sent = _Sent(lane, self._weight, key, sample, self._listener, self._pump)
-            lane.client.send(Request(lane.bodies[sample], sent.first, sent.over, sent.done, sent.failed))
+            sent = Sent(lane, self._weight, key, sample, self._listener, self._pump, self._failed)
+            if before:
+                sent.follow(before)
+            sent.send()
         self._loop.call_soon(self._pump)

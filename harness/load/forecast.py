@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-SPEED_NOISE, SPEED_NOISE_S = 0.02, 60.0
-"""Standard deviation of an engine's speed, and the seconds after which it has largely forgotten what it was."""
+SPEED_NOISE = 0.02
+"""Standard deviation of an engine's speed, as a part of it."""
+SPEED_NOISE_S = 60.0
+"""Seconds after which an engine has largely forgotten how fast it was."""
 STEP_NOISE = 0.1
-_TOKENS_PER_STEP = 2048  # of one engine
-_FEW = 20  # equations; fewer say less than those that are a little wrong
-_NOISES = 8191  # all bits set
+"""Standard deviation of the logarithm of a step's duration."""
+TOKENS_PER_STEP = 2048
+"""Of one engine, where it is not known."""
+_FEW = 20
+"""Equations; with fewer, costs cannot be told from noise."""
+_NOISES = 8191
+"""Steps after which their noise repeats, less one: all bits set, so that a mask finds the place."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,13 @@ class Workload:
     Attributes:
         arrivals: when each query is due at a rate of one sample/s, in seconds, rising.
         prompt_tokens: of each query.
-        engines: that share the queries.
+        tokens_per_step: most that the engines compute in one step, together.
         sequences: most queries they take at once, together.
     """
 
     arrivals: Floats
     prompt_tokens: NDArray[np.int64]
-    engines: int
+    tokens_per_step: int
     sequences: int
 
 
@@ -47,6 +53,11 @@ class Trace:
     last_s: Floats
     prompt_tokens: NDArray[np.int64]
     answer_tokens: NDArray[np.int64]
+
+    @property
+    def explains(self) -> bool:
+        """Whether there are enough answers to estimate costs from."""
+        return len(self.issued_s) >= _FEW
 
     @property
     def whole(self) -> int:
@@ -68,10 +79,10 @@ class Costs:
 def fit(workload: Workload, runs: Sequence[tuple[float, Trace]]) -> Costs:
     """The costs that explain the time between tokens in runs, given with their rates.
 
-    They are estimated by least squares, which is a little wrong: a slow moment passes for dear prompts, since more come
-    while it lasts, and steps are not seen one by one. So the runs are played with the estimate, the same is estimated
-    from that, and what it is wrong by is taken away. Answers are taken to be equally long, as nearly all of this
-    benchmark are.
+    They are estimated by least squares, whose estimate is biased: a slow moment looks like expensive prompts, since
+    more of them come while it lasts, and steps are not observed one by one. To correct it, the runs are simulated with
+    the estimate, the costs are estimated again from that, and the difference is subtracted. All answers are taken to be
+    equally long, as nearly all of this benchmark are.
     """
     first = _estimate([trace for _, trace in runs])
     again = _estimate([_played(workload, first, rate, trace, noise) for rate, trace in runs for noise in (1, -1)])
@@ -138,7 +149,7 @@ def play(workload: Workload, costs: Costs, rate: float, queries: int, noise: int
     speeds, steps = _noises(noise, int(due[-2]) + 2)
     base, sequence, token = costs.step_s, costs.sequence_s, costs.prompt_token_s
     most, length = workload.sequences, costs.answer_tokens
-    cap = max(_TOKENS_PER_STEP * workload.engines, most + 1)
+    cap = max(workload.tokens_per_step, most + 1)
     now, arrived, started, prefilled, running, seconds = 0.0, 0, 0, 0, 0, len(speeds)
     ends: list[float] = []
     begun: list[int] = []

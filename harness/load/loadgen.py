@@ -4,20 +4,19 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from harness import mllog
+from harness import compliance, mllog
+from harness.accuracy_parts import Part
 from harness.dataset import Dataset
 from harness.errors import BadInput, RunFailed
 from harness.load.progress import Progress
 from harness.load.worker import Failure, SamplesFailed, run_job
-from harness.spec import LOADGEN_SEEDS, OFFLINE_SLACK, Scenario, Spec
+from harness.spec import EFFECTIVE_SEEDS, OFFLINE_SLACK, RunMode, Scenario, Spec
 
-__all__ = ["Failure", "Outcome", "Progress", "SamplesFailed", "Settings", "run_loadgen", "warm_up"]
+__all__ = ["Failure", "Outcome", "Progress", "RunMode", "SamplesFailed", "Settings", "run_loadgen", "warm_up"]
 
-RunMode = Literal["performance", "accuracy"]
-
-_SEED_NAMES = ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")
+_TOGETHER = ("engine_losses", "resent")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +27,8 @@ class Outcome:
     answers with one token, which LoadGen counts as errors. `client_cpu_s` is the CPU time of issuing, dispatching and
     receiving in seconds. `ended_early` says why the run was ended before its end (LoadGen's logs then have no result).
     Queries over the latency limits are counted in scenarios with limits; early stopping forgives `forgiven` of them.
+    `engine_losses` are the engines that were lost (`EngineLoss.document`), `resent` counts by engine the requests that
+    were sent again without a loss (`Dispatcher.resent`), `connect_ms` has how long connections took to open at least.
     """
 
     mode: str
@@ -42,6 +43,19 @@ class Outcome:
     over_ttft: int = 0
     over_tpot: int = 0
     forgiven: int = -1
+    engine_losses: tuple[dict[str, Any], ...] = ()
+    resent: dict[str, int] = dataclasses.field(default_factory=dict)
+    connect_ms: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def part(self) -> dict[str, Any]:
+        """Its part of outcome.json, which lists losses and requests sent again for all LoadGen runs together."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in _TOGETHER}
+
+    @property
+    def engines_lost(self) -> str | None:
+        """The engines that were lost, in words; None when none was."""
+        lost = [f"engine {loss['engine']} was lost after {loss['at_s']:.0f} s" for loss in self.engine_losses]
+        return "; ".join(lost) or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +69,18 @@ class Settings:
     min_duration_ms: int
 
     @classmethod
-    def of(cls, spec: Spec, mode: RunMode, target_qps: float | None) -> "Settings":
-        """The settings of one run of a spec; BadInput when a rate is required but missing."""
+    def of(cls, spec: Spec, mode: RunMode, target_qps: float | None, samples: int | None = None) -> "Settings":
+        """The settings of one run of a spec, over so many of its samples (None is all of its share).
+
+        Raises:
+            BadInput: a rate is required but missing.
+        """
         offline = spec.scenario is Scenario.OFFLINE
-        if target_qps is None and not (offline and (mode == "accuracy" or spec.min_duration_s == 0)):
+        if target_qps is None and not (offline and (mode != "performance" or spec.min_duration_s == 0)):
             raise BadInput(f"target_qps is missing for {spec.scenario} {mode}; set a number or auto")
-        window = spec.window
+        share = spec.window.stop - spec.window.start
         duration_ms = round(spec.min_duration_s * 1000)
-        return cls(spec.scenario, mode, window.stop - window.start, target_qps or 1.0, duration_ms)
+        return cls(spec.scenario, mode, samples or share, target_qps or 1.0, duration_ms)
 
     @property
     def scenario_name(self) -> str:
@@ -82,6 +100,16 @@ class Settings:
         return "".join(f"{prefix}.{key} = {value}\n" for key, value in values.items())
 
     @property
+    def audit_config(self) -> str | None:
+        """The content of the audit file, which changes the settings of user.conf; None where there is none."""
+        return compliance.audit_config() if self.mode == "compliance" else None
+
+    @property
+    def pass_samples(self) -> int:
+        """The number of samples in one pass: those of the share, but in a compliance run as many as it logs."""
+        return compliance.ANSWERS if self.mode == "compliance" else self.samples
+
+    @property
     def expected_samples(self) -> int:
         """The number of samples that LoadGen will issue: as many whole passes as the duration requires at this rate."""
         return self._whole_passes(self._needed)
@@ -94,20 +122,20 @@ class Settings:
     @property
     def _needed(self) -> float:
         """The number of samples for the minimum duration at the target rate."""
-        if self.mode == "accuracy":
+        if self.mode != "performance":
             return 1.0
         slack = OFFLINE_SLACK if self.scenario is Scenario.OFFLINE else 1.0
         return slack * self.target_qps * self.min_duration_ms / 1000
 
     def _whole_passes(self, needed: float) -> int:
-        return max(1, math.ceil(needed / self.samples)) * self.samples
+        return max(1, math.ceil(needed / self.pass_samples)) * self.pass_samples
 
     @property
     def effective(self) -> dict[str, Any]:
         """Keys of mlperf_log_detail.txt with the required values."""
-        required: dict[str, Any] = {"requested_use_token_latencies": True}  # false when LoadGen does not know the model
-        required |= {f"effective_{name}": seed for name, seed in zip(_SEED_NAMES, LOADGEN_SEEDS, strict=True)}
-        required |= {
+        required: dict[str, Any] = {
+            "requested_use_token_latencies": True,  # false when LoadGen does not know the model
+            **EFFECTIVE_SEEDS,
             "effective_scenario": self.scenario_name,
             "effective_test_mode": "AccuracyOnly" if self.mode == "accuracy" else "PerformanceOnly",
             "effective_target_qps": self.target_qps,
@@ -115,10 +143,12 @@ class Settings:
             "effective_performance_sample_count": self.samples,
             "effective_accuracy_sample_count": self.samples,
             "effective_sample_concatenate_permutation": True,
-            "requested_min_query_count": self.samples,
+            "requested_min_query_count": self.pass_samples,
         }
+        if self.mode == "compliance":
+            required |= compliance.EFFECTIVE
         if self.scenario_name == "Server":
-            required["effective_min_query_count"] = self.samples
+            required["effective_min_query_count"] = self.pass_samples
             required["requested_server_ttft_latency"] = round((self.scenario.ttft_limit_ms or 0) * 1e6)
             required["requested_server_tpot_latency"] = round((self.scenario.tpot_limit_ms or 0) * 1e6)
         return required
@@ -133,47 +163,58 @@ def run_loadgen(
     on_progress: Callable[[Progress], None],
     *,
     folder: Path | None = None,
+    part: Part | None = None,
     ends_early: bool = False,
     ends_after: int | None = None,
 ) -> Outcome:
     """Run LoadGen once, in a process of its own, with the spec's engines and the samples of its share.
 
     Writes `<folder>/<mode>/` (LoadGen's files and user.conf), appends to `<folder>/journal.jsonl` and to
-    `<run_dir>/harness.log`; `folder` is the run directory unless another is given. `target_qps` in samples/s: Server's
-    rate, Offline's expected rate; None only where LoadGen needs none. `on_progress` is called about once a second from
-    this thread. With `ends_early` a run that cannot become VALID any more is ended at once, and the outcome says why;
-    with `ends_after` it is ended at the latest once so many samples are answered.
+    `<run_dir>/harness.log`; `folder` is the run directory unless another is given. With `part` LoadGen gets only that
+    part's samples, and its files go into the part's folder. `target_qps` in samples/s: Server's rate, Offline's
+    expected rate; None only where LoadGen needs none. `on_progress` is called about once a second from this thread.
+    With `ends_early` a run that cannot become VALID any more is ended at once, and the outcome says why; with
+    `ends_after` it is ended at the latest once so many samples are answered.
 
     Raises:
-        SamplesFailed: samples failed; within 5 s of the first.
+        SamplesFailed: samples failed, as they do with the last engine; within 5 s of the first.
         RunFailed: no sample finished for `limits.stall_timeout_s`, the process died, or LoadGen's logs do not match.
         BadInput, NotReady: the model is invalid or an engine is not available.
     """
-    settings, folder = Settings.of(spec, mode, target_qps), folder or run_dir
+    folder = folder or run_dir
+    part = part or Part(folder / mode, range(samples.start, samples.start + len(samples)))
+    settings = Settings.of(spec, mode, target_qps, len(part.qsl_idx))
     payload = {
         "spec": spec.model_dump(mode="json"),
-        "prompts": samples.inputs,
+        "prompts": [samples.inputs[index - samples.start] for index in part.qsl_idx],
+        "qsl_idx": list(part.qsl_idx),
         "settings": dataclasses.asdict(settings),
-        "folder": str(folder),
+        "directory": str(part.folder),
+        "journal": str(folder / "journal.jsonl"),
         "log": str(run_dir / "harness.log"),
         "ends_early": ends_early,
         "ends_after": ends_after,
     }
     result = run_job("loadgen", payload, run_dir / "harness.log", on_progress, spec.limits.stall_timeout_s)
-    outcome = Outcome(**{**result, "one_token_answers": tuple(result["one_token_answers"])})
+    tuples = {name: tuple(result[name]) for name in ("one_token_answers", "engine_losses")}
+    outcome = Outcome(**{**result, **tuples})
     if not outcome.ended_early:
-        _check(folder / mode, settings, outcome)
+        _check(part.folder, settings, outcome)
     return outcome
 
 
-def warm_up(spec: Spec, samples: Dataset, run_dir: Path) -> None:
-    """Send a few samples to each engine before a performance run; not part of LoadGen's run.
+def warm_up(spec: Spec, samples: Dataset, run_dir: Path) -> bool:
+    """Send a few samples to each engine before a performance run, until they are answered no faster than before.
+
+    Returns:
+        Whether that was so; False where they still became faster at the end of the longest time.
 
     Raises:
         SamplesFailed, RunFailed, BadInput, NotReady: as `run_loadgen`.
     """
     payload = {"spec": spec.model_dump(mode="json"), "prompts": samples.inputs}
-    run_job("warm_up", payload, run_dir / "harness.log", lambda progress: None, spec.limits.stall_timeout_s)
+    ended = run_job("warm_up", payload, run_dir / "harness.log", lambda progress: None, spec.limits.stall_timeout_s)
+    return bool(ended["steady"])
 
 
 def _check(directory: Path, settings: Settings, outcome: Outcome) -> None:
@@ -187,15 +228,14 @@ def _check(directory: Path, settings: Settings, outcome: Outcome) -> None:
         value = values.get(key)
         if not _same(value, required):
             raise RunFailed(f"LoadGen ran with {key} = {value!r} instead of {required!r} ({log}); the run is invalid")
-    if outcome.samples != outcome.issued or outcome.issued % settings.samples:
+    if outcome.samples != outcome.issued or outcome.issued % settings.pass_samples:
         raise RunFailed(
-            f"LoadGen issued {outcome.issued} samples of a share of {settings.samples} and {outcome.samples} were "
+            f"LoadGen issued {outcome.issued} samples in passes of {settings.pass_samples} and {outcome.samples} were "
             f"answered ({log}); whole passes, all answered, were expected"
         )
-    complete = (directory / "mlperf_log_accuracy.json").read_bytes().rstrip().endswith(b"]")
-    if settings.mode == "performance":
-        complete = "result_validity" in values and b"Result is :" in (directory / "mlperf_log_summary.txt").read_bytes()
-    if not complete:
+    logged = (directory / "mlperf_log_accuracy.json").read_bytes().rstrip().endswith(b"]")
+    judged = "result_validity" in values and b"Result is :" in (directory / "mlperf_log_summary.txt").read_bytes()
+    if not {"performance": judged, "accuracy": logged, "compliance": judged and logged}[settings.mode]:
         raise RunFailed(f"LoadGen's logs in {directory} are truncated; check whether the disk is full and run again")
 
 

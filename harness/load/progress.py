@@ -26,7 +26,10 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Progress:
-    """A run's progress. Rates cover the last 10 s, latencies the whole run so far; None means not measured."""
+    """A run's progress. Rates cover the last 10 s, latencies the whole run so far; None means not measured.
+
+    `engine_losses` and `resent` are those of `Outcome`, so far; `over` counts the requests that are over by engine.
+    """
 
     done: int
     total: int | None
@@ -41,11 +44,15 @@ class Progress:
     elapsed_s: float
     ttft: Latencies = field(default_factory=Latencies)
     tpot: Latencies = field(default_factory=Latencies)
+    engine_losses: tuple[dict[str, Any], ...] = ()
+    resent: dict[str, int] = field(default_factory=dict)
+    over: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "Progress":
         """The inverse of `dataclasses.asdict`."""
-        return cls(**{**values, "ttft": Latencies(**values["ttft"]), "tpot": Latencies(**values["tpot"])})
+        latencies = {name: Latencies(**values[name]) for name in ("ttft", "tpot")}
+        return cls(**{**values, **latencies, "engine_losses": tuple(values["engine_losses"])})
 
 
 class Histogram:

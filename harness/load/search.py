@@ -16,30 +16,61 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.load.early_stopping import forgiven
+from harness.early_stopping import forgiven
 from harness.load.forecast import SPEED_NOISE, SPEED_NOISE_S, Floats, Trace, Workload, fit, play
 
-_PROBES: tuple[tuple[float, float], ...] = ((0.03, 1.0), (0.1, 1.08), (0.12, 1.03), (0.2, 0.99))
-"""Of each probe the length, as a share of a whole run's, and its rate, over the one that holds in half of all runs; the
-first is at the calibrated rate."""
-_PROBES_LEAST, PROBES_MOST = 2, 12
+# Lengths of probes are shares of a whole run. The values of this part were chosen on the engine model of bench/peak.py,
+# on other seeds than those of its table.
+_PROBES = (
+    (0.03, 1.0),  # is the calibrated rate right? Short, since it only needs enough answers to estimate costs
+    (0.1, 1.12),  # is to fail: where the limit breaks says more than that it holds
+    (0.12, 1.03),  # near the limit, where chance decides
+    (0.2, 0.99),  # nearer, and longer, as bursts of LoadGen's schedule come late
+)
+"""Length of each probe; its rate over the one that holds in half of all runs, of the first over the calibrated one."""
+_PROBES_LEAST = 2
+"""One that holds and one that fails."""
+PROBES_MOST = 12
+"""The third and fourth are left out where the rate is known, further ones come only while none failed."""
+_KNOWN = 0.006
+"""Standard deviation of the rate, as a part of it, at which no further probe is made: it costs more than it tells."""
 _ABOVE = (0.1, 1.08)
-"""The same of a probe that is to fail, where none did; its rate over the highest tried."""
-_KNOWN = 0.006  # standard deviation of the rate, as a part of it, at which no further probe is made
-_LEFT, _CHANCE = (1.2, 2.0), (0.9, 0.7)
-"""Lengths of a whole run that are left of the budget, and the chance of being VALID that an attempt's rate must then
-have: it may fail where another can follow."""
-_STEP = 0.99  # to the square of how many attempts failed, of the lowest of them: the next attempt's rate at most
+"""Length of a probe that is to fail where none did; its rate over the highest tried."""
+_LEAST_SAMPLES = 100
+"""Queries of a probe; fewer say nothing of a 99th percentile."""
+_MUCH_LOWER = 0.5
+"""The next rate over the last, where too few queries were answered to tell anything."""
+_UNANSWERED_MOST = 4
+"""Such probes; at an eighth of the calibrated rate, the calibration was wrong."""
+_TWO_ATTEMPTS = 2.03
+"""Lengths of a whole run that two attempts take with a little to spare; a probe that leaves less is made shorter."""
+_SHORTEST = 0.05
+"""Length down to which a probe is made shorter."""
+_LEFT = (1.95, 2.01)
+"""Lengths of a whole run that are left of the budget, between which the chance asked of an attempt changes …"""
+_CHANCE = (0.9, 0.7)
+"""… from that of the last attempt that fits, which must hold, to that of one that another can follow."""
+_STEP = 0.99
+"""To the square of how many attempts failed, over the rate of each of them: the next attempt's rate at most."""
 ATTEMPTS_MOST = 10
-_LEAST_SAMPLES = 100  # of a probe
-_RATES = (-0.08, -0.04, -0.015, 0.02)  # logarithms, over the rate that would hold without noise, that are played
+"""The tenth is at a seventeenth of the first one's rate at most: a lower one would not hold either."""
+
+_RATES = (-0.08, -0.04, -0.015, 0.02)
+"""Rates at which whole runs are played, as logarithms over the highest that would hold without noise."""
 _NOISES = (1, -1, 2, -2, 3, -3)
-_REACH = 0.15  # runs further from the limit than this, in the logarithm, tell costs only
-_SPEEDS = np.linspace(-0.1, 0.1, 81)  # logarithms of how much faster than by their costs the engines may be
-_MODEL = 0.01  # how far off they are for no reason we know of, as a standard deviation
-_MARGIN_MODEL = 0.04  # the same of a forecast latency
-_LEAST_TAIL = 8  # queries above the latency by which a run is compared with its forecast
+"""Courses of noise with which each is played, and the opposite of each."""
+_REACH = 0.15
+"""Runs further from the limit than this, in the logarithm, tell costs only: their latencies say little of it."""
+_SPEEDS = np.linspace(-0.1, 0.1, 81)
+"""Logarithms of how much faster than by their costs the engines may be."""
+_MODEL = 0.01
+"""Standard deviation of that for no reason we know of: costs are estimated, and engines are not quite as modelled."""
+_MARGIN_MODEL = 0.04
+"""The same of the logarithm of a forecast latency."""
+_LEAST_TAIL = 8
+"""Queries above the latency by which a run is compared with its forecast; fewer are chance."""
 _FINE = np.linspace(-0.25, 0.15, 401)
+"""Logarithms of the rates among which the one with a given chance is looked for, over the one without noise."""
 
 
 @dataclass(frozen=True)
@@ -86,34 +117,47 @@ class Step:
 
 
 def next_step(question: Question, runs: Sequence[Run]) -> Step | None:
-    """The next probe or attempt; None when an attempt held, or when no whole run fits into the budget any more."""
-    failed = [run.target_qps for run in runs if run.kind == "attempt"]
-    if runs and runs[-1].kind == "attempt" and (runs[-1].held or len(failed) == ATTEMPTS_MOST):
+    """The next probe or attempt; None when an attempt held, or when no whole run fits into the budget any more.
+
+    Where probes took longer than they should, and less than a whole run is left, the first attempt is made all the
+    same: a search that ends without one has found nothing.
+    """
+    attempted = [run.target_qps for run in runs if run.kind == "attempt"]
+    if runs and runs[-1].kind == "attempt" and (runs[-1].held or len(attempted) == ATTEMPTS_MOST):
         return None
-    if not runs:
-        return _probe(question, question.start_qps, _PROBES[0][0])
     left = question.budget_s - sum(run.seconds for run in runs)
-    chances = Chances(question, runs)
+    answered = [run for run in runs if run.trace.explains]
+    if not answered:
+        rate = question.start_qps * _MUCH_LOWER ** len(runs)
+        return _probe(question, rate, _PROBES[0][0]) if len(runs) < _UNANSWERED_MOST and left > 0 else None
+    chances = Chances(question, answered)
     even = chances.rate(0.5)
     whole_s = question.queries(even) / even
-    if not failed and (planned := _planned(runs, chances.deviation)):
-        share, factor = planned
-        rate = even * factor if len(runs) < len(_PROBES) else max(run.target_qps for run in runs) * factor
-        if left > (1 + share) * whole_s:
-            return _probe(question, rate, share, chances)
-    if left < whole_s:
+    if not attempted and (planned := _planned(runs, even, chances.deviation)):
+        share, rate = planned
+        probe = _probe(question, rate, min(share, max(_SHORTEST, left / whole_s - _TWO_ATTEMPTS)), chances)
+        if left > whole_s + probe.samples / probe.target_qps:
+            return probe
+    if left < whole_s and (attempted or whole_s > question.budget_s):
         return None
     rate = chances.rate(float(np.interp(left / whole_s, _LEFT, _CHANCE)))
-    rate = _rounded(min(rate, question.highest_qps, *(one * _STEP ** len(failed) ** 2 for one in failed)))
+    rate = _rounded(min(rate, question.highest_qps, *(one * _STEP ** len(attempted) ** 2 for one in attempted)))
     return Step("attempt", rate, question.queries(rate), chances.of(rate))
 
 
-def _planned(runs: Sequence[Run], deviation: float) -> tuple[float, float] | None:
-    """Length and rate of the next probe, as in `_PROBES`; None when enough is known."""
+def _planned(runs: Sequence[Run], even: float, deviation: float) -> tuple[float, float] | None:
+    """Length, as a share of a whole run, and rate of the next probe; None when enough is known.
+
+    Args:
+        even: the rate that holds in half of all runs, known within `deviation`, a part of it.
+    """
     if len(runs) < len(_PROBES) and (len(runs) < _PROBES_LEAST or deviation > _KNOWN):
-        return _PROBES[len(runs)]
-    bracketed = any(not run.held for run in runs)
-    return None if bracketed or len(runs) >= PROBES_MOST else _ABOVE
+        share, factor = _PROBES[len(runs)]
+        return share, factor * even
+    if len(runs) >= PROBES_MOST or any(not run.held for run in runs):
+        return None
+    share, factor = _ABOVE
+    return share, factor * max(run.target_qps for run in runs if run.trace.explains)
 
 
 def _probe(question: Question, rate: float, share: float, chances: "Chances | None" = None) -> Step:
@@ -156,12 +200,7 @@ class Chances:
 
     def _chances(self, logs: Floats) -> Floats:
         means, deviation = self._whole
-        margins = np.interp(logs[:, None] - _SPEEDS[None, :], self._logs, means)
-        # Beyond the rates that were played the margin goes on as between the outermost two.
-        for beyond, inner, outer in ((-1, -2, -1), (1, 1, 0)):
-            past = (logs[:, None] - _SPEEDS[None, :]) - self._logs[outer]
-            slope = (means[outer] - means[inner]) / (self._logs[outer] - self._logs[inner])
-            margins += np.where(past * -beyond > 0, past * slope, 0.0)
+        margins = _beyond(logs[:, None] - _SPEEDS[None, :], self._logs, means)
         return np.asarray(_normal(-margins / deviation) @ self._weights)
 
     @cached_property
@@ -225,6 +264,13 @@ def _margin(question: Question, ttft: Floats, tpot: Floats, tail: int) -> float:
 def _latencies(trace: Trace, count: int) -> tuple[Floats, Floats]:
     first, steps = trace.first_s[:count], np.maximum(1, trace.answer_tokens[:count] - 1)
     return first - trace.issued_s[:count], (trace.last_s[:count] - first) / steps
+
+
+def _beyond(at: Floats, points: Floats, values: Floats) -> Floats:
+    """`values` at `points` interpolated; beyond the outermost points it goes on as between the outermost two."""
+    inside = np.interp(at, points, values)
+    low, high = ((values[b] - values[a]) / (points[b] - points[a]) for a, b in ((0, 1), (-2, -1)))
+    return np.asarray(inside + low * np.minimum(at - points[0], 0) + high * np.maximum(at - points[-1], 0))
 
 
 def _pooled(margins: Floats) -> float:

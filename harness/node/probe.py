@@ -6,17 +6,19 @@ A full parser takes 15 ms for the six hundred lines of vLLM's page, once a secon
 import http.client
 import json
 import re
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from harness import servers
 from harness.errors import BadInput, NotReady
 
 TIMEOUT_S = 10.0
 MAX_BODY_BYTES = 8 << 20
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_QUEUES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -30,19 +32,34 @@ class Reply:
 
 
 def get(base_url: str, path: str, timeout_s: float = TIMEOUT_S) -> Reply:
-    """The response to one GET, whatever its status; uses no proxy.
+    """The response to one GET, asked as `servers` knows, whatever its status; uses no proxy, follows no redirect.
 
     Raises:
         OSError: no server answered.
         ValueError: the answer is not HTTP.
     """
+    request = urllib.request.Request(base_url + path, headers=servers.headers(base_url))
     try:
-        with _OPENER.open(base_url + path, timeout=timeout_s) as response:
+        with _opener(base_url).open(request, timeout=timeout_s) as response:
             return _reply(response.status, response)
     except urllib.error.HTTPError as error:
         return _reply(error.code, error)
     except http.client.HTTPException as error:
         raise ValueError(f"invalid HTTP response ({error!r})") from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer: following it would show the API key to whatever it names."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _opener(base_url: str) -> urllib.request.OpenerDirector:
+    handlers: list[Any] = [urllib.request.ProxyHandler({}), _NoRedirect]
+    if base_url.startswith("https:"):
+        handlers.append(urllib.request.HTTPSHandler(context=servers.tls(base_url)))
+    return urllib.request.build_opener(*handlers)
 
 
 def _reply(status: int, response: Any) -> Reply:
@@ -53,29 +70,81 @@ def _reply(status: int, response: Any) -> Reply:
 def model_card(base_url: str) -> dict[str, Any]:
     """The model of an OpenAI-compatible server: id, root and max_model_len, the latter two None if not reported.
 
+    It is the one that `servers` knows the name of, and else the first.
+
     Raises:
         NotReady: no server answers.
-        BadInput: the server is not OpenAI-compatible.
+        BadInput: the server is not OpenAI-compatible, wants another key, is not trusted, or has no such model.
     """
     try:
         reply = get(base_url, "/v1/models")
     except OSError as error:
         cause = getattr(error, "reason", error)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            reason = cause.verify_message or cause
+            raise BadInput(
+                f"the certificate of {base_url} is not trusted: {reason}; name the one of its CA with ca_file"
+            ) from None
         raise NotReady(f"no server answers at {base_url}: {cause}; start the server or correct the url") from None
     except ValueError as error:
         raise BadInput(f"{base_url} does not speak HTTP: {error}; correct the url") from None
     answer = f"{base_url}/v1/models answered {reply.status} {reply.content_type or 'without a content type'}"
     advice = "this is not an OpenAI-compatible server; correct the url"
+    if reply.status in (401, 403):
+        refused = "refused the API key that it was given" if servers.access(base_url).key else "wants an API key"
+        raise BadInput(f"{base_url} {refused} (HTTP {reply.status}); name its key with api_key_file or api_key_env")
     if "json" not in reply.content_type:
         raise BadInput(f"{answer} instead of JSON (it starts with {reply.body[:60]!r}); {advice}")
     try:
-        entry = json.loads(reply.body)["data"][0]
-        card = {key: entry.get(key) for key in ("id", "root", "max_model_len")}
+        models = [
+            {key: entry.get(key) for key in ("id", "root", "max_model_len")} for entry in json.loads(reply.body)["data"]
+        ]
     except (ValueError, LookupError, TypeError, AttributeError):
-        card = {}
-    if not isinstance(card.get("id"), str):
+        models = []
+    names = [model["id"] for model in models if isinstance(model["id"], str)]
+    if not names or len(names) < len(models):
         raise BadInput(f"{answer} without a list of models (it starts with {reply.body[:60]!r}); {advice}")
-    return card
+    wanted = servers.access(base_url).model or names[0]
+    if wanted not in names:
+        raise BadInput(f"{base_url} serves no model {wanted!r}, but {', '.join(names)}; correct served_model")
+    return models[names.index(wanted)]
+
+
+class Served(NamedTuple):
+    """A server's identity: the name of its model, and vLLM's version where the server reports it."""
+
+    model: str
+    vllm: str | None
+
+    def __str__(self) -> str:
+        return self.model + (f" of vLLM {self.vllm}" if self.vllm else "")
+
+    def may_be(self, other: "Served") -> bool:
+        """Whether both may be the same engine; an unknown version matches any."""
+        return self.model == other.model and (self.vllm == other.vllm or None in (self.vllm, other.vllm))
+
+
+def served(base_url: str) -> Served:
+    """The identity of an OpenAI-compatible server. Raises as `model_card`."""
+    return Served(model_card(base_url)["id"], vllm_version(base_url))
+
+
+def vllm_version(base_url: str) -> str | None:
+    """The version that a server reports; None where it reports none."""
+    try:
+        version = json.loads(get(base_url, "/version").body)["version"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return version if isinstance(version, str) else None
+
+
+def health_problem(base_url: str) -> str | None:
+    """Why the server at `base_url` is not healthy, by its answer at /health or the lack of one; None when it is."""
+    try:
+        status = get(base_url, "/health").status
+    except (OSError, ValueError) as error:
+        return f"no answer at /health: {getattr(error, 'reason', error)}"
+    return f"/health answered {status}" if status >= 500 else None
 
 
 def values(page: str, names: Iterable[str]) -> dict[str, list[float]]:
@@ -95,6 +164,15 @@ def labels(page: str, name: str) -> dict[str, str]:
     for line in _lines(page, name):
         return dict(_LABEL.findall(line))
     return {}
+
+
+def requests_in_flight(base_url: str) -> float:
+    """How many requests vLLM's server at `base_url` runs or queues, by its own count; 0 where it does not report one.
+
+    Raises:
+        OSError, ValueError: as `get`.
+    """
+    return sum(sum(counts) for counts in values(get(base_url, "/metrics").body, _QUEUES).values())
 
 
 def has_prefix(page: str, prefix: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import psutil
 
+from harness import clock
 from harness.files import tail
 from harness.node import probe
 from harness.node.gpu import GIB, Gpus
@@ -27,6 +28,7 @@ COLUMNS = (
     "gpu_power_w",
     "gpu_sm_clock_mhz",
     "gpu_temperature_c",
+    "gpu_energy_j",
     "gpu_throttle",
     "engine",
     "running",
@@ -54,6 +56,8 @@ class Sampler:
 
     Each second has as many lines as there are GPUs or engines, whichever is more: line i has GPU i and engine i,
     which need not belong together. An empty cell was not measured. Errors here never affect the run.
+    `requests` is what all engines ran and queued in the last second, as far as they tell. `engines` are all of them as
+    they were then: the columns from `engine` on, under its `name`, with `silent_s`, the seconds since it last answered.
     """
 
     def __init__(self, path: Path, engines: Mapping[str, str]) -> None:
@@ -63,6 +67,8 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
         self._cpu_s = 0.0
         self._samples = 0
+        self.requests = 0
+        self.engines: list[dict[str, Any]] = []
         self._began = time.monotonic()
 
     def start(self) -> None:
@@ -80,7 +86,7 @@ class Sampler:
     def _run(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not self._path.exists() or self._path.stat().st_size == 0
+            fresh = not _end_with_a_whole_line(self._path)
             with (
                 self._path.open("a", newline="") as stream,
                 Gpus() as gpus,
@@ -97,11 +103,20 @@ class Sampler:
         psutil.cpu_percent()
         due = time.monotonic() + PERIOD_S
         pool_cpu_s = 0.0
+        answered = dict.fromkeys(self._engines, time.monotonic())
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             results = list(pool.map(_sample_engine, self._engines, self._engines.values()))
-            pool_cpu_s += sum(cpu_s for _, cpu_s in results)
+            pool_cpu_s += sum(cpu_s for _, _, cpu_s in results)
             node = _sample_node()
-            engines = [row for row, _ in results]
+            engines = [row for row, _, _ in results]
+            now = time.monotonic()
+            answered |= {row["engine"]: now for row, has_answered, _ in results if has_answered}
+            self.engines = [
+                {"name": row["engine"], "silent_s": round(now - answered[row["engine"]], 1)}
+                | {column: row[column] for column in COLUMNS[-3:] if column in row}
+                for row in engines
+            ]
+            self.requests = sum(row.get(column, 0) for row in engines for column in _METRICS)
             pairs = itertools.zip_longest(gpus.sample() or [_EMPTY], engines, fillvalue=_EMPTY)
             writer.writerows({**node, **gpu, **engine} for gpu, engine in pairs)
             stream.flush()
@@ -109,6 +124,16 @@ class Sampler:
             self._cpu_s = time.thread_time() + pool_cpu_s
             # Seconds that were missed are skipped, not made up for.
             due = due + PERIOD_S if due + PERIOD_S > time.monotonic() else time.monotonic() + PERIOD_S
+
+
+def _end_with_a_whole_line(path: Path) -> bool:
+    """Drop the line that a process that was killed did not finish; whether any line is left."""
+    if not path.is_file():
+        return False
+    with path.open("r+b") as stream:
+        whole = stream.read().rfind(b"\n") + 1
+        stream.truncate(whole)
+    return whole > 0
 
 
 def queue(path: Path) -> dict[str, float]:
@@ -120,19 +145,21 @@ def queue(path: Path) -> dict[str, float]:
 def _sample_node() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     return {
-        "unix_s": round(time.time(), 3),
+        "unix_s": round(clock.unix(), 3),
         "cpu_percent": psutil.cpu_percent(),
         "memory_used_gib": round((memory.total - memory.available) / GIB, 3),
         "memory_total_gib": round(memory.total / GIB, 3),
     }
 
 
-def _sample_engine(name: str, url: str) -> tuple[dict[str, Any], float]:
-    """An engine's row and the CPU seconds that reading it took."""
+def _sample_engine(name: str, url: str) -> tuple[dict[str, Any], bool, float]:
+    """An engine's row, whether its server has answered, and the CPU seconds that reading it took."""
     started = time.thread_time()
     row: dict[str, Any] = {"engine": name}
+    answered = False
     try:
         page = probe.get(url, "/metrics", _ENGINE_TIMEOUT_S).body
+        answered = True
         metrics = probe.values(page, (*_METRICS.values(), _KV_USAGE))
         # A server may have several engine cores: the sum of their requests, the mean of their cache usage.
         row |= {column: int(sum(metrics[metric])) for column, metric in _METRICS.items() if metric in metrics}
@@ -140,4 +167,4 @@ def _sample_engine(name: str, url: str) -> tuple[dict[str, Any], float]:
             row["kv_cache_percent"] = round(100 * sum(usage) / len(usage), 2)
     except (OSError, ValueError):
         pass
-    return row, time.thread_time() - started
+    return row, answered, time.thread_time() - started

@@ -7,13 +7,12 @@ from harness.report.load_inputs import Inputs
 from harness.report.record import Reason
 from harness.report.rules import Rule
 from harness.scoring.scores import Reference, Score
-from harness.spec import FULL_SAMPLES
+from harness.spec import FULL_SAMPLES, REAL_MODEL
 
 REFERENCE_ROUGE = {"rouge1": 38.7792, "rouge2": 15.9075, "rougeL": 24.4957, "rougeLsum": 35.793}
 REFERENCE_CHARACTERS = 8_167_644
 SANDBOX_ROUGE = dict.fromkeys(REFERENCE_ROUGE, 100.0)
 GATE = 0.99
-REAL_MODEL = {"hidden_size": 4096, "layers": 32, "vocab_size": 128_256}
 
 
 def is_real(model: ModelFacts) -> bool | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.report.input_models import Attempt, Peak
+from harness.attempt_record import AttemptRecord, PeakRecord, bracket, bracket_sentence, percentiles, rate
 from harness.report.load_inputs import LoadGenRun
 from harness.report.record import Reason
 from harness.report.rules import Rule
@@ -20,16 +20,18 @@ class Load:
         distinct_samples: how many different samples were answered.
         in_flight: mean number of requests in flight per engine; None where nothing was answered.
         max_num_seqs: the engines' smallest limit of sequences; None where one is not known.
+        tokens_per_step: the fewest tokens that an engine may compute in one step; None where one is not known.
     """
 
     distinct_samples: int = 0
     in_flight: float | None = None
     max_num_seqs: int | None = None
+    tokens_per_step: int | None = None
 
 
-def describe(attempt: Attempt) -> str:
+def describe(attempt: AttemptRecord) -> str:
     """An attempt's rate with its figures, for a list: "41.2 samples/s (TTFT p99 2,310 ms, TPOT p99 35 ms)"."""
-    figures = _figures(attempt)
+    figures = percentiles(attempt)
     return f"{rate(attempt.target_qps)} samples/s" + (f" ({figures})" if figures else "")
 
 
@@ -50,6 +52,8 @@ def attempt_reasons(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
     log = loadgen.performance
     too_fast = last.ended_early or (log and False in (log.latency_limits_met, log.early_stopping_met))
     ttft, tpot = spec.scenario.ttft_limit_ms, spec.scenario.tpot_limit_ms
+    if loadgen.losses_in(loadgen.judged):
+        return  # no other rate would have helped
     # Where too few queries can confirm no limit (forgiven is negative), another rate would change nothing.
     if too_fast and last.forgiven >= 0 and loadgen.finished and ttft is not None and tpot is not None:
         yield Rule.NO_ATTEMPT_HELD.reason(
@@ -60,14 +64,16 @@ def attempt_reasons(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
         )
 
 
-def _why_ended_early(attempt: Attempt) -> str:
+def _why_ended_early(attempt: AttemptRecord) -> str:
     return attempt.reason or (
         f"{attempt.over_ttft} queries were over the TTFT limit and {attempt.over_tpot} over the TPOT limit, "
         f"of which early stopping forgives {max(attempt.forgiven, 0)}"
     )
 
 
-def advice(attempts: Sequence[Attempt], limits_ms: tuple[float, float], load: Load, *, search: bool = False) -> str:
+def advice(
+    attempts: Sequence[AttemptRecord], limits_ms: tuple[float, float], load: Load, *, search: bool = False
+) -> str:
     """The one setting that would help most, by what the last attempt, the one at the lowest rate, broke.
 
     Args:
@@ -106,7 +112,7 @@ def _faster_tokens(load: Load, limit_ms: float) -> str:
     )
 
 
-def _earlier_first_tokens(last: Attempt, tpot_limit_ms: float, load: Load) -> str:
+def _earlier_first_tokens(last: AttemptRecord, tpot_limit_ms: float, load: Load) -> str:
     flight, slots, answered = load.in_flight, load.max_num_seqs, last.samples_per_s
     if flight and slots and flight >= 0.9 * slots:
         if last.tpot_ms_p99 is not None and last.tpot_ms_p99 <= tpot_limit_ms / 2:
@@ -114,43 +120,24 @@ def _earlier_first_tokens(last: Attempt, tpot_limit_ms: float, load: Load) -> st
         return f"more engines, since requests waited for one of {slots} sequences per engine"
     if answered and answered < 0.9 * last.target_qps:
         return (
-            f"more engines, or target_qps={rate(0.8 * answered)}, since {rate(answered)} samples/s were answered of "
+            f"target_qps={rate(0.8 * answered)}, since {rate(answered)} samples/s were answered of "
             f"{rate(last.target_qps)} sent and the queue grew"
         )
+    tokens = load.tokens_per_step
+    value = f"{max(tokens // 2, slots or 1)} in place of {tokens}" if tokens else "N, half of what vLLM's log names,"
     return (
-        "a lower max_num_batched_tokens, since the engines kept up with the rate but first tokens waited for long "
-        "prefill steps"
+        f"max_num_batched_tokens = {value} of the engines, since the engines kept up with the rate but "
+        "first tokens waited for long prefill steps"
     )
 
 
-def highest_valid(attempts: Sequence[Attempt], limits_ms: tuple[float, float], peak: Peak | None) -> str | None:
+def highest_valid(
+    attempts: Sequence[AttemptRecord], limits_ms: tuple[float, float], peak: PeakRecord | None
+) -> str | None:
     """The highest rate that was VALID and the lowest that failed, in one sentence; None where there was one rate.
 
-    The search for the highest rate words its own result, which rests on its probes too.
+    That of a search was written by the run, since it rests on probes, too.
     """
     if peak and peak.sentence:
         return peak.sentence.rstrip(".")
-    if len(attempts) < 2:
-        return None
-    valid = max((attempt.target_qps for attempt in attempts if attempt.held), default=None)
-    failed = [attempt for attempt in attempts if not attempt.held and (valid is None or attempt.target_qps > valid)]
-    lowest = min(failed, key=lambda attempt: attempt.target_qps, default=None)
-    highest = "No rate was VALID" if valid is None else f"Highest VALID rate {rate(valid)} samples/s"
-    if lowest is None:
-        return highest
-    which = f"the lowest, {rate(lowest.target_qps)} samples/s," if valid is None else rate(lowest.target_qps)
-    figures = _figures(lowest, limits_ms) or lowest.reason or "early stopping could not confirm the limits"
-    return f"{highest}; {which} failed: {figures.rstrip('.')}"
-
-
-def rate(samples_per_s: float) -> str:
-    """A rate with about three digits."""
-    return f"{samples_per_s:,.{1 if samples_per_s >= 10 else 2}f}"
-
-
-def _figures(attempt: Attempt, above_ms: tuple[float, float] = (0.0, 0.0)) -> str:
-    """The attempt's 99th percentiles that are over `above_ms`."""
-    pairs = (("TTFT", attempt.ttft_ms_p99, above_ms[0]), ("TPOT", attempt.tpot_ms_p99, above_ms[1]))
-    return ", ".join(
-        f"{name} p99 {value:,.0f} ms" for name, value, above in pairs if value is not None and value > above
-    )
+    return bracket_sentence(*bracket(attempts), limits_ms) if len(attempts) > 1 else None

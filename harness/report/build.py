@@ -1,19 +1,20 @@
 """From the files of one benchmark to its record."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 from harness.errors import BadInput
-from harness.report import figures, findings, history, nodes, phases, tables, verdict
+from harness.printable import printable
+from harness.report import energy, figures, findings, history, losses, nodes, phases, tables, verdict
+from harness.report.journals import Table
 from harness.report.load_inputs import Inputs, LoadGenRun, load, output_directory
+from harness.report.published import PUBLISHED
 from harness.report.record import (
     SCHEMA_VERSION,
     Figures,
-    Published,
     ReferenceComparison,
     Request,
     Result,
@@ -23,18 +24,13 @@ from harness.report.rules import Rule
 from harness.scoring.scores import Score, merge
 
 NOTICE = "Result not verified by MLCommons Association."
-PUBLISHED = (
-    Published(system="1×H100 SXM, vLLM FP8 (v5.1, Red Hat)", offline_tokens_per_s=5777, server_tokens_per_s=5104),
-    Published(system="1×L40S, vLLM FP8 (v5.1, Red Hat)", offline_tokens_per_s=1642, server_tokens_per_s=1207),
-    Published(system="one of 8×H200 (v5.1, HPE)", offline_tokens_per_s=8255, server_tokens_per_s=8114),
-)
 
 
 class Built(NamedTuple):
     """A benchmark's record without its charts, and the data behind it."""
 
     result: Result
-    journal: pd.DataFrame
+    journal: Table
     inputs: Inputs
     past: list[history.Baseline]
 
@@ -43,12 +39,12 @@ def build(path: Path) -> Built:
     """Read the benchmark in `path` and judge it.
 
     Raises:
-        BadInput: `path` is neither a result directory nor a run directory, or its baselines.json is broken.
+        BadInput: `path` is neither a result directory nor a run directory.
     """
     inputs = load(path)
     journal = tables.journal(inputs.loadgens)
     mode = figures.measured(inputs.loadgens, journal)
-    rows = journal[journal["mode"] == mode]
+    rows = figures.timed(journal, mode)
     score, problem = _merged_score(inputs.loadgens)
     inputs = replace(inputs, problems=(*inputs.problems, *problem))
     request = _request(inputs)
@@ -59,7 +55,9 @@ def build(path: Path) -> Built:
     ratio, no_ratio = history.efficiency(together.samples_per_s, parts)
     runs = tuple(phases.phases(inputs.loadgens))
     shared = bool(inputs.plan and inputs.plan.shared_machine)
-    judged = verdict.judge(inputs, score, phases.loads(inputs, journal))
+    lost = tuple(losses.losses(inputs))
+    judged = verdict.judge(inputs, score, phases.loads(inputs, journal), lost)
+    real = bool(inputs.loadgens) and not Rule.TINY_MODEL.broken(judged)
     now = history.point(inputs.run_id, _created(inputs), len(parts), together.samples_per_s, together.seconds)
     result = Result(
         schema_version=SCHEMA_VERSION,
@@ -69,23 +67,31 @@ def build(path: Path) -> Built:
         verdict=judged,
         notice=NOTICE,
         together=together,
+        energy=energy.together([node.energy for node in parts], together),
         nodes=parts,
         pair=pair,
         efficiency=ratio,
         efficiency_absent=no_ratio,
         shared_machine=shared,
         phases=runs,
-        calibration=tuple(phases.calibrations(inputs.loadgens)),
+        calibration=tuple(phases.calibrations(inputs)),
         attempts=tuple(phases.attempts(inputs.loadgens)),
         peaks=tuple(phases.peaks(inputs.loadgens)),
-        findings=findings.find(request, together, parts, pair, runs, shared),
+        engine_losses=lost,
+        resent=_resent(inputs.loadgens),
+        resumed=tuple(phases.resumed(inputs.loadgens)),
+        findings=(
+            *findings.find(request, together, parts, pair, runs, shared, real_model=real),
+            *(each for run in inputs.loadgens for each in findings.warned(run.host, run.outcome.warnings)),
+        ),
         failures=tuple(phases.failures(inputs)),
         accuracy_reference=_compared(score),
-        published=() if Rule.TINY_MODEL.broken(judged) or not inputs.loadgens else PUBLISHED,
-        history=(*history.past_runs(past, parts, request.topology), *([now] if now else [])),
+        published=tuple(PUBLISHED.values()) if real else (),
+        history=history.past_runs(past, parts, request.topology, now),
         charts=(),
     )
-    return Built(result, journal, inputs, past)
+    # Names and reasons come from nodes.
+    return Built(Result.model_validate(printable(result.model_dump())), journal, inputs, past)
 
 
 def _merged_score(loadgens: Sequence[LoadGenRun]) -> tuple[Score | None, tuple[str, ...]]:
@@ -97,6 +103,13 @@ def _merged_score(loadgens: Sequence[LoadGenRun]) -> tuple[Score | None, tuple[s
         return merge(folders), ()
     except BadInput as error:
         return None, (str(error),)
+
+
+def _resent(loadgens: Sequence[LoadGenRun]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for loadgen in loadgens:
+        counts.update(loadgen.outcome.resent)
+    return dict(counts)
 
 
 def _compared(score: Score | None) -> ReferenceComparison | None:
@@ -122,16 +135,18 @@ def _created(inputs: Inputs) -> float | None:
 
 def _request(inputs: Inputs) -> Request:
     spec, plan = inputs.spec, inputs.plan
-    options = plan.asked if plan else {}
-    rate = options.get("target_qps") if plan else spec.target_qps if spec else None
+    options = plan.asked if plan else inputs.request.asked if inputs.request else {}
+    rate = options.get("target_qps", spec.target_qps if spec else None)
     return Request(
         scenario=spec.scenario.value if spec else options.get("scenario"),
         mode=spec.mode.value if spec else options.get("mode"),
         samples=spec.samples if spec else _integer(options.get("samples")),
         target_qps=_rate(rate),
-        topology=plan.topology if plan else None,
-        launcher=plan.launcher if plan else None,
+        topology=plan.topology if plan else options.get("topology"),
+        launcher=plan.launcher if plan else options.get("launcher"),
         sampling_seed=spec.seed if spec else None,
+        replay_of=spec.replay_of if spec else None,
+        repeat_of=inputs.request.repeat_of if inputs.request else None,
     )
 
 
@@ -146,15 +161,13 @@ def _rate(value: Any) -> float | str | None:
         return None if value is None else str(value)
 
 
-def _together(
-    inputs: Inputs, rows: pd.DataFrame, mode: figures.Measured, rouge: Rouge | None, request: Request
-) -> Figures:
+def _together(inputs: Inputs, rows: Table, mode: figures.Measured, rouge: Rouge | None, request: Request) -> Figures:
     """One LoadGen: what it measured. Several: samples finished while all were running."""
     offline = request.scenario == "offline"
     if len(inputs.loadgens) == 1 and not _missing_loadgens(inputs):
         return figures.of(rows, nodes.log_of(inputs.loadgens[0], mode), rouge, offline=offline)
     span = None if _missing_loadgens(inputs) else figures.all_running(inputs.loadgens, rows, mode)
-    return figures.of(rows if span else rows.iloc[:0], None, rouge, span, offline=offline)
+    return figures.of(rows if span else rows[:0], None, rouge, span, offline=offline)
 
 
 def _missing_loadgens(inputs: Inputs) -> bool:

@@ -3,8 +3,22 @@
 from collections.abc import Iterator, Sequence
 from enum import Enum
 
-from harness.report.machines import Telemetry
+from harness.report.evidence.models import PUBLISHED_WEIGHTS
+from harness.report.machines import Gpu, GpuUse, Telemetry, Usage
 from harness.report.record import Figures, Finding, Node, Pair, Phase, Request, latency_limits
+
+_OFTEN_FULL = 0.1
+"""Part of the seconds in which all sequences ran, from which on their number may limit the speed."""
+
+_SLOW_CONNECT_MS, _SLOW_CONNECT = 2.0, 0.1
+"""A network is slow where a round trip takes longer than this, and than this part of TTFT's median."""
+_SLOW_LOADING_S, _SLOW_LOADING_MB_PER_S = 30.0, 500.0
+"""Reading weights is slow where it takes longer than this, and is slower than a SATA disk."""
+_SMALL_SHARED_MEMORY_GIB = 1.0
+
+
+_UNEVEN = 1.15
+"""Nodes, or the GPUs of one, differ in speed from this ratio on."""
 
 
 class Advice(Enum):
@@ -17,6 +31,10 @@ class Advice(Enum):
     NOT_TUNED = (
         "Engine {engine} is DeepSpeed behind a plain adapter and is not tuned: samples wait for a whole batch to end, "
         "so its figures are not the best that DeepSpeed can do; do not quote them as such."
+    )
+    WEIGHTS_UNKNOWN = (
+        "The weights (SHA-256 {sha256}…) have Llama-3.1-8B's shape but are none whose hash is published, so these "
+        "files do not prove that they are Llama-3.1-8B-Instruct; keep the source of the weights, or use published ones."
     )
     TARGET_TOO_HIGH = (
         "The engines answered {rate:.2f} samples/s of the {target:.2f} that were sent, so requests queued up; "
@@ -37,8 +55,8 @@ class Advice(Enum):
         "programs on the machine, and whether it had warmed up."
     )
     BATCH_LIMITED = (
-        "{waiting:.0f} requests waited on average while all {slots} sequences ran and the KV cache was at most "
-        "{kv:.0f} % full, so the batch limit may slow the engine down; raise max_num_seqs."
+        "{waiting:.0f} requests waited on average while all {slots} sequences ran ({full} of {seconds} s) and the KV "
+        "cache was at most {kv} % full, so the batch limit may slow the engine down; raise max_num_seqs."
     )
     KV_FULL = (
         "The KV cache reached {kv:.0f} %, so sequences may be preempted and computed again; give it more memory, "
@@ -53,20 +71,27 @@ class Advice(Enum):
         "lower kv_cache_gib or stop other programs."
     )
     GPU_THROTTLED = (
-        "A GPU was throttled in {percent:.0f} % of readings ({why}), so it ran slower than it can; "
-        "check its cooling and power limit."
+        "{gpus}: throttled in {values} % of readings ({why}), so slower than possible; check cooling and power limit."
     )
     GPU_CLOCK_LOW = (
-        "The GPU clock was {clock:.0f} MHz on average of {most:.0f} possible while the GPU was {util:.0f} % busy, "
-        "so power, heat or locked clocks may limit it; check nvidia-smi -q -d CLOCK,PERFORMANCE."
+        "{gpus}: a clock of {values} MHz on average of {most:.0f} possible while busy, so power, heat or locked clocks "
+        "may limit it; check nvidia-smi -q -d CLOCK,PERFORMANCE."
     )
     GPU_POWER_LIMITED = (
-        "The GPU drew {power:.0f} W on average of {limit:.0f} W allowed, so power limits its clock; "
-        "raise the power limit if the card and its cooling allow."
+        "{gpus}: {values} W on average of {limit:.0f} W allowed, so power limits the clock; "
+        "raise the power limit if card and cooling allow."
     )
     GPU_IDLE = (
-        "GPUs were {util:.0f} % busy on average, so something else was the limit; "
+        "{gpus}: {values} % busy on average, so something else was the limit; "
         "look at max_num_seqs, the target rate and the processor."
+    )
+    GPU_UNUSED = (
+        "{gpus}: no engine used it, so the node can do more; use harness_engines: auto, and a tensor_parallel that "
+        "divides the number of GPUs."
+    )
+    GPU_UNEVEN = (
+        "The engine of GPU {fast} was {ratio:.2f} times as fast as that of GPU {slow}; compare their clocks, PCIe "
+        "links and cooling, and what else runs there."
     )
     CPU_BOUND = (
         "All processor cores were {cpu:.0f} % busy, so the processor may be the limit; "
@@ -89,12 +114,21 @@ class Advice(Enum):
         "calibrate longer (limits.calibration_s), or use topology fleet, which balances the load itself."
     )
     NETWORK_LATENCY = (
-        "TTFT p50 through {slow} is {much:.0f} ms and through {fast} {less:.0f} ms; if {slow} is the remote one, the "
-        "network may add the difference: check the route and the link, else the load of {slow}."
+        "Opening a connection to {slow} took {connect:.1f} ms at least, and TTFT p50 through it is {much:.0f} ms, so "
+        "the network between LoadGen and this node adds to every request: check route and link, or run LoadGen nearer."
+    )
+    SLOW_LOADING = (
+        "An engine read its weights for {seconds:.0f} s at {rate:.0f} MB/s, which every start waits for; keep weights "
+        "and data on a fast local disk (NVMe)."
+    )
+    SHARED_MEMORY = (
+        "In this {container} container /dev/shm has {size:.2f} GiB, and an engine's processes exchange data through "
+        "it; enlarge it (shared_memory on a cluster, --shm-size of a container) before an engine uses several GPUs."
     )
     TELEMETRY_GAPS = (
         "Telemetry has a gap of {gap:.0f} s, so peaks in it are unknown; the machine may have been too busy to read it."
     )
+    WARNING = "A warning came while the run was made, so take its figures with care: {warning}."
     TELEMETRY_COST = (
         "Telemetry used {cost:.1f} % of one core, enough to affect the figures; read fewer engines on this host."
     )
@@ -104,6 +138,11 @@ class Advice(Enum):
         return Finding(code=self.name, node=node, sentence=self.value.format(**facts))
 
 
+def warned(node: str, warnings: Sequence[str]) -> tuple[Finding, ...]:
+    """What the run of a node's LoadGen has warned of."""
+    return tuple(Advice.WARNING.finding(node, warning=warning) for warning in warnings)
+
+
 def find(
     request: Request,
     together: Figures,
@@ -111,18 +150,22 @@ def find(
     pair: Pair | None,
     phases: Sequence[Phase],
     shared_machine: bool,
+    real_model: bool,
 ) -> tuple[Finding, ...]:
-    """All findings of one benchmark, from its figures alone."""
+    """All findings of one benchmark, from its figures alone; `real_model`: it has Llama-3.1-8B's shape."""
     findings: list[Finding] = []
     if shared_machine and len(nodes) > 1:
         findings.append(Advice.SHARED_MACHINE.finding())
-    findings += _rates(request, together, nodes)
+    if real_model:
+        findings += _weights(nodes)
+    findings += _rates(request, together, nodes, phases)
     for node in nodes:
         findings += [
             Advice.NOT_TUNED.finding(node.name, engine=engine.name)
             for engine in node.engines
             if engine.kind == "deepspeed"
         ]
+        findings += _start(node)
         findings += _steadiness(node)
         findings += _batching(request, node)
         findings += _gpu(node)
@@ -134,22 +177,34 @@ def find(
     return tuple(findings)
 
 
+def _weights(nodes: Sequence[Node]) -> Iterator[Finding]:
+    hashes = {node.machine.model_sha256 for node in nodes if node.machine.model_sha256} - {PUBLISHED_WEIGHTS}
+    for sha256 in sorted(hashes):
+        yield Advice.WEIGHTS_UNKNOWN.finding(sha256=sha256[:12])
+
+
 def _slots(node: Node) -> int | None:
     sizes = [engine.max_num_seqs for engine in node.engines]
     return sum(size for size in sizes if size) if sizes and all(sizes) else None
 
 
-def _rates(request: Request, together: Figures, nodes: Sequence[Node]) -> Iterator[Finding]:
+def _rates(request: Request, together: Figures, nodes: Sequence[Node], phases: Sequence[Phase]) -> Iterator[Finding]:
     limits = latency_limits(request)
     if limits is None:
         return
     ttft_limit, tpot_limit = limits
     for node, figures in [(None, together), *((node.name, node.figures) for node in nodes if len(nodes) > 1)]:
         rate, target = figures.samples_per_s, figures.scheduled_samples_per_s
-        if rate and target and rate < 0.9 * target and (figures.seconds or 0) >= 20:
+        if node is None and target is None:
+            target = next((phase.target_qps for phase in phases if phase.mode == "performance"), None)
+        pairs = ((figures.ttft, ttft_limit), (figures.tpot, tpot_limit))
+        broken = any(latency and latency.p99_ms > limit for latency, limit in pairs)
+        # In a short run that held its limits the time until the last answer is what makes the rate lower.
+        if rate and target and rate < 0.9 * target and (broken or (figures.seconds or 0) >= 20):
             yield Advice.TARGET_TOO_HIGH.finding(node, rate=rate, target=target)
+    searched = request.target_qps == "peak"  # for the rate at the limit, so that being near it is no news
     for metric, latency, limit in (("TTFT", together.ttft, ttft_limit), ("TPOT", together.tpot, tpot_limit)):
-        if latency and 0.85 * limit <= latency.p99_ms <= limit:
+        if latency and not searched and 0.85 * limit <= latency.p99_ms <= limit:
             yield Advice.NEAR_LIMIT.finding(metric=metric, value=latency.p99_ms, limit=limit)
     running = [node.telemetry.running.mean for node in nodes if node.telemetry.running]
     slots = [_slots(node) for node in nodes]
@@ -181,9 +236,15 @@ def _batching(request: Request, node: Node) -> Iterator[Finding]:
     kv = usage.kv_cache_percent
     if kv and kv.peak >= 95:
         yield Advice.KV_FULL.finding(node.name, kv=kv.peak, running=usage.running.mean)
-    elif usage.waiting.mean >= 1 and usage.running.peak >= 0.95 * slots:
+    elif (full := usage.full) and (full.waiting_mean or 0) >= 1 and full.seconds >= _OFTEN_FULL * usage.running.seconds:
+        share = "–" if full.kv_cache_percent_peak is None else f"{full.kv_cache_percent_peak:.0f}"
         yield Advice.BATCH_LIMITED.finding(
-            node.name, waiting=usage.waiting.mean, slots=slots, kv=kv.peak if kv else 0.0
+            node.name,
+            waiting=full.waiting_mean,
+            slots=slots,
+            full=full.seconds,
+            seconds=usage.running.seconds,
+            kv=share,
         )
     elif (
         request.scenario == "offline"
@@ -191,6 +252,15 @@ def _batching(request: Request, node: Node) -> Iterator[Finding]:
         and usage.waiting.mean + usage.running.mean < slots / 2
     ):
         yield Advice.BATCH_EMPTY.finding(node.name, running=usage.running.mean, slots=slots)
+
+
+def _start(node: Node) -> Iterator[Finding]:
+    seconds, rate = node.weights_load_s, node.weights_load_mb_per_s
+    if seconds and rate and seconds > _SLOW_LOADING_S and rate < _SLOW_LOADING_MB_PER_S:
+        yield Advice.SLOW_LOADING.finding(node.name, seconds=seconds, rate=rate)
+    size, container = node.machine.host.get("shared_memory_gib"), node.machine.host.get("container")
+    if container and isinstance(size, float | int) and size < _SMALL_SHARED_MEMORY_GIB:
+        yield Advice.SHARED_MEMORY.finding(node.name, container=container, size=size)
 
 
 def _machine(name: str, usage: Telemetry) -> Iterator[Finding]:
@@ -208,20 +278,48 @@ def _telemetry(name: str, usage: Telemetry) -> Iterator[Finding]:
 
 
 def _gpu(node: Node) -> Iterator[Finding]:
-    usage, util = node.telemetry, node.telemetry.gpu_util_percent
-    if util is None:
-        return
-    if usage.throttled_percent and usage.throttled_percent >= 1:
-        why = ", ".join(usage.throttle_reasons)
-        yield Advice.GPU_THROTTLED.finding(node.name, percent=usage.throttled_percent, why=why)
-    most = [gpu.sm_clock_max_mhz for gpu in node.machine.gpus if gpu.sm_clock_max_mhz]
-    if most and usage.gpu_sm_clock_mhz and util.mean >= 70 and usage.gpu_sm_clock_mhz.mean < 0.85 * min(most):
-        yield Advice.GPU_CLOCK_LOW.finding(node.name, clock=usage.gpu_sm_clock_mhz.mean, most=min(most), util=util.mean)
-    limits = [gpu.power_limit_w for gpu in node.machine.gpus if gpu.power_limit_w]
-    if limits and usage.gpu_power_w and usage.gpu_power_w.mean >= 0.97 * min(limits):
-        yield Advice.GPU_POWER_LIMITED.finding(node.name, power=usage.gpu_power_w.mean, limit=min(limits))
-    if util.mean < 60:
-        yield Advice.GPU_IDLE.finding(node.name, util=util.mean)
+    """What stands out of the node's GPUs, each judged by itself; those with the same finding share a sentence."""
+    with_engines = any(gpu.engines for gpu in node.gpus)
+    if unused := [gpu for gpu in node.gpus if with_engines and not gpu.engines]:
+        yield Advice.GPU_UNUSED.finding(node.name, gpus=_named(unused))
+    busy = [gpu for gpu in node.gpus if gpu.util_percent and gpu not in unused]
+    if throttled := [(gpu, gpu.throttled_percent) for gpu in busy if (gpu.throttled_percent or 0) >= 1]:
+        why = ", ".join(sorted({reason for gpu, _ in throttled for reason in gpu.throttle_reasons}))
+        yield _of_gpus(Advice.GPU_THROTTLED, node, throttled, why=why)
+    clocks = [(gpu, gpu.sm_clock_mhz.mean, _card(node, gpu).sm_clock_max_mhz) for gpu in busy if gpu.sm_clock_mhz]
+    slow = [(gpu, clock, most) for gpu, clock, most in clocks if most and _mean(gpu.util_percent) >= 70]
+    if slow := [(gpu, clock, most) for gpu, clock, most in slow if clock < 0.85 * most]:
+        yield _of_gpus(Advice.GPU_CLOCK_LOW, node, [one[:2] for one in slow], most=min(most for *_, most in slow))
+    powers = [(gpu, gpu.power_w.mean, _card(node, gpu).power_limit_w) for gpu in busy if gpu.power_w]
+    if limited := [(gpu, power, limit) for gpu, power, limit in powers if limit and power >= 0.97 * limit]:
+        limit = min(limit for *_, limit in limited)
+        yield _of_gpus(Advice.GPU_POWER_LIMITED, node, [one[:2] for one in limited], limit=limit)
+    if idle := [(gpu, _mean(gpu.util_percent)) for gpu in busy if _mean(gpu.util_percent) < 60]:
+        yield _of_gpus(Advice.GPU_IDLE, node, idle)
+    speeds = sorted((gpu.samples_per_s, gpu.number, gpu.engines) for gpu in node.gpus if gpu.samples_per_s)
+    if len({engines for *_, engines in speeds}) > 1 and speeds[-1][0] > _UNEVEN * speeds[0][0]:
+        ratio = speeds[-1][0] / speeds[0][0]
+        yield Advice.GPU_UNEVEN.finding(node.name, fast=speeds[-1][1], slow=speeds[0][1], ratio=ratio)
+
+
+def _of_gpus(advice: Advice, node: Node, measured: Sequence[tuple[GpuUse, float | None]], **facts: object) -> Finding:
+    """A finding about several GPUs, with the range of what was measured of them."""
+    values = sorted({f"{value:.0f}": value for _, value in measured if value is not None}.values())
+    shown = f"{values[0]:.0f}" if len(values) == 1 else f"{values[0]:.0f} to {values[-1]:.0f}"
+    return advice.finding(node.name, gpus=_named([gpu for gpu, _ in measured]), values=shown, **facts)
+
+
+def _named(gpus: Sequence[GpuUse]) -> str:
+    return f"GPU{'' if len(gpus) == 1 else 's'} {', '.join(str(gpu.number) for gpu in gpus)}"
+
+
+def _mean(usage: Usage | None) -> float:
+    return usage.mean if usage else 0.0
+
+
+def _card(node: Node, gpu: GpuUse) -> Gpu:
+    cards = node.machine.gpus
+    return cards[gpu.number] if gpu.number < len(cards) else Gpu.model_validate(dict.fromkeys(Gpu.model_fields))
 
 
 def _between(nodes: Sequence[Node], pair: Pair | None, shared_machine: bool) -> Iterator[Finding]:
@@ -229,18 +327,13 @@ def _between(nodes: Sequence[Node], pair: Pair | None, shared_machine: bool) -> 
         percent = 100 * pair.finished_apart_s / pair.makespan_s
         yield Advice.FINISHED_APART.finding(apart=pair.finished_apart_s, percent=percent)
     speeds = sorted((node.figures.samples_per_s, node.name) for node in nodes if node.figures.samples_per_s)
-    if len(speeds) > 1 and not shared_machine and speeds[-1][0] > 1.15 * speeds[0][0]:
+    if len(speeds) > 1 and not shared_machine and speeds[-1][0] > _UNEVEN * speeds[0][0]:
         ratio = speeds[-1][0] / speeds[0][0]
         yield Advice.UNEVEN_NODES.finding(fast=speeds[-1][1], slow=speeds[0][1], ratio=ratio)
-    waits = sorted((node.figures.ttft.p50_ms, node.name) for node in nodes if node.figures.ttft)
-    if (
-        pair is None
-        and not shared_machine
-        and len(waits) > 1
-        and waits[-1][0] > 2 * waits[0][0]
-        and waits[-1][0] - waits[0][0] > 20
-    ):
-        yield Advice.NETWORK_LATENCY.finding(slow=waits[-1][1], much=waits[-1][0], fast=waits[0][1], less=waits[0][0])
+    for node in nodes:
+        connect, ttft = node.connect_ms, node.figures.ttft
+        if connect and ttft and connect > _SLOW_CONNECT_MS and connect > _SLOW_CONNECT * ttft.p50_ms:
+            yield Advice.NETWORK_LATENCY.finding(slow=node.name, connect=connect, much=ttft.p50_ms)
 
 
 def _client(request: Request, phases: Sequence[Phase], nodes: Sequence[Node]) -> Iterator[Finding]:

@@ -1,43 +1,29 @@
 """Earlier results: which are comparable, their speeds, and the copy of these that a report keeps."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import BadInput
-from harness.files import read_json, sha256_json, write_json
-from harness.report.input_models import EarlierResult
-from harness.report.machines import EngineSettings, Machine, Record
-from harness.report.record import Level, Node, PastRun, Request, Result
-from harness.spec import explain
+from harness.files import read_json, write_json
+from harness.report import work
+from harness.report.groups import names
+from harness.report.machines import Record
+from harness.report.record import Inside, Level, Node, PastRun, Result
 
 BASELINES = "baselines.json"
 
 
-def comparable(request: Request, machine: Machine, engines: Sequence[EngineSettings]) -> str | None:
-    """Fingerprint of what makes two speeds of one node comparable; None when something needed is unknown.
-
-    Same scenario, samples, way of choosing the rate, weights, environment, engine settings, CPU, GPUs and driver; and
-    the speed taken from the same mode. A rate given as a number is part of it, since the rate then bounds the speed.
-    """
-    hashes = (machine.model_sha256, machine.samples_sha256, machine.environment_sha256)
-    if None in hashes or not engines:
-        return None
-    settings = [(engine.kind, engine.settings_sha256, engine.version) for engine in engines]
-    rate = None if request.scenario == "offline" else request.target_qps
-    hardware = (machine.cpu_model, machine.cpu_count, [gpu.model_dump() for gpu in machine.gpus], machine.driver)
-    return sha256_json(
-        [request.scenario, request.mode == "accuracy", request.samples, rate, hashes, settings, hardware]
-    )
-
-
 class Baseline(Record):
-    """An earlier run to compare with: its speed, and the fingerprint of each of its nodes."""
+    """An earlier run to compare with: its speed, and each node's work (a fingerprint) and what that ran on."""
 
     run: PastRun
     topology: str | None
     comparable: dict[str, str | None]
+    conditions: dict[str, dict[str, str]]
 
 
 _KEPT = TypeAdapter(tuple[Baseline, ...])
@@ -52,21 +38,24 @@ def earlier(candidates: Iterable[Path], kept: Path, created_unix: float | None) 
         kept: baselines.json of an earlier report on the same run, for results that were deleted since.
         created_unix: when the run that is reported was created; None gives no earlier runs.
 
-    Raises:
-        BadInput: `kept` is there and broken.
+    A broken copy is taken as none, for the same reason, and the next one replaces it.
     """
     by_run = {baseline.run.run_id: baseline for baseline in _kept(kept)}
     for path in candidates:
         try:
-            result = EarlierResult.model_validate(read_json(path, "result"))
-        except (BadInput, ValidationError):
+            result = work.read(path.parent)
+        except BadInput:
             continue
         by_run.pop(result.run_id, None)
         speed = result.together
         run = point(result.run_id, result.created_unix, len(result.nodes), speed.samples_per_s, speed.seconds)
         if run and result.verdict.level != Level.INVALID:
-            comparables = {node.name: node.comparable for node in result.nodes}
-            by_run[run.run_id] = Baseline(run=run, topology=result.asked.topology, comparable=comparables)
+            by_run[run.run_id] = Baseline(
+                run=run,
+                topology=result.asked.topology,
+                comparable={node.name: work.node_work(result.asked, node) for node in result.nodes},
+                conditions={node.name: work.node_conditions([node]) for node in result.nodes},
+            )
     past = [baseline for baseline in by_run.values() if baseline.run.created_unix < (created_unix or 0.0)]
     return sorted(past, key=lambda baseline: (baseline.run.created_unix, baseline.run.run_id))
 
@@ -76,8 +65,8 @@ def _kept(path: Path) -> tuple[Baseline, ...]:
         return ()
     try:
         return _KEPT.validate_python(read_json(path, "baselines"))
-    except ValidationError as error:
-        raise BadInput(f"baselines {path}: {explain(error)}; delete it to report without them") from None
+    except (BadInput, ValidationError):
+        return ()
 
 
 def keep(path: Path, past: Sequence[Baseline], result: Result) -> None:
@@ -86,10 +75,47 @@ def keep(path: Path, past: Sequence[Baseline], result: Result) -> None:
     write_json(path, [baseline.model_dump(mode="json") for baseline in past if baseline.run.run_id in named])
 
 
-def alone(past: Sequence[Baseline], fingerprint: str | None, name: str) -> PastRun | None:
-    """The latest comparable run on this node alone; None when there is none."""
-    same = (baseline.run for baseline in reversed(past) if baseline.comparable == {name: fingerprint})
-    return next(same, None) if fingerprint else None
+class Alone(NamedTuple):
+    """An earlier run on one node alone, and what has changed on that node since."""
+
+    run: PastRun
+    changes: tuple[str, ...]
+
+
+def alone(past: Sequence[Baseline], node: work.Node, fingerprint: str | None) -> Alone | None:
+    """Of the runs of the same work on this node alone that with the fewest differences, of these the latest; None when
+    there is none."""
+    now = work.node_conditions([node])
+    found = [
+        Alone(baseline.run, tuple(work.differences(baseline.conditions[node.name], now)))
+        for baseline in reversed(past)
+        if baseline.comparable == {node.name: fingerprint}
+    ]
+    return min(found, key=lambda one: len(one.changes), default=None) if fingerprint else None
+
+
+def inside(past: Sequence[Baseline], asked: work.Asked, node: work.Node, now: PastRun | None) -> tuple[Inside, ...]:
+    """A node's speed alone with 1 to all of its engines, of those numbers that were measured; empty without 1 or all.
+
+    Args:
+        past: earlier runs.
+        asked: the request, for telling which of them are the same work but for the engines.
+        node: the node as it is now.
+        now: its speed alone with all engines.
+    """
+    several = range(1, len(node.engines))
+    fewer = {
+        count: alone(past, node, work.node_work(asked, node.model_copy(update={"engines": node.engines[:count]})))
+        for count in several
+    }
+    runs = {count: found.run for count, found in fewer.items() if found} | ({len(node.engines): now} if now else {})
+    if 1 not in runs or len(node.engines) not in runs or len(runs) < 2:
+        return ()
+    one = runs[1].samples_per_s
+    return tuple(
+        Inside(engines=n, samples_per_s=r.samples_per_s, efficiency=r.samples_per_s / (n * one), run_id=r.run_id)
+        for n, r in runs.items()
+    )
 
 
 def summed(nodes: Sequence[Node]) -> float | None:
@@ -104,19 +130,32 @@ def efficiency(together: float | None, nodes: Sequence[Node]) -> tuple[float | N
         return None, "one node has no pair to be compared with"
     total = summed(nodes)
     if total is None:
-        unmeasured = ", ".join(node.name for node in nodes if node.alone_samples_per_s is None)
+        unmeasured = names([node.name for node in nodes if node.alone_samples_per_s is None])
         return None, f"no comparable earlier run of {unmeasured} alone; run the benchmark with --limit for each"
     if together is None:
         return None, "no speed together was measured"
     return together / total, None
 
 
-def past_runs(past: Sequence[Baseline], nodes: Sequence[Node], topology: str | None) -> list[PastRun]:
-    """Earlier runs of the same nodes, topology and settings, oldest first."""
+def past_runs(
+    past: Sequence[Baseline], nodes: Sequence[Node], topology: str | None, now: PastRun | None
+) -> tuple[PastRun, ...]:
+    """Runs of the same work on the same nodes, oldest first, `now` last, and what changed before each."""
     fingerprints = {node.name: node.comparable for node in nodes}
-    if None in fingerprints.values():
-        return []
-    return [b.run for b in past if b.comparable == fingerprints and b.topology == topology]
+    same = (
+        []
+        if None in fingerprints.values()
+        else [b for b in past if b.comparable == fingerprints and b.topology == topology]
+    )
+    conditions = [*(b.conditions for b in same), {node.name: work.node_conditions([work.node(node)]) for node in nodes}]
+    changes = [(), *(_changes(*pair) for pair in itertools.pairwise(conditions))]
+    runs = [*(b.run for b in same), *([now] if now else [])]
+    return tuple(run.model_copy(update={"changes": change}) for run, change in zip(runs, changes, strict=False))
+
+
+def _changes(base: dict[str, dict[str, str]], new: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    """What differs on any node, each once."""
+    return tuple(dict.fromkeys(one for name in new for one in work.differences(base[name], new[name])))
 
 
 def point(

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import pandas as pd
+import numpy as np
 
-from harness.report import figures
+from harness.report import figures, tables
 from harness.report.attempts import Load
+from harness.report.journals import Table
 from harness.report.load_inputs import Inputs, LoadGenRun
-from harness.report.record import Attempt, Calibration, Failure, Peak, Phase
+from harness.report.record import Attempt, Calibration, Failure, Peak, Phase, Resumed
 
 
 def phases(loadgens: Sequence[LoadGenRun]) -> Iterator[Phase]:
@@ -29,11 +30,11 @@ def phases(loadgens: Sequence[LoadGenRun]) -> Iterator[Phase]:
             )
 
 
-def calibrations(loadgens: Sequence[LoadGenRun]) -> Iterator[Calibration]:
-    """The measurement that chose each LoadGen's rate."""
-    for loadgen in loadgens:
-        if calibration := loadgen.outcome.calibration:
-            yield Calibration(node=loadgen.host, **calibration.model_dump(exclude={"tried"}))
+def calibrations(inputs: Inputs) -> Iterator[Calibration]:
+    """The measurements that chose the rates: those made in the runs themselves, and those made before them."""
+    own = {loadgen.host: loadgen.outcome.calibration for loadgen in inputs.loadgens if loadgen.outcome.calibration}
+    for host, calibration in {**inputs.calibrations, **own}.items():
+        yield Calibration(node=host, **calibration.model_dump(exclude={"tried"}))
 
 
 def attempts(loadgens: Sequence[LoadGenRun]) -> Iterator[Attempt]:
@@ -43,6 +44,13 @@ def attempts(loadgens: Sequence[LoadGenRun]) -> Iterator[Attempt]:
             yield Attempt(node=loadgen.host, **attempt.model_dump())
 
 
+def resumed(loadgens: Sequence[LoadGenRun]) -> Iterator[Resumed]:
+    """Every time that a LoadGen's run was resumed, in order."""
+    for loadgen in loadgens:
+        for one in loadgen.outcome.resumed:
+            yield Resumed(node=loadgen.host, **one.model_dump())
+
+
 def peaks(loadgens: Sequence[LoadGenRun]) -> Iterator[Peak]:
     """Each LoadGen's search for the highest rate, where there was one."""
     for loadgen in loadgens:
@@ -50,18 +58,23 @@ def peaks(loadgens: Sequence[LoadGenRun]) -> Iterator[Peak]:
             yield Peak(node=loadgen.host, **peak.model_dump())
 
 
-def loads(inputs: Inputs, journal: pd.DataFrame) -> dict[str, Load]:
+def loads(inputs: Inputs, journal: Table) -> dict[str, Load]:
     """Load of the engines in each LoadGen's judged performance run, by host."""
     limits = {engine.file.name: engine.file.config.get("max_num_seqs") for engine in inputs.engines}
+    steps = {ref.name: ref.tokens_per_step for one in inputs.loadgens if one.spec for ref in one.spec.engines}
     by_host = {}
-    for host, rows in journal[journal["mode"] == "performance"].groupby("loadgen"):
-        engines = set(rows["engine"])
+    performance = journal[journal["mode"] == "performance"]
+    for host in tables.names(performance["loadgen"]):
+        rows = performance[performance["loadgen"] == host]
+        engines = tables.names(rows["engine"])
         seconds = float(rows["done_unix"].max() - rows["issued_unix"].min())
         sizes = [limit for engine in engines if isinstance(limit := limits.get(engine), int)]
-        by_host[str(host)] = Load(
-            distinct_samples=int(rows["qsl_idx"].nunique()),
+        caps = [cap for engine in engines if (cap := steps.get(engine))]
+        by_host[host] = Load(
+            distinct_samples=len(np.unique(rows["qsl_idx"])),
             in_flight=float(rows["e2e_ms"].sum()) / 1e3 / seconds / len(engines) if seconds > 0 else None,
             max_num_seqs=min(sizes) if len(sizes) == len(engines) else None,
+            tokens_per_step=min(caps) if len(caps) == len(engines) else None,
         )
     return by_host
 

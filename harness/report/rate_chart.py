@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from harness.report.attempts import rate
+from harness.attempt_record import rate
 from harness.report.chart_style import GROUPED, LIMIT, Drawn, new_figure
 from harness.report.record import Result, latency_limits
 
@@ -13,11 +13,12 @@ HELD, FAILED = "#0072B2", "#D55E00"
 MARKS: dict[str, dict[str, Any]] = {
     "attempt, VALID": {"marker": "o", "s": 90, "color": HELD},
     "attempt, failed": {"marker": "X", "s": 100, "color": FAILED},
-    # Queries that still waited for their first token are not in its figures, so these are too low.
+    # Queries that still waited for their first token are not in the figures of what ended early, so these are too low.
     "attempt, ended early: at least": {"marker": "^", "s": 90, "color": FAILED},
-    "probe, limits held": {"marker": "o", "s": 45, "facecolors": "white", "edgecolors": HELD},
-    "probe, failed": {"marker": "x", "s": 40, "color": FAILED},
+    "probe, could still be VALID": {"marker": "o", "s": 45, "facecolors": "white", "edgecolors": HELD},
+    "probe, failed: at least": {"marker": "x", "s": 40, "color": FAILED},
 }
+_LEGEND_COLUMNS = 3  # more would not fit into the width
 MOST_LINEAR = 10.0
 """Highest over lowest figure from which on the axis is logarithmic."""
 
@@ -45,7 +46,7 @@ def latency_against_rate(result: Result) -> Drawn:
         text: handle for axes in (left, right) for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.suptitle("Latency at the 99th percentile against the rate sent", x=0.01, ha="left", fontweight="bold")
-    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=len(labels))
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=_LEGEND_COLUMNS)
     parts = [f"{rate(point.rate)} samples/s ({point.mark})" for point in points]
     return figure, "99th percentiles of latency against the rate sent: " + ", ".join(parts)
 
@@ -53,13 +54,14 @@ def latency_against_rate(result: Result) -> Drawn:
 def _points(result: Result) -> list[_Point]:
     several = len({attempt.node for attempt in result.attempts} | {peak.node for peak in result.peaks}) > 1
     points = []
-    for attempt in result.attempts:
+    for attempt in (attempt for attempt in result.attempts if not attempt.engine_lost):
         name = f"{attempt.node} {attempt.number}" if several else str(attempt.number)
         mark = "VALID" if attempt.held else "ended early: at least" if attempt.ended_early else "failed"
         figures = (attempt.target_qps, attempt.ttft_ms_p99, attempt.tpot_ms_p99)
         points.append(_Point(name, f"attempt, {mark}", *figures))
-    for probe in (probe for peak in result.peaks for probe in peak.probes):
-        mark = "limits held" if probe.held else "failed"
+    probes = (probe for peak in result.peaks for probe in peak.probes)
+    for probe in (probe for probe in probes if not probe.engine_lost):
+        mark = "could still be VALID" if probe.held else "failed: at least"
         points.append(_Point(None, f"probe, {mark}", probe.target_qps, probe.ttft_ms_p99, probe.tpot_ms_p99))
     return [point for point in points if point.ttft_ms is not None or point.tpot_ms is not None]
 

@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
+from harness.attempt_record import AttemptRecord, PeakRecord, ProbeRecord
 from harness.report import input_models
-from harness.report.machines import EngineSettings, Machine, Record, Telemetry
-from harness.spec import Scenario
+from harness.report.machines import EngineSettings, GpuUse, Machine, Record, Telemetry
+from harness.spec import Scenario, UnixSeconds
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 4
 
 
 class Level(StrEnum):
@@ -36,7 +37,9 @@ class Verdict(Record):
 
 
 class Request(Record):
-    """The benchmark that was requested; `target_qps` is a number, "auto" or "peak"."""
+    """The benchmark that was requested; `target_qps` is a number, "auto" or "peak", `replay_of` the run it replays.
+
+    `repeat_of` is the first run of the same benchmark, where that made several."""
 
     scenario: str | None
     mode: str | None
@@ -45,6 +48,8 @@ class Request(Record):
     topology: str | None
     launcher: str | None
     sampling_seed: int | None
+    replay_of: str | None
+    repeat_of: str | None
 
 
 def latency_limits(request: Request) -> tuple[float, float] | None:
@@ -78,7 +83,8 @@ class Rouge(Record):
 class Figures(Record):
     """Speed, latency and accuracy of one node or of all together.
 
-    `samples`, `tokens` and `seconds` are those of the speed. `source` says who measured it.
+    `samples` and `tokens` were answered, `source` says who measured. `samples_per_s` is `samples_in_rate` ÷ `seconds`
+    and `tokens_per_s` is `tokens` ÷ `seconds`; in Server LoadGen leaves one sample out of its rate of samples.
     `scheduled_samples_per_s` is the rate at which LoadGen sent (Server and Interactive).
     Hours are for one performance run at the rule's length and one accuracy run of 13,368 samples at this speed.
     """
@@ -86,6 +92,7 @@ class Figures(Record):
     samples: int | None
     tokens: int | None
     seconds: float | None
+    samples_in_rate: int | None
     samples_per_s: float | None
     tokens_per_s: float | None
     source: Literal["LoadGen", "journal"] | None
@@ -125,9 +132,40 @@ class Steadiness(Record):
     steady: bool
 
 
+class Energy(Record):
+    """What the GPUs of a node, or of all together, used in the performance run, and what the nodes cost.
+
+    `joules` by the GPUs' own counters, or as power over time (`source`). `idle_power_w` is of before the run, and in
+    none of the others. `price_per_hour` of the nodes is in whatever currency the inventory gave it in.
+    """
+
+    joules: float | None
+    source: Literal["counter", "power"] | None
+    tokens_per_joule: float | None
+    joules_per_sample: float | None
+    idle_power_w: float | None
+    price_per_hour: float | None
+    cost_per_million_tokens: float | None
+
+
+class Inside(Record):
+    """A node's speed alone with so many engines, and that over as many times the speed with one."""
+
+    engines: int
+    samples_per_s: float
+    efficiency: float
+    run_id: str
+
+
 class Node(Record):
-    """One node. `alone_samples_per_s` is its speed in the latest comparable earlier run on this node alone;
-    `client_queue_p99_ms` is how long samples waited between LoadGen's issue and the request leaving."""
+    """One node.
+
+    `alone_samples_per_s` is its speed in an earlier run of the same work on this node alone, that with the fewest
+    differences (`alone_changes`: what has changed since); `comparable` is a fingerprint of that work. `inside` has its
+    speed with fewer engines, where it was measured with one. `client_queue_p99_ms` is how long samples waited between
+    LoadGen's issue and the request leaving, `connect_ms` what opening a connection to its engines took at least;
+    `weights_load_s` is how long the slowest of these read its weights.
+    """
 
     name: str
     loadgen: bool
@@ -135,12 +173,19 @@ class Node(Record):
     why: str | None
     figures: Figures
     client_queue_p99_ms: float | None
+    connect_ms: float | None
+    weights_load_s: float | None
+    weights_load_mb_per_s: float | None
     alone_samples_per_s: float | None
     alone_run_id: str | None
+    alone_changes: tuple[str, ...]
+    inside: tuple[Inside, ...]
+    energy: Energy
     comparable: str | None
     machine: Machine
     engines: tuple[EngineSettings, ...]
     telemetry: Telemetry
+    gpus: tuple[GpuUse, ...] = ()
     steadiness: Steadiness | None
 
 
@@ -157,7 +202,7 @@ class Pair(Record):
     finished_apart_s: float
 
 
-class Attempt(input_models.Attempt):
+class Attempt(AttemptRecord):
     """One attempt of the performance run of the LoadGen on `node`; the last one of each LoadGen is judged."""
 
     model_config = ConfigDict(extra="forbid")
@@ -165,19 +210,42 @@ class Attempt(input_models.Attempt):
     node: str
 
 
-class Probe(input_models.Probe):
+class Probe(ProbeRecord):
     """One probe of the search for the highest rate."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Peak(input_models.Peak):
+class Peak(PeakRecord):
     """Result of the search for the highest VALID rate with the LoadGen on `node`."""
 
     model_config = ConfigDict(extra="forbid")
 
     node: str
     probes: tuple[Probe, ...]
+
+
+class EngineLoss(input_models.EngineLoss):
+    """An engine that the run of the LoadGen on `loadgen` lost, with the speed of all engines before and after.
+
+    `judged`: not in a probe. `cause` is why its server died, as far as the engine's own supervisor knows.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    loadgen: str
+    judged: bool = True
+    cause: str | None
+    samples_per_s_before: float | None
+    samples_per_s_after: float | None
+
+
+class Resumed(input_models.Resumed):
+    """One time that the run of the LoadGen on `node` was resumed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str
 
 
 class Phase(Record):
@@ -196,6 +264,7 @@ class Calibration(Record):
 
     node: str
     samples_per_s: float
+    uncertainty_percent: float | None
     by_engine: dict[str, float]
     target_qps: float | None
     seconds: float | None
@@ -253,17 +322,21 @@ class Chart(Record):
 
 
 class PastRun(Record):
-    """One earlier comparable run, or this one, for the history chart."""
+    """One earlier run of the same work, or this one, for the history chart; `changes` are since the one before."""
 
     run_id: str
-    created_unix: float
+    created_unix: UnixSeconds
     nodes: int
     samples_per_s: float
     seconds: float
+    changes: tuple[str, ...] = ()
 
 
 class Result(Record):
-    """One benchmark. Times are unix seconds, fields carry their units, None means not measured."""
+    """One benchmark. Times are unix seconds, fields carry their units, None means not measured.
+
+    `resent`: by engine, requests sent again on a new connection without a loss (it had closed or refused one).
+    """
 
     schema_version: int
     run_id: str
@@ -272,6 +345,7 @@ class Result(Record):
     verdict: Verdict
     notice: str
     together: Figures
+    energy: Energy
     nodes: tuple[Node, ...]
     pair: Pair | None
     efficiency: float | None
@@ -281,6 +355,9 @@ class Result(Record):
     calibration: tuple[Calibration, ...]
     attempts: tuple[Attempt, ...]
     peaks: tuple[Peak, ...]
+    engine_losses: tuple[EngineLoss, ...]
+    resent: dict[str, int]
+    resumed: tuple[Resumed, ...]
     findings: tuple[Finding, ...]
     failures: tuple[Failure, ...]
     accuracy_reference: ReferenceComparison | None

@@ -3,91 +3,126 @@
 import math
 import xml.etree.ElementTree as Xml
 from collections import Counter
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from harness.report.accuracy_rules import GATE, REFERENCE_CHARACTERS, REFERENCE_ROUGE
 from harness.report.attempts import highest_valid
+from harness.report.formats import NONE, cell, hours, milliseconds, moment, number, percent, short, usage
+from harness.report.groups import columns, merged, names, parts, shown, speeds
 from harness.report.history import summed
-from harness.report.machines import EngineSettings, Gpu, Usage
-from harness.report.record import Figures, Latency, Level, Node, Result, latency_limits
+from harness.report.infrastructure import infrastructure, is_reading
+from harness.report.record import Figures, Finding, Level, Node, Reason, Result, Resumed, latency_limits
 from harness.report.rules import Rule
+from harness.report.steadiness import REQUIRED
 from harness.spec import FULL_SAMPLES, OFFLINE_MARGIN, OFFLINE_SLACK, RULE_MIN_DURATION_S, Scenario
 
-NONE = "–"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure with thousands separated; None, not measured, is a dash and never a zero."""
-    return NONE if value is None else f"{value:,.{digits}f}"
-
-
-def percent(value: float | None) -> str:
-    """A ratio as a percentage."""
-    return NONE if value is None else f"{100 * value:.0f} %"
-
-
-def milliseconds(latency: Latency | None) -> str:
-    """Median and 99th percentile."""
-    if latency is None:
-        return NONE
-    return " / ".join(number(value, 0 if value >= 100 else 1) for value in (latency.p50_ms, latency.p99_ms))
-
-
-def hours(value: float | None) -> str:
-    """Hours with two digits below ten, one above."""
-    return NONE if value is None else number(value, 2 if value < 10 else 1)
-
-
-def moment(unix: float | None) -> str:
-    """Unix seconds as UTC."""
-    return NONE if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def usage(value: Usage | None, digits: int = 0) -> str:
-    """Mean and peak."""
-    return NONE if value is None else f"{number(value.mean, digits)} / {number(value.peak, digits)}"
-
-
-def short(value: Any) -> str:
-    """A hash by its first twelve digits, anything else as it is, None as a dash."""
-    if value is None or value in ("", (), {}):
-        return NONE
-    text = str(value)
-    return text[:12] if len(text) == 64 else text
-
-
-def switched(value: bool | None) -> str:
-    """On, off, or a dash for a setting that the running server did not show."""
-    return NONE if value is None else "on" if value else "off"
-
-
 HEAD = (
-    "unverified", "samples/s", "tokens/s", "TTFT p50 / p99 ms", "TPOT p50 / p99 ms", "ROUGE-1 / 2 / L",
+    "unverified", "samples/s", "tokens/s", "per GPU / user", "TTFT p50 / p90 / p99 ms", "TPOT p50 / p90 / p99 ms",
+    "ROUGE-1 / 2 / L",
     "hours for 13,368", "alone samples/s", "efficiency",
 )  # fmt: skip
 
 
 def headline(result: Result) -> list[list[str]]:
-    """The table at the top: a row for each node and one for all together."""
-    rows = [_row(node.name, node.figures, number(node.alone_samples_per_s), NONE) for node in result.nodes]
+    """The table at the top: a row for each node, of many for some, and one for all together."""
+    rows = [
+        _row(f"{label} in this run", node.figures, [node], number(node.alone_samples_per_s), NONE)
+        for label, node in shown(result.nodes)
+    ]
     if len(result.nodes) == 1:
         rows = []
     name = "together" if len(result.nodes) != 1 else result.nodes[0].name
-    return [*rows, _row(name, result.together, number(summed(result.nodes)), percent(result.efficiency))]
+    alone = number(summed(result.nodes))
+    return [*rows, _row(name, result.together, result.nodes, alone, percent(result.efficiency))]
 
 
-def _row(name: str, figures: Figures, alone: str, efficiency: str) -> list[str]:
+def per_gpu(figures: Figures, nodes: Sequence[Node]) -> float | None:
+    """Tokens/s per GPU; None where a node has none."""
+    counts = [len(node.machine.gpus) for node in nodes]
+    return figures.tokens_per_s / sum(counts) if figures.tokens_per_s and counts and all(counts) else None
+
+
+def per_user(figures: Figures) -> float | None:
+    """Tokens/s that a user sees arrive: 1 ÷ the median time per output token."""
+    return 1000 / figures.tpot.p50_ms if figures.tpot and figures.tpot.p50_ms else None
+
+
+def _row(name: str, figures: Figures, nodes: Sequence[Node], alone: str, efficiency: str) -> list[str]:
     rouge = figures.rouge
     scores = (
         NONE if rouge is None else " / ".join(f"{value:.2f}" for value in (rouge.rouge1, rouge.rouge2, rouge.rougeL))
     )
     return [
-        name, number(figures.samples_per_s), number(figures.tokens_per_s, 0), milliseconds(figures.ttft),
+        name, number(figures.samples_per_s), number(figures.tokens_per_s, 0),
+        f"{number(per_gpu(figures, nodes), 0)} / {number(per_user(figures), 1)}", milliseconds(figures.ttft),
         milliseconds(figures.tpot), scores, hours(figures.full_hours), alone, efficiency,
+    ]  # fmt: skip
+
+
+ENERGY_HEAD = (
+    "node", "joules", "measured by", "tokens per joule", "joules per sample", "idle W", "price per hour",
+    "cost per million tokens",
+)  # fmt: skip
+_MEASURED_BY = {"counter": "GPUs’ counters", "power": "power over time", None: NONE}
+
+
+def energy_rows(result: Result) -> list[list[str]]:
+    """A row for each node, of many for some, and one for all together; none where neither energy nor a price is known
+    of any node."""
+    if all(node.energy.joules is None and node.energy.price_per_hour is None for node in result.nodes):
+        return []
+    rows = [(label, node.energy) for label, node in shown(result.nodes)]
+    if len(rows) > 1:
+        rows.append(("together", result.energy))
+    return [
+        [
+            name, number(part.joules, 0), _MEASURED_BY[part.source], number(part.tokens_per_joule),
+            number(part.joules_per_sample), number(part.idle_power_w, 1), number(part.price_per_hour),
+            number(part.cost_per_million_tokens, 4),
+        ]
+        for name, part in rows
+    ]  # fmt: skip
+
+
+GPU_HEAD = (
+    "node", "GPU", "engine", "samples/s", "tokens/s", "busy %, mean / peak", "memory GiB", "power W", "clock MHz",
+    "°C", "throttled %",
+)  # fmt: skip
+
+
+def gpu_rows(result: Result) -> list[list[str]]:
+    """A row for each GPU of each node."""
+    return [
+        [
+            node.name, f"{gpu.number} {gpu.name or ''}".strip(), ", ".join(gpu.engines) or NONE,
+            number(gpu.samples_per_s), number(gpu.tokens_per_s, 0), usage(gpu.util_percent),
+            usage(gpu.memory_used_gib, 1), usage(gpu.power_w), usage(gpu.sm_clock_mhz),
+            usage(gpu.temperature_c), number(gpu.throttled_percent, 0),
+        ]
+        for node in result.nodes
+        for gpu in node.gpus
+    ]  # fmt: skip
+
+
+LOSS_HEAD = (
+    "engine", "node", "lost in", "after s", "at", "samples moved", "samples/s before", "samples/s after",
+    "back after s", "reason",
+)  # fmt: skip
+
+
+def loss_rows(result: Result) -> list[list[str]]:
+    """A row for each engine that was lost."""
+    return [
+        [
+            loss.engine, loss.node, loss.lost_in, number(loss.at_s, 1), moment(loss.at_unix), number(loss.moved, 0),
+            number(loss.samples_per_s_before), number(loss.samples_per_s_after),
+            number(loss.rejoined_unix and loss.rejoined_unix - loss.at_unix, 1),
+            f"{loss.reason} ({loss.cause})" if loss.cause else loss.reason,
+        ]
+        for loss in result.engine_losses
     ]  # fmt: skip
 
 
@@ -128,106 +163,45 @@ def _how_many(counts: Counter[str]) -> str:
     return f"There were {count} attempts; the verdict is that of the last one."
 
 
-_Property = tuple[str, Callable[[Node], Sequence[Any]], Callable[..., str]]
+def untested(result: Result) -> str:
+    """The nodes whose engines were not tested for running steadily, and what the test needs; empty where all were."""
+    nodes = [] if result.asked.mode == "accuracy" else result.nodes
+    listed = names(
+        [
+            f"{node.name} ({number(node.figures.seconds, 0)} s, {number(node.figures.samples, 0)} samples)"
+            for node in nodes
+            if node.figures.samples and node.steadiness is None
+        ]
+    )
+    return f"Steadiness was not tested on {listed}: that needs {REQUIRED}." if listed else ""
 
 
-def infrastructure(result: Result) -> list[list[str]]:
-    """The nodes' machines and their use: the names, then a row for each property known of any node."""
-    rows = [["node", *(node.name for node in result.nodes)]]
-    for name, values_of, show in _PROPERTIES:
-        values = [values_of(node) for node in result.nodes]
-        if any(value is not None for of_node in values for value in of_node):
-            rows.append([name, *(show(*of_node) for of_node in values)])
-    return rows
+def reasons(result: Result) -> list[tuple[Reason, str]]:
+    """Why the verdict is not VALID, with the sentence that is shown."""
+    return merged(result.verdict.reasons, lambda reason: reason.sentence, result)
 
 
-def _machine(label: str, *names: str) -> _Property:
-    return label, lambda node: [getattr(node.machine, name) for name in names], _listed
+def findings(result: Result) -> list[tuple[Finding, str]]:
+    """The findings, with the sentence that is shown."""
+    return merged(result.findings, lambda finding: finding.sentence, result, lambda finding: finding.node)
 
 
-def _package(label: str, name: str) -> _Property:
-    return label, lambda node: [_version(node, name)], short
-
-
-def _telemetry(label: str, name: str, digits: int = 0) -> _Property:
-    return f"{label}, mean / peak", lambda node: [getattr(node.telemetry, name)], lambda value: usage(value, digits)
-
-
-def _listed(*values: Any) -> str:
-    return ", ".join(map(short, values))
-
-
-def _version(node: Node, name: str) -> str | None:
-    from_engine = next((engine.version.get(name) for engine in node.engines if engine.version.get(name)), None)
-    return from_engine or (None if name == "vllm" and node.engines else node.machine.versions.get(name))
-
-
-def _gpus(gpus: Sequence[Gpu]) -> str:
-    texts = [
-        ", ".join(
-            part for part in (gpu.name, f"{gpu.memory_gib:.0f} GiB" if gpu.memory_gib else None, gpu.pcie) if part
-        )
-        for gpu in gpus
+def resumed_sentences(result: Result) -> list[str]:
+    """What was kept each time that a run was resumed."""
+    return [
+        f"{one.node}: interrupted in phase {one.phase}, resumed at {moment(one.at_unix)}: {_kept(one)}."
+        for one in result.resumed
     ]
-    return "; ".join(texts) or "none"
 
 
-def _engines(engines: Sequence[EngineSettings] | None) -> str:
-    texts = [
-        f"{engine.name} ({_kind(engine)}, max_num_seqs {short(engine.max_num_seqs)}, "
-        f"context {short(engine.max_model_len)}, prefix caching {switched(engine.prefix_caching)}, "
-        f"speculative decoding {switched(engine.speculative_decoding)})"
-        for engine in engines or ()
-    ]
-    return "; ".join(texts) or NONE
+def _kept(one: Resumed) -> str:
+    if one.phase in ("accuracy", "scoring"):
+        return f"{number(one.kept, 0)} answers were kept, {number(one.missing, 0)} were missing"
+    return "the phase was run again, whole; what had finished before was kept"
 
 
-def _kind(engine: EngineSettings) -> str:
-    if engine.kind != "deepspeed":
-        return engine.kind
-    return f"deepspeed {short(engine.version.get('deepspeed'))}, not tuned"
-
-
-_PROPERTIES: tuple[_Property, ...] = (
-    ("GPU", lambda node: [node.machine.gpus], _gpus),
-    _machine("driver, CUDA", "driver", "cuda"),
-    (
-        "processor",
-        lambda node: [node.machine.cpu_model, node.machine.cpu_count],
-        lambda model, count: f"{short(model)} ({short(count)} cores)",
-    ),
-    ("memory GiB", lambda node: [node.machine.memory_gib], lambda value: number(value, 1)),
-    _machine("system", "os", "kernel"),
-    _machine("model", "model_name", "model_dtype"),
-    ("engines", lambda node: [node.engines or None], _engines),
-    _package("vLLM", "vllm"),
-    _package("PyTorch", "torch"),
-    _machine("Python", "python"),
-    _package("LoadGen", "mlcommons-loadgen"),
-    _package("harness", "harness"),
-    _machine("weights sha256", "model_sha256"),
-    _machine("data set sha256", "dataset_sha256"),
-    _machine("samples sha256", "samples_sha256"),
-    _machine("environment sha256", "environment_sha256"),
-    _machine("image digest", "image_digest"),
-    _telemetry("processor %", "cpu_percent"),
-    _telemetry("memory GiB", "memory_used_gib", 1),
-    _telemetry("GPU busy %", "gpu_util_percent"),
-    _telemetry("GPU power W", "gpu_power_w"),
-    _telemetry("GPU clock MHz", "gpu_sm_clock_mhz"),
-    _telemetry("sequences running", "running", 1),
-    _telemetry("requests waiting", "waiting", 1),
-    _telemetry("KV cache %", "kv_cache_percent", 1),
-    (
-        "telemetry's own cost, % of a core",
-        lambda node: [node.telemetry.own_cost_cpu_percent],
-        lambda value: number(value, 1),
-    ),
-)
-
-
-def page(result: Result, form: str) -> str:
-    """The report as `md` or `html`."""
+def page(result: Result, form: str, pictures: Mapping[str, str] | None = None) -> str:
+    """The report as `md` or `html`; `pictures` are the charts' SVG texts by name, which HTML holds."""
     environment = Environment(
         loader=PackageLoader("harness.report"),
         autoescape=select_autoescape((), (), default=form == "html", default_for_string=form == "html"),
@@ -237,17 +211,30 @@ def page(result: Result, form: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "number": number, "hours": hours, "moment": moment, "short": short, "percent": percent, "cell": _cell,
+        "number": number, "hours": hours, "moment": moment, "short": short, "percent": percent, "cell": cell,
+        "code": _code, "speeds": speeds,
     }  # fmt: skip
     scenario = Scenario(result.asked.scenario) if result.asked.scenario else None
     return environment.get_template(f"report.{form}.j2").render(
         result=result,
+        pictures=pictures or {},
         head=HEAD,
         rows=headline(result),
         attempt_head=ATTEMPT_HEAD,
         attempt_rows=attempt_rows(result),
         attempt_sentences=attempt_sentences(result),
-        infrastructure=infrastructure(result),
+        gpu_head=GPU_HEAD,
+        gpu_rows=gpu_rows(result),
+        energy_head=ENERGY_HEAD,
+        energy_rows=energy_rows(result),
+        loss_head=LOSS_HEAD,
+        loss_rows=loss_rows(result),
+        resumed_sentences=resumed_sentences(result),
+        untested=untested(result),
+        reasons=reasons(result),
+        findings=findings(result),
+        parts=parts(result),
+        infrastructure=columns(infrastructure(result), result, is_reading),
         scenario=scenario,
         tiny=Rule.TINY_MODEL.broken(result.verdict),
         full=FULL_SAMPLES,
@@ -261,17 +248,21 @@ def page(result: Result, form: str) -> str:
     )
 
 
-def _cell(text: str) -> str:
-    """Text inside a Markdown table or list: one line, no bar that would end the cell."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+def _code(text: str) -> str:
+    """Text as Markdown code, which a backtick in it would end."""
+    return "`" + " ".join(str(text).split()).replace("`", "'") + "`"
 
 
-def junit(result: Result) -> str:
-    """Every rule as a test case: passed, failed (INVALID) or skipped (UNOFFICIAL)."""
+def junit(result: Result, compared: Mapping[str, Any]) -> str:
+    """Every rule as a test case: passed, failed (INVALID) or skipped (UNOFFICIAL); and so the gate of compare.json.
+
+    `compared` is the content of that file, empty where there is none; of its gate only certainty passes or fails.
+    """
     by_code: dict[str, list[str]] = {}
     for reason in result.verdict.reasons:
         by_code.setdefault(reason.code, []).append(reason.sentence)
-    failed = sum(rule.level == Level.INVALID for rule in Rule if rule.name in by_code)
+    broken = {reason.code for reason in result.verdict.reasons if reason.level == Level.INVALID}
+    failed = len(broken)
     suite = Xml.Element(
         "testsuite",
         name=f"benchmark {result.run_id}",
@@ -284,7 +275,15 @@ def junit(result: Result) -> str:
         case = Xml.SubElement(suite, "testcase", classname="verdict", name=rule.checks)
         if rule.name in by_code:
             message = "; ".join(by_code[rule.name])
-            Xml.SubElement(case, "failure" if rule.level == Level.INVALID else "skipped", message=message)
+            Xml.SubElement(case, "failure" if rule.name in broken else "skipped", message=message)
+    if gate := compared.get("gate"):
+        name = f"is not slower than {', '.join(compared['base'])} by more than {gate['percent']:g} %"
+        case = Xml.SubElement(suite, "testcase", classname="comparison", name=name)
+        outcome = "failures" if gate["failed"] else None if gate["certain"] else "skipped"
+        if outcome:
+            Xml.SubElement(case, {"failures": "failure"}.get(outcome, outcome), message=gate["sentence"])
+            suite.set(outcome, str(int(suite.get(outcome, "0")) + 1))
+        suite.set("tests", str(len(Rule) + 1))
     Xml.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + Xml.tostring(suite, encoding="unicode") + "\n"
 
@@ -294,7 +293,7 @@ def summary(result: Result) -> str:
     table = [list(HEAD), *headline(result)]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
     lines = [f"{result.verdict.level}  {result.run_id}"]
-    lines += [f"  - [{reason.level}] {reason.sentence}" for reason in result.verdict.reasons]
+    lines += [f"  - [{reason.level}] {sentence}" for reason, sentence in reasons(result)]
     lines.append("")
     for row in table:
         cells = [
@@ -302,6 +301,7 @@ def summary(result: Result) -> str:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    lines += [f"  {sentence}" for sentence in ("", *attempt_sentences(result)) if result.attempts or result.peaks]
-    lines += ["", *(f"  * {f.node + ': ' if f.node else ''}{f.sentence}" for f in result.findings)]
+    for sentences in (attempt_sentences(result), resumed_sentences(result)):
+        lines += ["", *(f"  {sentence}" for sentence in sentences)] if sentences else []
+    lines += ["", *(f"  * {f.node + ': ' if f.node else ''}{text}" for f, text in findings(result))]
     return "\n".join([*lines, "", f"Figures are unverified. {result.notice}"])

@@ -13,6 +13,35 @@ class Rule(Enum):
     RUN_FINISHED = (_INVALID, "Every run finished", "{node}: the run failed in phase {phase}: {reason} (log: {log})")
     NODES_PRESENT = (_INVALID, "Every node delivered", "{node} was planned but delivered no results")
     FILES_WHOLE = (_INVALID, "Files are complete", "{what}")
+    FILE_SUMS = (_INVALID, "Files are those that were collected", "{file} {what}")
+    SAME_RUN = (_INVALID, "Every file is of this run", "{file}: {what} is {value}, this run's is {rule}")
+    LOG_OF_RUN = (_INVALID, "LoadGen's logs are of this run", "{file}: {what} is {value}, this run's is {rule}")
+    LOG_NUMBERS = (_INVALID, "LoadGen's numbers bear out its flags", "{file}: {what}")
+    ATTEMPTS_MARKED = (_INVALID, "Every attempt is marked, and the last one counts", "{file} {what}")
+    JOURNAL_TIMES = (_INVALID, "Every journal line is possible", "{file} ({mode}): {what}")
+    JOURNAL_OUTCOME = (
+        _INVALID,
+        "Journal and outcome agree",
+        "{file} ({mode}): {what}: {value} in the journal, {rule} in outcome.json",
+    )
+    JOURNAL_LOG = (
+        _INVALID,
+        "Journal and LoadGen's log agree",
+        "{file} ({mode}): {what}: {value} in the journal, {rule} in LoadGen's log",
+    )
+    ANSWERS_LOGGED = (_INVALID, "The accuracy log holds every answer once", "{file} {what}")
+    SCORES_FOLLOW = (_INVALID, "Scores follow from the answers", "{file} {what}")
+    MODEL_IDENTITY = (
+        _INVALID,
+        "Every engine served the benchmark's model",
+        "{engine}: {what}: {value}, the benchmark's is {rule}",
+    )
+    ENGINE_FILES = (
+        _INVALID,
+        "What is known of each engine agrees",
+        "{engine}: {what} is {value}, but {place} says {rule}",
+    )
+    SAME_ANSWERS = (_INVALID, "Performance and accuracy gave the same answers", "{file}: {what}")
     NO_FAILED_SAMPLES = (
         _INVALID,
         "No sample failed",
@@ -52,7 +81,7 @@ class Rule(Enum):
         "{node}: the performance run ended before its minimum duration of {minimum:.0f} s",
     )
     QUERY_COUNT = (_INVALID, "Enough queries", "{node}: LoadGen generated {count} samples, {rule} are required")
-    LOADGEN_RESULT = (_INVALID, "LoadGen says VALID", "{node}: LoadGen says INVALID: {why}")
+    LOADGEN_RESULT = (_INVALID, "LoadGen says VALID", "{node}: LoadGen says {validity}: {why}")
     PERFORMANCE_COVERAGE = (
         _INVALID,
         "Performance used every sample",
@@ -96,6 +125,7 @@ class Rule(Enum):
         "{count} answers {what}, which rounding cannot explain: samples {which}",
     )
     END_TOKEN = (_INVALID, "Nothing after an end token", "{count} answers continue after an end token: {which}")
+    COMPLIANCE = (_INVALID, "Compliance test TEST06 passed", "{node}: TEST06: {what}")
     PREFIX_CACHING = (_INVALID, "Prefix caching off", "{engine}: prefix caching was on")
     SPECULATIVE = (_INVALID, "Speculative decoding off", "{engine}: speculative decoding was on")
     CONTEXT_LENGTH = (
@@ -103,7 +133,7 @@ class Rule(Enum):
         "Context length",
         "{engine}: the context is {value} tokens, the longest sequence has {rule}",
     )
-    ENGINE_ALIVE = (_INVALID, "Engines stayed alive", "{engine}: the engine failed: {reason}")
+    ENGINE_ALIVE = (_INVALID, "Engines stayed alive", "{engine}: {what}")
     NODES_ALIKE = (_INVALID, "Nodes ran the same", "nodes ran different {what}: {values}")
 
     TINY_MODEL = (
@@ -127,6 +157,17 @@ class Rule(Enum):
         _UNOFFICIAL,
         "One LoadGen",
         "{count} LoadGens were summed: an official figure comes from one LoadGen for the system",
+    )
+    SHARE_TAKEN_OVER = (
+        _UNOFFICIAL,
+        "Every node measured its own share",
+        "{node} was lost ({why}); the {count} samples of its accuracy share were answered by {others}",
+    )
+    RESUMED = (
+        _UNOFFICIAL,
+        "Accuracy comes from one LoadGen run",
+        "{node}: the accuracy run was interrupted and resumed {times}: {kept:,} of its {samples:,} answers are from "
+        "before, and each part has a LoadGen log of its own",
     )
     NO_REFERENCE = (
         _UNOFFICIAL,
@@ -160,7 +201,8 @@ class Rule(Enum):
         """Whether the verdict has a reason of this rule."""
         return any(reason.code == self.name for reason in verdict.reasons)
 
-    def reason(self, **facts: object) -> Reason:
-        """The rule's reason with its facts filled in; a fact that is None reads as "–"."""
+    def reason(self, *, level: Level | None = None, **facts: object) -> Reason:
+        """The rule's reason with its facts filled in; a fact that is None reads as "–". `level`: where it is not the
+        rule's own."""
         shown = {name: "–" if value is None else value for name, value in facts.items()}
-        return Reason(code=self.name, level=self.level, sentence=self.value[2].format(**shown))
+        return Reason(code=self.name, level=level or self.level, sentence=self.value[2].format(**shown))

@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from harness.report.journals import Table
 from harness.report.record import Steadiness
 
 BATCHES = 10
@@ -16,11 +16,12 @@ MOST_CORRELATION = 0.8
 MOST_CHANGE = 0.05
 LEAST_SAMPLES = 200
 LEAST_SECONDS = 30.0
+REQUIRED = f"{LEAST_SECONDS:.0f} s, {LEAST_SAMPLES} samples and answers that come token by token"
 
 Floats = NDArray[np.float64]
 
 
-def steadiness(rows: pd.DataFrame) -> Steadiness | None:
+def steadiness(rows: Table) -> Steadiness | None:
     """Compare the halves of one node's part of a performance run.
 
     The figure is the time per output token at equal load: the logarithm of each sample's TPOT, less what the number of
@@ -28,7 +29,7 @@ def steadiness(rows: pd.DataFrame) -> Steadiness | None:
     between the halves by Student's t, with the error widened by the correlation of one batch with the next.
 
     Args:
-        rows: the node's samples (`tables.JOURNAL_COLUMNS`).
+        rows: the node's samples (`tables.JOURNAL`).
 
     Returns:
         None for fewer than 200 samples, less than 30 s, or answers that came in one piece.
@@ -36,14 +37,14 @@ def steadiness(rows: pd.DataFrame) -> Steadiness | None:
     answers = rows[rows["tpot_ms"] > 0]
     if len(answers) < max(LEAST_SAMPLES, 0.9 * len(rows)):
         return None
-    first = (answers["issued_unix"] + answers["ttft_ms"] / 1e3).to_numpy(dtype=float)
-    last = answers["done_unix"].to_numpy(dtype=float)
+    first = answers["issued_unix"] + answers["ttft_ms"] / 1e3
+    last = answers["done_unix"]
     if last.max() - first.min() < LEAST_SECONDS:
         return None
     order = np.argsort(first, kind="stable")
-    engines = pd.factorize(answers["engine"].to_numpy()[order])[0]
+    engines = np.unique(answers["engine"][order].astype(str), return_inverse=True)[1]
     second = np.arange(len(order)) >= len(order) // 2
-    logarithms = np.log(answers["tpot_ms"].to_numpy(dtype=float)[order])
+    logarithms = np.log(answers["tpot_ms"][order])
     figure = _at_equal_load(logarithms, first[order], last[order], engines, second)
     halves = [np.array_split(figure[second == half], BATCHES) for half in (False, True)]
     means = np.array([[batch.mean() for batch in half] for half in halves])

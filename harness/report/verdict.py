@@ -3,16 +3,18 @@
 A broken rule or a failure is INVALID. A rule that a smoke test cannot meet is UNOFFICIAL.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.files import sha256_file
+from harness.report import losses
 from harness.report.accuracy_rules import accuracy, few, is_real
 from harness.report.attempts import Load, attempt_reasons
+from harness.report.compliance_rules import compliance
+from harness.report.evidence import disagreements
 from harness.report.input_models import ModelFacts
 from harness.report.load_inputs import Engine, Inputs, LoadGenRun
 from harness.report.logs import LoadGenLog
-from harness.report.record import Level, Reason, Verdict
+from harness.report.record import EngineLoss, Level, Reason, Verdict
 from harness.report.rules import Rule
 from harness.scoring.scores import Score
 from harness.spec import (
@@ -22,28 +24,34 @@ from harness.spec import (
     MAX_MODEL_LEN,
     RULE_MIN_DURATION_S,
     SAMPLING_SEED,
-    Mode,
     Spec,
+    unverified,
 )
 
 ORDER = {Level.INVALID: 0, Level.UNOFFICIAL: 1, Level.VALID: 2}
 
 
-def judge(inputs: Inputs, score: Score | None, loads: Mapping[str, Load]) -> Verdict:
+def judge(inputs: Inputs, score: Score | None, loads: Mapping[str, Load], lost: Sequence[EngineLoss] = ()) -> Verdict:
     """Judge one benchmark.
 
     Args:
         inputs: its files.
         score: the accuracy of all shares merged; None when nothing was scored.
         loads: per LoadGen host, what its performance journal holds.
+        lost: the engines that runs lost.
     """
     reasons: list[Reason] = []
     reasons += _completeness(inputs)
+    reasons += disagreements(inputs)
     for loadgen in inputs.loadgens:
         reasons += _loadgen_run(loadgen, loads.get(loadgen.host, Load()))
     reasons += accuracy(inputs, score)
+    reasons += compliance(inputs)
+    reasons += losses.reasons(lost)
+    reasons += losses.taken_over(inputs)
     for engine in inputs.engines:
-        reasons += _engine(engine)
+        noted = any(loss.judged and (loss.node, loss.engine) == (engine.node, engine.file.name) for loss in lost)
+        reasons += _engine(engine, noted)
     reasons += _equality(inputs)
     reasons += _model(inputs)
     if inputs.spec:
@@ -54,14 +62,22 @@ def judge(inputs: Inputs, score: Score | None, loads: Mapping[str, Load]) -> Ver
 
 
 def _completeness(inputs: Inputs) -> Iterator[Reason]:
-    broken = {failure.host for failure in inputs.failures}
+    lost = losses.lost_nodes(inputs)
+    broken = {failure.host for failure in inputs.failures} | lost
     for failure in inputs.failures:
+        if failure.host in lost:
+            continue  # the run went on without it, and says so
         yield Rule.RUN_FINISHED.reason(node=failure.host, phase=failure.phase, reason=failure.reason, log=failure.log)
     delivered = {loadgen.host for loadgen in inputs.loadgens}
     planned = inputs.plan.loadgens if inputs.plan else ()
     missing = [host for host in planned if host not in delivered]
     if inputs.plan:
         missing += sorted(set(inputs.nodes) - {engine.node for engine in inputs.engines} - set(missing))
+    unplanned = sorted(delivered - set(planned)) if inputs.plan else []
+    if unplanned:
+        yield Rule.SAME_RUN.reason(
+            file="plan.json", what="loadgens", value=", ".join(planned) or "none", rule=", ".join(sorted(delivered))
+        )
     for host in missing:
         if host not in broken:
             yield Rule.NODES_PRESENT.reason(node=host)
@@ -96,7 +112,7 @@ def _loadgen_run(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
         partial = mode == "performance" and loadgen.last_attempt and loadgen.last_attempt.ended_early
         if part and part.samples != part.issued and not partial:
             yield Rule.NO_LOST_SAMPLES.reason(node=node, mode=mode, issued=part.issued, done=part.samples)
-    for log in (loadgen.performance, loadgen.accuracy):
+    for log in (loadgen.performance, *loadgen.interrupted, loadgen.accuracy):
         if log and spec:
             yield from _loadgen(node, log, spec)
     if loadgen.performance and spec:
@@ -109,14 +125,10 @@ def _loadgen_run(loadgen: LoadGenRun, load: Load) -> Iterator[Reason]:
         yield Rule.ACCURACY_SCORED.reason(node=node)
     if loadgen.score and loadgen.score.punkt is False:
         yield Rule.PUNKT.reason(node=node)
-    log_file = loadgen.path / "accuracy" / "mlperf_log_accuracy.json"
-    if (
-        loadgen.score
-        and loadgen.score.log_sha256
-        and log_file.exists()
-        and sha256_file(log_file) != loadgen.score.log_sha256
-    ):
-        yield Rule.ACCURACY_LOG.reason(node=node)
+    if (resumed := loadgen.accuracy_resumed) and spec:
+        times = "once" if len(resumed) == 1 else f"{len(resumed)} times"
+        size = spec.window.stop - spec.window.start
+        yield Rule.RESUMED.reason(node=node, times=times, kept=resumed[-1].kept, samples=size)
 
 
 def _loadgen(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
@@ -143,7 +155,7 @@ def _performance(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
     full = spec.samples == FULL_SAMPLES
     size = spec.window.stop - spec.window.start
     reasons: list[Reason] = []
-    if log.latency_limits_met is False:
+    if log.latency_limits_met is False or _over_limit(log):
         reasons.append(Rule.LATENCY_LIMITS.reason(node=node, why=_over_limit(log) or log.invalid_reason))
     elif log.early_stopping_met is False:
         rule = Rule.EARLY_STOPPING if full else Rule.EARLY_STOPPING_SUBSET
@@ -152,8 +164,8 @@ def _performance(node: str, log: LoadGenLog, spec: Spec) -> Iterator[Reason]:
         reasons.append(Rule.MIN_DURATION.reason(node=node, minimum=(log.min_duration_ms or 0) / 1e3))
     if log.min_queries_met is False or (log.samples or 0) < size:
         reasons.append(Rule.QUERY_COUNT.reason(node=node, count=log.samples, rule=max(size, log.min_query_count or 0)))
-    if log.validity == "INVALID" and not reasons:
-        reasons.append(Rule.LOADGEN_RESULT.reason(node=node, why=log.invalid_reason))
+    if log.validity != "VALID" and not reasons:
+        reasons.append(Rule.LOADGEN_RESULT.reason(node=node, validity=log.validity, why=log.invalid_reason))
     yield from reasons
     minimum_s = (log.min_duration_ms or 0) / 1e3
     if minimum_s < RULE_MIN_DURATION_S:
@@ -169,10 +181,13 @@ def _over_limit(log: LoadGenLog) -> str:
     )
 
 
-def _engine(engine: Engine) -> Iterator[Reason]:
+def _engine(engine: Engine, noted: bool) -> Iterator[Reason]:
+    """An engine's settings, and that it lived to the end; `noted`: a run has noted its loss."""
     name, verified = f"{engine.node}/{engine.file.name}", engine.file.verified
-    if engine.file.state == "failed":
-        yield Rule.ENGINE_ALIVE.reason(engine=name, reason=engine.file.reason)
+    if engine.file.state not in ("ready", "stopped") and not noted:
+        failed = f"the engine failed: {engine.file.reason or '–'}"
+        other = f"the engine's state is {engine.file.state}, neither ready nor stopped"
+        yield Rule.ENGINE_ALIVE.reason(engine=name, what=failed if engine.file.state == "failed" else other)
         return
     if verified.get("enable_prefix_caching"):
         yield Rule.PREFIX_CACHING.reason(engine=name)
@@ -181,28 +196,32 @@ def _engine(engine: Engine) -> Iterator[Reason]:
     length = verified.get("max_model_len")
     if length is not None and length < MAX_MODEL_LEN:
         yield Rule.CONTEXT_LENGTH.reason(engine=name, value=length, rule=MAX_MODEL_LEN)
-    required = ("enable_prefix_caching", "speculative_decoding", "max_model_len")
-    unknown = sorted({*engine.file.unverified, *(key for key in required if verified.get(key) is None)})
+    weights = ["weights"] if engine.file.machine is None else []
+    hidden = unverified(engine.file.kind, engine.file.config.get("dtype"), verified)
+    unknown = sorted({*engine.file.unverified, *weights, *hidden})
     if unknown:
         yield Rule.UNVERIFIED.reason(engine=name, what=", ".join(unknown))
 
 
 def _equality(inputs: Inputs) -> Iterator[Reason]:
-    """All nodes with engines must have run the same software; LoadGens must have read the same samples."""
-    machines = {engine.node: engine.file.machine for engine in inputs.engines}
-    for loadgen in inputs.loadgens:
-        if machines.get(loadgen.host) is None and loadgen.host in machines:
-            machines[loadgen.host] = loadgen.manifest.machine
+    """All engines must have run the same software; LoadGens must have read the same samples."""
+    hosts = {loadgen.host: loadgen.manifest.machine for loadgen in inputs.loadgens}
+    # What serves an endpoint is not known; where a LoadGen ran on its node, that machine is.
+    machines = {
+        f"{engine.node}/{engine.file.name}": engine.file.machine or hosts.get(engine.node) for engine in inputs.engines
+    }
     required: dict[str, dict[str, str | None]] = {
-        "weights": {node: machine.model_sha256 if machine else None for node, machine in machines.items()},
-        "environment": {node: machine.environment_sha256 if machine else None for node, machine in machines.items()},
-        "engine versions": {engine.node: _versions(engine.file.version) for engine in inputs.engines},
+        "weights": {name: machine.model_sha256 if machine else None for name, machine in machines.items()},
+        "environment": {name: machine.environment_sha256 if machine else None for name, machine in machines.items()},
+        "engine versions": {
+            f"{engine.node}/{engine.file.name}": _versions(engine.file.version) for engine in inputs.engines
+        },
         "samples": {loadgen.host: loadgen.manifest.machine.samples_sha256 for loadgen in inputs.loadgens},
     }
     # An image or a driver that no node has is no difference; one that only some have is.
     optional: dict[str, dict[str, str | None]] = {
-        "image": {node: machine.image_digest for node, machine in machines.items() if machine},
-        "driver": {node: machine.driver for node, machine in machines.items() if machine},
+        "image": {name: machine.image_digest for name, machine in machines.items() if machine},
+        "driver": {name: machine.driver for name, machine in machines.items() if machine},
     }
     for what, values in {**required, **optional}.items():
         different = set(values.values()) - (set() if what in optional else {None})
@@ -215,7 +234,10 @@ def _equality(inputs: Inputs) -> Iterator[Reason]:
 
 
 def _model(inputs: Inputs) -> Iterator[Reason]:
-    others = [loadgen.manifest.model for loadgen in inputs.loadgens if not is_real(loadgen.manifest.model)]
+    """What the engines served; of an endpoint and of an undescribed engine only the LoadGen's host knows."""
+    models = [engine.file.served for engine in inputs.engines if engine.file.machine is not None]
+    models += [loadgen.manifest.model for loadgen in inputs.loadgens]
+    others = [model for model in models if not is_real(model)]
     if others:
         yield Rule.TINY_MODEL.reason(model=_describe(others[0]))
 
@@ -223,10 +245,10 @@ def _model(inputs: Inputs) -> Iterator[Reason]:
 def _request(inputs: Inputs, spec: Spec) -> Iterator[Reason]:
     if spec.samples < FULL_SAMPLES:
         yield Rule.SUBSET.reason(count=f"{spec.samples:,}", rule=f"{FULL_SAMPLES:,}")
-    if spec.mode is not Mode.BOTH:
-        missing = Mode.ACCURACY if spec.mode is Mode.PERFORMANCE else Mode.PERFORMANCE
-        yield Rule.BOTH_MODES.reason(missing=missing.value)
-    issuing = len(inputs.plan.loadgens) if inputs.plan and inputs.plan.loadgens else len(inputs.loadgens)
+    if missing := [mode for mode in ("performance", "accuracy") if mode not in spec.mode.runs]:
+        yield Rule.BOTH_MODES.reason(missing=" and no ".join(missing))
+    own = [loadgen for loadgen in inputs.loadgens if not loadgen.takes_over]
+    issuing = max(len(inputs.plan.loadgens) if inputs.plan else 0, len(own))
     if issuing > 1:
         yield Rule.SUMMED_LOADGENS.reason(count=issuing)
     if spec.seed != SAMPLING_SEED:

@@ -24,7 +24,7 @@ from harness.sandbox.model import model_files
 from harness.sandbox.text import PROMPT, Language
 from harness.spec import FULL_SAMPLES
 
-__all__ = ["SandboxInfo", "build", "paths"]
+__all__ = ["SandboxInfo", "build", "is_complete", "paths"]
 
 _RECIPE = 1
 """Must be raised when the same seed would give other bytes."""
@@ -94,6 +94,11 @@ def paths(folder: Path) -> dict[str, Path]:
     return {"model": folder / _MODEL, "dataset": folder / _DATASET, "reference_ids": folder / _REFERENCES}
 
 
+def is_complete(record: Mapping[str, Any], samples: int, seed: int) -> bool:
+    """Whether the sandbox of a sandbox.json has `samples` samples of `seed`, so that nothing is to be built."""
+    return bool(record["recipe"] == _RECIPE and record["seed"] == seed and record["samples"] >= samples)
+
+
 def _build(out: Path, samples: int, seed: int, on_progress: Callable[[str], None]) -> tuple[int, bool]:
     """Returns the size of the data set, and whether anything was written."""
     record = _record(out, seed)
@@ -101,7 +106,7 @@ def _build(out: Path, samples: int, seed: int, on_progress: Callable[[str], None
     broken = [
         name for name, sha256 in hashes.items() if not (out / name).is_file() or sha256_file(out / name) != sha256
     ]
-    if record and record["samples"] >= samples and not broken:
+    if record and is_complete(record, samples, seed) and not broken:
         return record["samples"], False
     for name in broken:
         on_progress(f"{name} is missing or was changed: building it again")

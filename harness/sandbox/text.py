@@ -43,11 +43,10 @@ class Language:
         self._words = list(words)
         self._reach = list(accumulate(1.0 / (rank + 3) for rank in range(_WORDS)))
 
-    def article(self, number: int) -> str:
-        """Article `number` (from 0), independent of the size of the data set."""
+    def article(self, number: int, words: int | None = None) -> str:
+        """Article `number` (from 0), independent of the size of the data set, with `words` words or a drawn length."""
         draw = random.Random(f"article {self._seed} {number}").random  # noqa: S311
-        spread = NormalDist(math.log(MEDIAN_WORDS), SIGMA).inv_cdf(CUT + (1 - 2 * CUT) * draw())
-        left = round(math.exp(spread))
+        left = words or length(draw(), MEDIAN_WORDS)
         sentences = []
         while left > 0:
             size = min(left, 6 + int(13 * draw()))
@@ -60,6 +59,11 @@ class Language:
         if size > 8:
             words[size // 2] += ","
         return " ".join(words).capitalize() + _pick(".....?!", draw)
+
+
+def length(share: float, median: int) -> int:
+    """The length of an article that is longer than `share` (0 to 1) of all, whose median is `median`."""
+    return round(math.exp(NormalDist(math.log(median), SIGMA).inv_cdf(CUT + (1 - 2 * CUT) * share)))
 
 
 def _syllable(draw: _Draw) -> str:

@@ -8,8 +8,8 @@ mean. Without Punkt's data rougeLsum and gen_len are not measured; the other fig
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import orjson
 
+from harness.accuracy_parts import Part, answered_in
 from harness.dataset import Dataset, end_tokens, vocab_size
 from harness.errors import BadInput
+from harness.files import sha256_file
 from harness.scoring import scores
+from harness.scoring.id_width import id_type
 from harness.scoring.judge import Chunk, Judge, Judged, load_tokenizer
 from harness.scoring.pool import cores, spread
 from harness.scoring.scores import Score, describe, merge
@@ -33,36 +36,41 @@ _SHORTEST_UNIQUE = 8
 """Shorter lists of ids may be equal by chance."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Log:
-    """Content of an accuracy log: the first answer by global qsl_idx, and the indexes that break a rule."""
+    """Content of accuracy logs: the first answer by global qsl_idx, the indexes that break a rule, each log's hash."""
 
-    answers: dict[int, list[int]]
-    duplicates: set[int]
-    foreign: set[int]
-    sha256: str
+    answers: dict[int, list[int]] = field(default_factory=dict)
+    duplicates: set[int] = field(default_factory=set)
+    foreign: set[int] = field(default_factory=set)
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 def score(
-    log: Path,
+    log: Path | Sequence[Part],
     dataset: Dataset,
     model_dir: Path,
     *,
     reference_ids: Path | None,
     punkt_dir: Path | None,
     out_dir: Path,
+    kept: Mapping[int, list[int]] | None = None,
     workers: int | None = None,
+    identity: Mapping[str, str] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Score:
     """Score one LoadGen's mlperf_log_accuracy.json and write score.json, scores.csv and accuracy.txt.
 
     Args:
-        log: the whole accuracy log; its qsl_idx count from the start of `dataset`.
+        log: the whole accuracy log, whose qsl_idx count from the start of `dataset`; or the parts of a run that was
+            resumed, of which only those that ended have a whole log; one that was interrupted may have none.
         dataset: the samples LoadGen was given.
+        kept: answers by global qsl_idx that the journal has; those of a part whose log is cut are taken from here.
         model_dir: for the tokenizer, the size of the vocabulary and the end tokens.
         reference_ids: lines {"qsl_idx" (global), "token_ids"} of an independent engine to compare with.
         punkt_dir: Punkt's English data, from `punkt.find`.
         out_dir: where the three files go.
+        identity: of the specification of the run whose log it is; None of a log alone.
         workers: processes; None for as many as there are cores, fewer where that is little work.
         on_progress: called with a line every other second.
 
@@ -71,7 +79,9 @@ def score(
         RunFailed: a scoring process died.
     """
     began = time.monotonic()
-    answered = _read(log, dataset, vocab_size(model_dir))
+    parts = [Part(log.parent, range(dataset.start, dataset.start + len(dataset)))] if isinstance(log, Path) else log
+    logs = [log] if isinstance(log, Path) else [part.log for part in parts]
+    answered = _read_all(parts, logs, dataset, vocab_size(model_dir), kept or {})
     ends = end_tokens(model_dir)
     load_tokenizer(model_dir)
     references = _references(reference_ids, dataset) if reference_ids else None
@@ -90,59 +100,100 @@ def score(
         one_token_answers=tuple(index for index, ids in answers if len(ids) < 2),
         punkt=punkt_dir is not None,
         reference=None if references is None else _compare(answered.answers, judged, references),
-        log_sha256=answered.sha256,
+        log_sha256=answered.sha256.get(parts[0].folder.name) if len(parts) == 1 else None,
+        part_logs_sha256=answered.sha256 if len(parts) > 1 else {},
         share=window,
         seconds=round(time.monotonic() - began, 3),
         workers=processes,
     )
-    scores.save(out_dir, result, rows)
+    scores.save(out_dir, result, rows, identity)
     return result
 
 
-def _read(log: Path, dataset: Dataset, vocabulary: int) -> _Log:
+def _read_all(
+    parts: Sequence[Part], logs: Sequence[Path], dataset: Dataset, vocabulary: int, kept: Mapping[int, list[int]]
+) -> _Log:
+    """The answers of all parts: of a sample that was asked again, those of the last part that had it."""
+    union = _Log()
+    for part, log, own in zip(parts, logs, answered_in(parts), strict=True):
+        if kept and not part.whole:
+            union.answers |= _kept(part, own & kept.keys(), kept)
+            if log.exists():
+                union.sha256[log.parent.name] = sha256_file(log)
+            continue
+        content = _content(log)
+        union.sha256[log.parent.name] = hashlib.sha256(content).hexdigest()
+        read = _read(log, content, part.qsl_idx, dataset, vocabulary)
+        union.answers |= {index: read.answers[index] for index in read.answers.keys() & own}
+        union.duplicates |= read.duplicates
+        union.foreign |= read.foreign
+    if not union.answers:
+        raise BadInput(f"accuracy log {logs[0]} answers none of the {len(dataset)} samples of {dataset.path}")
+    return union
+
+
+def _content(log: Path) -> bytes:
     try:
-        content = log.read_bytes()
+        return log.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"accuracy log {log} does not exist; run LoadGen in accuracy mode first") from None
     except OSError as error:
         raise BadInput(f"accuracy log {log} cannot be read: {error.strerror}") from None
+
+
+def _kept(part: Part, own: Set[int], kept: Mapping[int, list[int]]) -> dict[int, list[int]]:
+    """A part's answers from the journal, which must be those of its cut log as far as that goes.
+
+    Raises:
+        BadInput: journal and log have different answers to the same sample.
+    """
+    for index, ids in part.entries():
+        if index in own and ids != np.array(kept[index], "<i4").tobytes():
+            raise BadInput(f"accuracy log {part.log} and the journal differ in sample {index}; one of them was changed")
+    return {index: kept[index] for index in own}
+
+
+def _read(log: Path, content: bytes, qsl_idx: Sequence[int], dataset: Dataset, vocabulary: int) -> _Log:
+    """One whole log; `qsl_idx` has the global index of each of its samples."""
     try:
         entries = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         raise BadInput(f"accuracy log {log} is cut short or broken ({error}); give the whole file") from None
     if not isinstance(entries, list) or not entries:
         raise BadInput(f"accuracy log {log} holds no list of answers; run LoadGen in accuracy mode again")
-    answered = _Log({}, set(), set(), hashlib.sha256(content).hexdigest())
+    answered, kind = _Log(), id_type(log, entries)
     for position, entry in enumerate(entries):
         try:
-            local, ids = _entry(entry, vocabulary)
+            local, ids = _entry(entry, vocabulary, kind)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"accuracy log {log}: entry {position} is broken: {error!s}") from None
-        index = dataset.start + local
-        if not 0 <= local < len(dataset):
-            answered.foreign.add(index)
-        elif index in answered.answers:
-            answered.duplicates.add(index)
+        if not 0 <= local < len(qsl_idx):
+            answered.foreign.add(dataset.start + local)
+        elif qsl_idx[local] in answered.answers:
+            answered.duplicates.add(qsl_idx[local])
         else:
-            answered.answers[index] = ids
-    if not answered.answers:
-        raise BadInput(f"accuracy log {log} answers none of the {len(dataset)} samples of {dataset.path}")
+            answered.answers[qsl_idx[local]] = ids
     return answered
 
 
-def _entry(entry: Any, vocabulary: int) -> tuple[int, list[int]]:
-    """An entry's qsl_idx and token ids; `data` is hex of little-endian int32."""
+def _entry(entry: Any, vocabulary: int, kind: str) -> tuple[int, list[int]]:
+    """An entry's qsl_idx and token ids; `data` is hex of little-endian integers of numpy type `kind`."""
     local = entry["qsl_idx"]
     if type(local) is not int:
         raise TypeError(f"qsl_idx = {local!r} is not an integer")
-    raw = bytes.fromhex(entry["data"])
-    if len(raw) % 4:
-        raise ValueError(f"qsl_idx {local} holds {len(raw)} bytes, not a multiple of 4")
-    ids: list[int] = np.frombuffer(raw, dtype="<i4").tolist()
+    ids = _ids(local, entry["data"], kind)
     wrong = next((item for item in ids if not 0 <= item < vocabulary), None)
     if wrong is not None:
         raise ValueError(f"qsl_idx {local} holds token id {wrong}, outside the vocabulary of {vocabulary} ids")
     return local, ids
+
+
+def _ids(local: int, data: str, kind: str) -> list[int]:
+    raw, width = bytes.fromhex(data), np.dtype(kind).itemsize
+    if len(raw) % width:
+        raise ValueError(f"qsl_idx {local} holds {len(raw)} bytes, not a multiple of {width}")
+    ids: list[int] = np.frombuffer(raw, dtype=kind).tolist()
+    return ids
 
 
 def _chunks(log: _Log, dataset: Dataset) -> list[Chunk]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import BadInput, NotReady
-from harness.files import sha256_file, tail, write_atomic
+from harness.files import sha256_file, sha256_json, tail, write_atomic
 
 FILES = {
     "abbrev_types.txt": "92a3e070f43d9b4c5534758ca40ad7343b04e7e29bfe0c2eb658a39445a4f779",
@@ -52,6 +52,14 @@ def find(explicit: Path | None = None, root: Path | None = None) -> Path | None:
 
     places = [root / "punkt"] if root else []
     return next(filter(None, map(_complete, (*places, *map(Path, data.path)))), None)
+
+
+def facts(folder: Path | None) -> dict[str, str | None]:
+    """What manifest.json says of the data in a folder that `find` returned: its place, and the hash over its files."""
+    return {
+        "punkt": str(folder) if folder else None,
+        "punkt_sha256": sha256_json(FILES) if folder else None,
+    }
 
 
 def fetch(folder: Path, requirement: Path = REQUIREMENT) -> bool:

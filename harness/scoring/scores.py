@@ -3,17 +3,19 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import BadInput
 from harness.files import read_json, write_atomic, write_json
 from harness.spec import explain
 
+MOST_CHARACTERS = 512
+"""More than any token of a vocabulary stands for; Llama-3.1's longest has 128."""
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
@@ -52,7 +54,10 @@ class Score:
     `missing`: samples of the share without an answer. `duplicates`: answered more than once. `foreign`: answered but
     not of the share. `end_token_violations`: a token follows an end token. `one_token_answers`: fewer than two tokens.
     None means not measured: rougeLsum and gen_len without Punkt's data, log_sha256 where several logs were merged.
+    `part_logs_sha256`: of a run that was resumed, the hash of each part's log by its folder.
     """
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
 
     rouge1: float
     rouge2: float
@@ -72,6 +77,7 @@ class Score:
     share: Window
     seconds: float
     workers: int
+    part_logs_sha256: dict[str, str] = field(default_factory=dict)
     schema: int = 1
 
 
@@ -107,15 +113,15 @@ def reference(
     return Reference(compared, same, percent, differing, _union([misplaced]), _union([shifted]), _union([other_text]))
 
 
-def save(folder: Path, score: Score, rows: Sequence[Row]) -> None:
-    """Write scores.csv, accuracy.txt and, last, score.json."""
+def save(folder: Path, score: Score, rows: Sequence[Row], identity: Mapping[str, str] | None = None) -> None:
+    """Write scores.csv, accuracy.txt and, last, score.json, which names the run of this `identity`."""
     table = io.StringIO()
     lines = csv.writer(table, lineterminator="\n")
     lines.writerow(Row._fields)
     lines.writerows(rows)
     write_atomic(folder / "scores.csv", table.getvalue())
     write_atomic(folder / "accuracy.txt", accuracy_text(score))
-    write_json(folder / "score.json", asdict(score))
+    write_json(folder / "score.json", {**(identity or {}), **asdict(score)})
 
 
 def accuracy_text(score: Score) -> str:
@@ -141,7 +147,7 @@ def merge(folders: Sequence[Path]) -> Score:
         return scores[0]
     rows: dict[int, Row] = {}
     twice = set(_union(score.duplicates for score in scores))
-    for row in (row for folder in folders for row in _load_rows(folder)):
+    for row in (row for folder in folders for row in load_rows(folder)):
         if rows.setdefault(row.qsl_idx, row) is not row:
             twice.add(row.qsl_idx)
     window = Window(min(score.share.start for score in scores), max(score.share.stop for score in scores))
@@ -216,24 +222,39 @@ def _load_score(folder: Path) -> Score:
         raise BadInput(f"{folder / 'score.json'} is not a score: {explain(error)}; score the log again") from None
 
 
-def _load_rows(folder: Path) -> list[Row]:
+def load_rows(folder: Path) -> list[Row]:
+    """The lines of `folder`/scores.csv.
+
+    Raises:
+        BadInput: it is missing or broken.
+    """
     path = folder / "scores.csv"
     try:
         with path.open(newline="") as stream:
             return [_row(line) for line in csv.DictReader(stream)]
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}; score the log again") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise BadInput(f"{path} is not a table of scores: {error}; score the log again") from None
 
 
 def _row(line: dict[str, str]) -> Row:
-    return Row(
+    row = Row(
         qsl_idx=int(line["qsl_idx"]),
-        rouge1=float(line["rouge1"]),
-        rouge2=float(line["rouge2"]),
-        rougeL=float(line["rougeL"]),
-        rougeLsum=float(line["rougeLsum"]) if line["rougeLsum"] else None,
+        rouge1=_measure(line["rouge1"]),
+        rouge2=_measure(line["rouge2"]),
+        rougeL=_measure(line["rougeL"]),
+        rougeLsum=_measure(line["rougeLsum"]) if line["rougeLsum"] else None,
         gen_len=int(line["gen_len"]) if line["gen_len"] else None,
         n_tokens=int(line["n_tokens"]),
     )
+    if row.gen_len is not None and not 0 <= row.gen_len <= MOST_CHARACTERS * row.n_tokens:
+        raise ValueError(f"{row.gen_len} characters cannot be {row.n_tokens} tokens")
+    return row
+
+
+def _measure(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text} is no F-measure between 0 and 1")
+    return value

@@ -14,12 +14,17 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         """What was found."""
         from harness.errors import NotReady
 
-        planned = {"engines": arguments["engines"], "spec": arguments["spec"] or None}
+        planned = {
+            "engines": [self.keyed(engine) for engine in arguments["engines"]],
+            "spec": arguments["spec"] or None,
+        }
         answer = self.call_harness(arguments, ["doctor", "--for", "-"], planned, accepted=(0, NotReady.exit_code))
         failed = [finding for finding in answer["findings"] if finding["level"] == "fail"]
         if failed:
             raise NotReady("; ".join(map(_sentence, failed)))
-        return {"changed": False, "findings": answer["findings"]}
+        shown = [finding for finding in answer["findings"] if finding["level"] == "warn"]
+        warnings = [_sentence(finding) for finding in shown if finding["check"] in ("environment", "model")]
+        return {"changed": False, "findings": answer["findings"], "warnings": warnings}
 
 
 def _sentence(finding):

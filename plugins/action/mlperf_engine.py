@@ -33,31 +33,32 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
     def _act(self, arguments):
         if arguments["state"] == "down":
             return self.call_harness(arguments, ["engine", "down", arguments["name"]])
-        return self.call_harness(arguments, ["engine", "up", "--no-wait"], _config(arguments))
+        return self.call_harness(arguments, ["engine", "up", "--no-wait"], self._config(arguments))
 
     def _check_cluster(self, arguments):
         if arguments["state"] == "down":
             changed = self.call_harness(arguments, ["engine", "down", arguments["name"], "--check"])["changed"]
         else:
-            changed = self.call_harness(arguments, ["engine", "up", "--check"], _config(arguments))["would_change"]
+            changed = self.call_harness(arguments, ["engine", "up", "--check"], self._config(arguments))["would_change"]
         there = bool(changed) is (arguments["state"] == "down")
         return bool(changed), {"state": "ready"} if there else {}
 
     def _check_node(self, arguments):
         from harness.engine.config import parse_config, reject_different_settings
+        from harness.state_file import ENGINE_RUNNING
 
         engines = self.run_module("mlperf_engine_info", root=arguments["root"])["engines"]
         engine = next((engine for engine in engines if engine["name"] == arguments["name"]), {})
-        running = engine.get("state") in ("starting", "ready")
+        running = engine.get("state") in ENGINE_RUNNING
         if arguments["state"] == "down":
             return running, engine
-        config = parse_config(_config(arguments))
+        config = parse_config(self._config(arguments))
         if running:
             reject_different_settings(config, engine["state"], engine.get("config") or {})
             return False, engine
         changed = True
         if config.kind != "endpoint" and self._is_prepared(arguments["command"][0], config.model):
-            changed = self.call_harness(arguments, ["engine", "up", "--check"], _config(arguments))["would_change"]
+            changed = self.call_harness(arguments, ["engine", "up", "--check"], self._config(arguments))["would_change"]
         return bool(changed), engine
 
     def _is_prepared(self, program, model):
@@ -65,6 +66,5 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         test = f"test -x {shlex.quote(program)} && test -d {shlex.quote(str(model))}"
         return self._low_level_execute_command(test)["rc"] == 0
 
-
-def _config(arguments):
-    return {**arguments["config"], "name": arguments["name"]}
+    def _config(self, arguments):
+        return self.keyed({**arguments["config"], "name": arguments["name"]})

@@ -1,6 +1,6 @@
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a benchmark. See plugins/modules/mlperf_report.py for what users need."""
+"""Judges the collected files of a run and writes its report."""
 
 from __future__ import annotations
 
@@ -8,50 +8,97 @@ from pathlib import Path
 
 from ansible.plugins.loader import action_loader
 
-PRODUCTS = ("result.json", "report.md", "report.html", "junit.xml", "charts/*.png")
-STOPPED = "stopped"
+OPTIONS = """
+path:
+  description: The run's directory of results.
+  type: path
+  required: true
+failures:
+  description:
+    - What failed on the nodes, each with host, phase, reason and log.
+    - When not given, the file stays as it is.
+  type: list
+  elements: dict
+ended:
+  description: Whether the run has ended before. What failed then stays recorded, and failures is only returned.
+  type: bool
+  default: false
+overruled:
+  description: Recorded failures that a new look at the nodes has overruled; they are taken out of the record.
+  type: list
+  elements: dict
+  default: []
+request:
+  description: What mlperf_request returned; request.json is written again where it was deleted during the run.
+  type: dict
+  default: {}
+plan:
+  description: The plan; plan.json is written again where it was deleted during the run.
+  type: dict
+  default: {}
+"""
+PRODUCTS = ("result.json", "report.md", "report.html", "junit.xml", "result.prom", "charts/*.png")
 
 
 class ActionModule(action_loader.get("mlperf_base", class_only=True)):
-    """Records what failed on the nodes, then writes the report."""
+    """Records what failed on the nodes in failures.json, with which a run counts as ended, and does `harness report`.
+
+    A verdict of INVALID is a result, not a failure of this task. In check mode nothing is written; the diff shows which
+    files of the report are new or different.
+    """
+
+    options = OPTIONS
 
     def work(self, arguments):
-        """Verdict and summary; what failed is returned also when no report can be made."""
+        """`verdict`, `summary` for people, and `offer`: how to resume a run that ended without a result.
+
+        Also when no report can be made: `failures`, a sentence for each that was not a stop on request, and `stopped`.
+        """
         from harness import report
+        from harness.benchmark import failures
+        from harness.benchmark.earlier import how_to_resume
+        from harness.compare.history import write_index
         from harness.errors import HarnessError
-        from harness.files import read_json, write_json
+        from harness.files import write_json
 
         path = Path(arguments["path"])
         file, before = path / "failures.json", _products(path)
-        known = read_json(file, "failures") if file.exists() else None
-        given = arguments["failures"]
-        record = given is not None and not arguments["ended"] and given != known
-        failures = given if record else [*(known or []), *(one for one in given or [] if one not in (known or []))]
-        result = {
-            "failures": [_sentence(failure) for failure in failures if failure.get("phase") != STOPPED],
-            "stopped": any(failure.get("phase") == STOPPED for failure in failures),
-        }
+        merged = failures.merge(
+            failures.recorded(file),
+            arguments["failures"],
+            overruled=arguments["overruled"],
+            ended=arguments["ended"],
+        )
+        result = failures.result(merged.failures)
         if self.check_mode:
             return {**result, "changed": "result.json" not in before}
-        if record:
-            write_json(file, given)
+        self._restore(arguments, path)
+        if merged.changed:
+            write_json(file, merged.failures)
         try:
             judged = report.report(path)
+            write_index(path.parent)
         except HarnessError as error:
             return {**result, "failed": True, "msg": str(error), "exit": error.exit_code}
         after = _products(path)
         return {
             **result,
-            "changed": record or before != after,
+            "changed": merged.changed or before != after,
             "verdict": str(judged.verdict.level),
+            "offer": how_to_resume(path),
             "summary": report.summary(judged).strip("\n"),
             "diff": {"before": _listed(before), "after": _listed(after)},
         }
 
+    def _restore(self, arguments, path):
+        """Write request and plan again where somebody has deleted them during the run."""
+        from harness.benchmark.request import Request
+        from harness.files import write_json
 
-def _sentence(failure):
-    """Where, at what and why, and the log to read."""
-    return " | ".join(filter(None, (failure.get(key) for key in ("host", "phase", "reason", "log"))))
+        if arguments["request"]:
+            Request.of(arguments["request"]).begin()
+        if arguments["plan"] and not (path / "plan.json").exists():
+            write_json(path / "plan.json", arguments["plan"])
 
 
 def _products(path):

@@ -18,14 +18,18 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         elif arguments["state"] == "stopped":
             changed, state, before = self._stop(arguments, on_cluster)
         else:
-            spec = {**arguments["spec"], "run_id": arguments["run_id"]}
+            keys = {"keys": arguments["api_keys"]} if arguments["api_keys"] else {}
+            spec = {**arguments["spec"], "run_id": arguments["run_id"], **keys}
             words = ["start", "--spec", "-", *(["--check"] if self.check_mode else [])]
+            # On a cluster the command itself looks: the Job of a failed run may be gone.
+            if arguments["resume"] and (on_cluster or self._look(arguments) in ("failed", "stopped")):
+                words.append("--resume")
             answer = self.call_harness(arguments, words, spec)
             if answer.get("diff"):
                 return _refusal(arguments["run_id"], answer["diff"])
             changed = answer["would_change"] if self.check_mode else answer["changed"]
             state = answer.get("state") or self._look(arguments)
-            before = "absent" if changed and not self.check_mode else state
+            before = "absent" if changed and not self.check_mode and "--resume" not in words else state
         return {
             "changed": bool(changed),
             "state": state,
@@ -49,7 +53,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
     def _release(self, arguments, on_cluster):
         words = ["release", *(["--check"] if self.check_mode else [])]
         changed = on_cluster and self.call_harness(arguments, words)["changed"]
-        return changed, "released", "finished"
+        return changed, "released", "ended" if changed else "released"
 
     def _look(self, arguments):
         return self.run_module("mlperf_run_info", root=arguments["root"], run_id=arguments["run_id"])["state"]

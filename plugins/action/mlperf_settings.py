@@ -1,53 +1,118 @@
 # Copyright: the MLPerf distributed authors
 # SPDX-License-Identifier: Apache-2.0
-"""A host's engines and run, as the harness takes them. See plugins/modules/mlperf_settings.py for what users need."""
+"""Works out the settings of a host's engines, and what all its runs have in common."""
 
 from __future__ import annotations
 
 from ansible.plugins.loader import action_loader
 
+OPTIONS = """
+request:
+  description: What mlperf_request returned.
+  type: dict
+  required: true
+runs:
+  description: What mlperf_run_info returned on this host; without a state when the host is unreachable.
+  type: dict
+  default: {state: absent}
+reply:
+  description: What the host itself has answered to a task, which says whether it is unreachable.
+  type: dict
+  default: {}
+runs_folder:
+  description: Folder of the host's runs, from which files are collected.
+  type: str
+  default: ""
+engines_folder:
+  description: Folder of its engines, from which files are collected; empty where they are in the run's folder.
+  type: str
+  default: ""
+engines:
+  description:
+    - Settings of each engine of the host, with its name and port (docs/engine-settings.md). Empty for none, auto for
+      one engine for each GPU.
+  type: raw
+  required: true
+engine_settings:
+  description: Settings that all of them have, where they have none of their own.
+  type: dict
+  default: {}
+engine_restarts:
+  description: How often an engine that dies is started again, where its run goes on with others meanwhile.
+  type: int
+  default: 0
+engine_settings_by_gpu:
+  description: Whether what is not given follows from the kind of the host's GPUs (docs/engine-settings.md).
+  type: bool
+  default: true
+address:
+  description: Address at which LoadGen hosts reach the engines.
+  type: str
+  default: 127.0.0.1
+bind:
+  description:
+    - Address at which the engines listen. Empty for the narrowest that works, which is 127.0.0.1 where each node has a
+      LoadGen of its own, and else `address`.
+  type: str
+  default: ""
+root:
+  description: Directory of the host's engines and runs.
+  type: str
+  default: ""
+cluster:
+  description: Settings of the cluster, with another launcher than process.
+  type: dict
+  default: {}
+model:
+  description: Directory of the model, as the engines see it.
+  type: str
+  required: true
+dataset:
+  description: File of the data set, as LoadGen sees it.
+  type: str
+  required: true
+reference_ids:
+  description: File of reference answers, empty for none.
+  type: str
+  default: ""
+punkt:
+  description: Folder of Punkt's English data, empty to look in NLTK's usual places.
+  type: str
+  default: ""
+limits:
+  description: Limits of the run that differ from the harness's own.
+  type: dict
+  default: {}
+seed:
+  description: Seed of sampling.
+  type: int
+  default: 42
+price_per_hour:
+  description: What an hour of this node costs, a number from 0; empty where that is not known.
+  type: str
+  default: ""
+metrics_bind:
+  description: Address of the run's Prometheus metrics; on a cluster that of its pod.
+  type: str
+  default: 127.0.0.1
+metrics_port:
+  description: Port of the run's Prometheus metrics. 0 for none, or on a cluster for its usual one.
+  type: int
+  default: 0
+"""
+
 
 class ActionModule(action_loader.get("mlperf_base", class_only=True)):
-    """Works out the settings; looks at nothing and changes nothing."""
+    """Completes and checks what the inventory says of the host's engines; looks at nothing and changes nothing."""
+
+    options = OPTIONS
 
     def work(self, arguments):
-        """Settings of the engines, how runs refer to them, and the run that the host may drive."""
-        from harness.benchmark import engines
-        from harness.benchmark.public_settings import Launcher
+        """What `of_host` returns."""
+        from harness.benchmark.host_settings import of_host
         from harness.benchmark.request import Request
-        from harness.cluster.settings import parse_cluster
-        from harness.files import sha256_json
 
         request = Request.of(arguments["request"])
-        described, common = arguments["engines"], arguments["engine_settings"]
-        model, host = arguments["model"], self._variables["inventory_hostname"]
-        if request.asked.launcher is Launcher.PROCESS:
-            cluster = None
-            configs = engines.on_host(described, common, model=model, bind=arguments["bind"])
-            references = [engines.reference(config, node=host, address=arguments["address"]) for config in configs]
-        else:
-            cluster = parse_cluster(arguments["cluster"])
-            configs = engines.on_cluster(described, common, model=model, gpus=arguments["gpus"])
-            references = [
-                engines.reference_on_cluster(config, node=host, cluster=cluster, run_id=request.run_id)
-                for config in configs
-            ]
-        return {
-            "changed": False,
-            # Values of an engine's environment may be secrets: -v does not print them.
-            "_ansible_verbose_override": True,
-            "engines": configs,
-            "references": [reference.model_dump(mode="json") for reference in references],
-            "speed_depends_on": sha256_json([configs, arguments["dataset"]]),
-            "spec": request.spec(
-                node=host,
-                model=model,
-                dataset=arguments["dataset"],
-                reference_ids=arguments["reference_ids"] or None,
-                # The node image brings its own.
-                punkt=None if cluster else arguments["punkt"] or None,
-                limits=arguments["limits"],
-                seed=arguments["seed"],
-                metrics_port=arguments["metrics_port"] or (cluster.metrics_port if cluster else None),
-            ),
-        }
+        settings = of_host(request, self._variables["inventory_hostname"], arguments)
+        # Values of an engine's environment may be secrets: they are not printed, with whatever verbosity.
+        return {"changed": False, "_ansible_no_log": True, **settings}

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any, Dict
 
 from ansible.module_utils.urls import open_url
@@ -48,6 +49,38 @@ def read_key(location: str) -> bytes:
         return content
     begin, end = (b"-----%s PGP PUBLIC KEY BLOCK-----\n" % word for word in (b"BEGIN", b"END"))
     return begin + b"\n" + base64.encodebytes(content) + end
+
+
+LOCK_TIMEOUT_S = 10
+"""How long apt-get itself waits for dpkg's locks; the task's action plugin shows who has them, and tries again."""
+LOCKED = (
+    r"[Cc]ould not get lock (?P<file>\S+?)\. It is held by process (?P<pid>\d+)(?: \((?P<process>[^)]*)\))?",
+    r"(?:dpkg (?P<file>frontend lock|database lock)|status database).* locked by another process with pid (?P<pid>\d+)",
+    r"[Cc]ould not get lock (?P<file>\S+)",
+    r"Unable to (?:acquire the dpkg frontend lock|lock the administration directory) \((?P<file>[^)]+)\)",
+)
+"""What apt and dpkg print when another process has one of their locks."""
+
+
+def lock_holder(output: str) -> Dict[str, str]:
+    """The lock that another process has, as far as the output names it: file, pid, process; empty where none has."""
+    for pattern in LOCKED:
+        if found := re.search(pattern, output):
+            return {
+                "file": "a lock of dpkg",
+                "pid": "",
+                "process": "",
+                **{k: v for k, v in found.groupdict().items() if v},
+            }
+    return {}
+
+
+def fail_if_locked(module: Any, output: str) -> None:
+    """Fail, with the holder as result `locked`, if another process has a lock of apt or dpkg."""
+    if holder := lock_holder(output):
+        process = f"process {holder['pid']} ({holder['process'] or 'unknown'})" if holder["pid"] else "another process"
+        holder["text"] = f"{process} holds {holder['file']}"
+        module.fail_json(msg=f"{holder['text']}; wait for its end, then try again", locked=holder)
 
 
 def complaints(output: str) -> str:

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the commands of a job.json one after another and records in it how far they are. A program of its own.
 
-It is copied into the job's directory together with mlperf_state_file.py.
+It is copied into the job's directory together with mlperf_state_file.py and mlperf_pip_failure.py.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import signal
@@ -14,18 +15,23 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, List
+from typing import Any, Deque, Dict, List, Optional
 
 HEARTBEAT_S = 1.0
+KEPT_LINES = 2000
+"""How much output of a step is looked through for the cause of its failure."""
 
 
 class Runner:
     """Runs the steps that are pending; its heartbeat rewrites the state file."""
 
     def __init__(self, path: str) -> None:
+        import mlperf_pip_failure
         import mlperf_state_file
 
-        self._write = mlperf_state_file.write_json
+        self._explain = mlperf_pip_failure.explain
+        self._output: Deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._write, self._uptime_s = mlperf_state_file.write_json, mlperf_state_file.uptime_s
         self._path = path
         with open(path, encoding="utf-8") as stream:
             self._record: Dict[str, Any] = json.load(stream)
@@ -37,16 +43,18 @@ class Runner:
         self._update()
         threading.Thread(target=self._beat, daemon=True).start()
         for step in self._record["steps"][len(self._record["done"]) :]:
+            self._output.clear()
             if not self._succeeds(step["run"]) and not (step["otherwise"] and self._succeeds(step["otherwise"])):
+                cause = self._explain(list(self._output), _python(step["run"])) or self._record["progress"]
                 return self._update(
-                    state="failed",
-                    reason=f"{self._record['name']}: {self._record['progress']}; see {self._record['log']}",
+                    state="failed", reason=f"{self._record['name']}: {cause}; see {self._record['log']}"
                 )
             self._record["done"].append(step["digest"])
         return self._update(state="finished", progress="")
 
     def _succeeds(self, argv: List[str]) -> bool:
         print("$", *argv, flush=True)
+        self._output.append(f"$ {' '.join(argv)}")
         try:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
@@ -59,6 +67,7 @@ class Runner:
         with process.stdout:
             for line in process.stdout:
                 print(line, end="", flush=True)
+                self._output.append(line.rstrip())
                 self._record["progress"] = line.strip()[:200] or self._record["progress"]
         return process.wait() == 0
 
@@ -69,8 +78,13 @@ class Runner:
 
     def _update(self, **changes: Any) -> None:
         with self._lock:
-            self._record.update(changes, updated_unix=time.time())
+            self._record.update(changes, updated_unix=time.time(), updated_uptime_s=self._uptime_s())
             self._write(self._path, self._record)
+
+
+def _python(argv: List[str]) -> Optional[str]:
+    """The Python in a command, which is the one that it installs for."""
+    return next((word for word in argv if os.path.basename(word).startswith("python")), None)
 
 
 if __name__ == "__main__":

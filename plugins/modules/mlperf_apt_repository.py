@@ -12,6 +12,8 @@ description:
   - Writes C(/etc/apt/sources.list.d/NAME.sources) and, where there is a key, C(/etc/apt/keyrings/NAME.asc).
   - Updates the package lists of this repository only, and only when one of the files has changed.
   - Needs only the system's Python, and downloads a key only once.
+  - Where another process has apt's locks, the task shows which, and waits for its end, 15 minutes at most.
+extends_documentation_fragment: [mlperf_module]
 options:
   name:
     description: Name of the repository's files.
@@ -47,13 +49,10 @@ options:
     type: str
     choices: [present, absent]
     default: present
-author: The MLPerf distributed authors
 attributes:
   check_mode:
-    support: full
     description: Writes nothing and reports what would change. The key is not downloaded.
   diff_mode:
-    support: full
     description: Shows the file C(NAME.sources).
 """
 
@@ -77,7 +76,15 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_apt import ARMORED, SOURCE, complaints, read_key, stanza
+from ansible.module_utils.mlperf_apt import (
+    ARMORED,
+    LOCK_TIMEOUT_S,
+    SOURCE,
+    complaints,
+    fail_if_locked,
+    read_key,
+    stanza,
+)
 
 SOURCES = "/etc/apt/sources.list.d"
 KEYRINGS = "/etc/apt/keyrings"
@@ -94,7 +101,8 @@ def key(module: Any) -> bytes:
             "or text that begins with -----BEGIN PGP PUBLIC KEY BLOCK-----"
         )
     try:
-        return read_key(value)
+        content: bytes = read_key(value)
+        return content
     except Exception as error:
         module.fail_json(
             msg=f"the key of repository {name} cannot be read from {value}: {error}. Give its address, a file on the "
@@ -124,11 +132,12 @@ def write(module: Any, path: str, content: bytes) -> None:
 def update(module: Any, file: str) -> None:
     """Read the package lists of this repository only."""
     argv = ["apt-get", "update", "--quiet", f"-oDir::Etc::sourcelist={file}", "-oDir::Etc::sourceparts=-"]
-    argv += ["-oAPT::Get::List-Cleanup=0", "-oDPkg::Lock::Timeout=300", "-oAPT::Update::Error-Mode=any"]
+    argv += ["-oAPT::Get::List-Cleanup=0", f"-oDPkg::Lock::Timeout={LOCK_TIMEOUT_S}", "-oAPT::Update::Error-Mode=any"]
     code, out, err = module.run_command(argv, environ_update={"LC_ALL": "C"})
     if code != 0:
         # Otherwise the next run would take the repository for configured.
         os.unlink(file)
+        fail_if_locked(module, out + err)
         module.fail_json(
             msg=f"repository {module.params['name']} at {module.params['uri']} cannot be read: "
             f"{complaints(out + err)}. Correct its address or key, or name a mirror"

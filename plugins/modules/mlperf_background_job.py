@@ -11,9 +11,11 @@ short_description: Run a list of long commands in the background, once
 description:
   - Starts the commands one after another, detached from this connection, and returns at once. Watch them with
     M(mlperf_watch).
+  - The reason of a failure is the last line of the command's output or, where pip has failed, the cause in a sentence.
   - A command that has succeeded is recorded. The next start begins at the first one that is new, was changed or failed,
     like the layers of an image.
   - Hosts that share a directory share the job. The second one finds it running.
+extends_documentation_fragment: [mlperf_module]
 options:
   path:
     description: Directory of the job's own files, C(job.json) and C(job.log).
@@ -51,13 +53,8 @@ options:
     description: Variables for the commands, such as those of a package mirror.
     type: dict
     default: {}
-author: The MLPerf distributed authors
 attributes:
-  check_mode:
-    support: full
-    description: Starts nothing, and says whether it would.
   diff_mode:
-    support: full
     description: Shows the commands that are to run.
 """
 
@@ -105,9 +102,9 @@ import sys
 import time
 from typing import Any, Dict, List, Tuple
 
-from ansible.module_utils import mlperf_job_runner, mlperf_state_file
+from ansible.module_utils import mlperf_job_runner, mlperf_pip_failure, mlperf_state_file
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_state_file import Record, boot_id, look, write_json
+from ansible.module_utils.mlperf_state_file import RUNNING, Record, boot_id, look, uptime_s, write_json
 
 Step = Dict[str, Any]
 
@@ -137,11 +134,12 @@ def start(params: Dict[str, Any], file: str, steps: List[Step], first: int) -> R
         "pid": None,
         "boot_id": boot_id(),
         "started_unix": time.time(),
+        "started_uptime_s": uptime_s(),
         "steps": steps,
         "done": [step["digest"] for step in steps[:first]],
     }
     write_json(file, record)
-    for program in (mlperf_state_file, mlperf_job_runner):
+    for program in (mlperf_state_file, mlperf_pip_failure, mlperf_job_runner):
         runner = os.path.join(folder, f"{program.__name__.rpartition('.')[2]}.py")
         with open(runner, "w", encoding="utf-8") as stream:
             stream.write(inspect.getsource(program))
@@ -163,17 +161,20 @@ def decide(params: Dict[str, Any], file: str, steps: List[Step]) -> Tuple[Record
     """(state now, whether commands must be started, index of the first); a running job is joined.
 
     Raises:
-        ValueError: a job with other commands is running, or its state file is damaged.
+        ValueError: a job with other commands is running.
         OSError: the state file cannot be read.
     """
-    before = look(file) or {}
+    try:
+        before = look(file) or {}
+    except ValueError:
+        before = {}  # damaged: a job that runs writes it every second, so none does, and all commands run again
     first = first_pending(steps, before, params["creates"])
-    if before.get("state") != "running":
+    if before.get("state") not in RUNNING:
         return before, first < len(steps), first
-    if [step["digest"] for step in before["steps"]] != [step["digest"] for step in steps]:
+    if [step["digest"] for step in before.get("steps") or ()] != [step["digest"] for step in steps]:
         raise ValueError(
-            f"{before['name']} is under way in {params['path']} (process {before['pid']}) with other steps; "
-            f"wait for its end (see {before['log']}) or end that process"
+            f"{before['name']} is under way in {params['path']} (process {before.get('pid')}) with other steps; "
+            f"wait for its end (see {before.get('log')}) or end that process"
         )
     return before, False, first
 
@@ -200,6 +201,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    # Not the values, which may be credentials: -vvv prints what a module was called with.
+    called = {"module_args": {**params, "environment_variables": sorted(params["environment_variables"])}}
     file = os.path.join(params["path"], "job.json")
     steps = [{**step, "digest": digest(step)} for step in params["steps"]]
     try:
@@ -212,7 +215,7 @@ def main() -> None:
                 record, changed, first = decide(params, file, steps)
                 record = start(params, file, steps, first) if changed else record
     except (OSError, ValueError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), invocation=called)
     after = steps if changed else steps[:first]
     before_text, after_text = (
         "".join(f"{' '.join(step['run'])}\n" for step in some) for some in (steps[:first], after)
@@ -223,6 +226,7 @@ def main() -> None:
         state=record.get("state", "absent"),
         pending=len(steps) - first,
         diff={"before": before_text, "after": after_text},
+        invocation=called,
     )
 
 

@@ -13,6 +13,7 @@ description:
     all it needs. The packages of this machine are neither considered nor changed.
   - Writes a tar archive of a flat repository, and its inputs and contents to a JSON file beside it. Needs C(apt-get),
     C(dpkg-scanpackages) (package dpkg-dev) and C(tar) on this machine.
+extends_documentation_fragment: [mlperf_module]
 options:
   path:
     description: The archive.
@@ -62,13 +63,10 @@ options:
     description: Preferences as in apt_preferences(5), where several repositories or versions have the same package.
     type: str
     default: ""
-author: The MLPerf distributed authors
 attributes:
   check_mode:
-    support: full
     description: Downloads nothing; reports a change where the options differ from those of the last collection.
   diff_mode:
-    support: full
     description: Shows the packages in the archive before and after.
 """
 

@@ -13,6 +13,9 @@ description:
   - Files that are there with the right hash are not fetched again. A directory that does not exist yields no file.
   - A file that is being appended to is taken up to the length at which it was hashed.
   - The files are read as the login user; nothing is read into the node's memory as a whole.
+  - A node is not trusted. It may offer 100,000 files of 64 GiB together, with names below O(path); one that sends more
+    than it offers is stopped, with little written.
+extends_documentation_fragment: [mlperf_module]
 options:
   directories:
     description: Directories on the node, each with its place below O(path).
@@ -43,13 +46,10 @@ options:
     type: list
     elements: str
     default: []
-author: The MLPerf distributed authors
 attributes:
   check_mode:
-    support: full
     description: Fetches nothing, and says whether it would; with O(command) it always says so, for looking takes a pod.
   diff_mode:
-    support: full
     description: Shows the files that are fetched.
 """
 

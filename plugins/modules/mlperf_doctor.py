@@ -9,23 +9,8 @@ DOCUMENTATION = r"""
 module: mlperf_doctor
 short_description: Check a machine before a benchmark
 description: Runs C(harness doctor), which changes nothing. Fails if a run would fail on this machine.
+extends_documentation_fragment: [mlperf_module.reads, mlperf_harness]
 options:
-  command:
-    description: The C(harness) command as a list of words.
-    type: list
-    elements: str
-    required: true
-  root:
-    description: Folder of this node's engines and runs.
-    type: path
-    required: true
-  launcher:
-    description:
-      - What starts engines and runs. Unless it is V(process), O(command) is C(harness cluster), which manages Jobs by
-        the cluster's API, and O(root) is the folder in which pods mount their claims.
-    type: str
-    choices: [process, kubernetes, torchx]
-    default: process
   engines:
     description: Settings of the engines to be started on this machine.
     type: list
@@ -35,14 +20,6 @@ options:
     description: The spec of the run to be started on this machine; empty for none.
     type: dict
     default: {}
-author: The MLPerf distributed authors
-attributes:
-  check_mode:
-    support: full
-    description: Only looks.
-  diff_mode:
-    support: none
-    description: Changes nothing.
 """
 
 EXAMPLES = r"""

@@ -13,23 +13,8 @@ description:
     (O(config.kind=endpoint)), or stops it with all its child processes.
   - Starting returns immediately. Watch the engine with M(mlperf_watch), read its state with M(mlperf_engine_info).
   - Fails if an engine of that name runs with other settings, and names both values.
+extends_documentation_fragment: [mlperf_module, mlperf_harness]
 options:
-  command:
-    description: The C(harness) command as a list of words.
-    type: list
-    elements: str
-    required: true
-  root:
-    description: Folder of this node's engines and runs.
-    type: path
-    required: true
-  launcher:
-    description:
-      - What starts engines and runs. Unless it is V(process), O(command) is C(harness cluster), which manages Jobs by
-        the cluster's API, and O(root) is the folder in which pods mount their claims.
-    type: str
-    choices: [process, kubernetes, torchx]
-    default: process
   name:
     description: Name of the engine.
     type: str
@@ -43,15 +28,12 @@ options:
     description: The engine's settings; needed with O(state=up).
     type: dict
     default: {}
-author: The MLPerf distributed authors
 attributes:
   check_mode:
-    support: full
     description:
       - Starts and stops nothing, and reports whether it would. Settings, model, port and disk are checked, too.
   diff_mode:
-    support: full
-    description: Shows state and settings before and after.
+    description: Shows the state before and after.
 """
 
 EXAMPLES = r"""

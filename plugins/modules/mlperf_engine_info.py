@@ -10,20 +10,14 @@ module: mlperf_engine_info
 short_description: Look at the inference engines of a node
 description:
   - Reads the state files of the engines; starts, changes and calls nothing.
-  - An engine whose supervisor is gone counts as failed, whatever its file says.
+  - An engine whose supervisor is gone counts as failed, whatever its file says. One whose state file cannot be read is
+    skipped with a warning.
+extends_documentation_fragment: [mlperf_module.reads]
 options:
   root:
     description: Folder of this node's engines and runs.
     type: path
     required: true
-author: The MLPerf distributed authors
-attributes:
-  check_mode:
-    support: full
-    description: Only reads.
-  diff_mode:
-    support: none
-    description: Changes nothing.
 """
 
 EXAMPLES = r"""
@@ -53,9 +47,12 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(argument_spec={"root": {"type": "path", "required": True}}, supports_check_mode=True)
     try:
-        module.exit_json(changed=False, engines=look_all(module.params["root"], "engines", "engine.json"))
-    except (OSError, ValueError) as error:
+        engines, unreadable = look_all(module.params["root"], "engines", "engine.json")
+    except OSError as error:
         module.fail_json(msg=str(error))
+    for sentence in unreadable.values():
+        module.warn(sentence)
+    module.exit_json(changed=False, engines=engines)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ short_description: "Read what a host is: system, hardware, NVIDIA driver and pac
 description:
   - Returns operating system, memory, disk, clock, PCI bus, NVIDIA driver, GPUs and packages in one call.
   - Needs only Python's standard library on the host, and does not fail for what is missing there.
+extends_documentation_fragment: [mlperf_module.reads]
 options:
   packages:
     description: Debian packages to return the version and hold of. Wildcards are allowed.
@@ -32,18 +33,25 @@ options:
   reference_unix:
     description: Time on the controller when the task started, to compare the clocks.
     type: float
+  python:
+    description: The Python with which an environment would be made, whose version and headers are returned.
+    type: str
+    default: ""
+  paths:
+    description:
+      - Files and folders of which kind, size, first bytes, owner and access are returned, and the files in a folder.
+    type: list
+    elements: path
+    default: []
+  ports:
+    description: TCP ports of which those that something listens on are returned.
+    type: list
+    elements: int
+    default: []
   smi:
     description: The C(nvidia-smi) command.
     type: str
     default: nvidia-smi
-author: The MLPerf distributed authors
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing.
-  diff_mode:
-    support: none
-    description: Changes nothing.
 """
 
 EXAMPLES = r"""
@@ -73,6 +81,9 @@ def main() -> None:
             "pci_root": {"type": "path", "default": "/sys/bus/pci/devices"},
             "driver_file": {"type": "path", "default": "/proc/driver/nvidia/version"},
             "reference_unix": {"type": "float"},
+            "python": {"type": "str", "default": ""},
+            "paths": {"type": "list", "elements": "path", "default": []},
+            "ports": {"type": "list", "elements": "int", "default": []},
             "smi": {"type": "str", "default": "nvidia-smi"},
         },
         supports_check_mode=True,

@@ -11,6 +11,7 @@ short_description: Install a container image into containerd
 description:
   - Pulls the image or imports its archive if containerd does not have it.
   - Labels the image as pinned, so that the kubelet does not remove it to free disk space.
+extends_documentation_fragment: [mlperf_module]
 options:
   reference:
     description: Name of the image, with a tag or a digest.
@@ -29,13 +30,8 @@ options:
     description: Whether to remove the archive after the import.
     type: bool
     default: false
-author: The MLPerf distributed authors
 attributes:
-  check_mode:
-    support: full
-    description: Installs nothing and reports whether it would.
   diff_mode:
-    support: full
     description: Shows the image's digest before and after.
 """
 

@@ -12,6 +12,7 @@ description:
   - Waits until the nodes are Ready and offer O(gpu_resource), and O(jobs) are complete. Otherwise fails with the reason
     of each node, Job and pod.
   - Runs where C(kubectl) and a kubeconfig are, usually on the control plane. Changes nothing.
+extends_documentation_fragment: [mlperf_module.reads, mlperf_kubectl]
 options:
   wait_for:
     description: Nodes to wait for. Empty to return the cluster's nodes at once.
@@ -35,22 +36,9 @@ options:
     description: How long to wait.
     type: int
     default: 300
-  kubectl:
-    description: The command.
-    type: str
-    default: kubectl
-  kubeconfig:
-    description: Credentials for the cluster.
-    type: path
-    default: /etc/kubernetes/admin.conf
-author: The MLPerf distributed authors
 attributes:
   check_mode:
-    support: full
     description: Reads once and does not wait; what is not ready is in RV(not_ready), and nothing fails.
-  diff_mode:
-    support: none
-    description: Changes nothing.
 """
 
 EXAMPLES = r"""

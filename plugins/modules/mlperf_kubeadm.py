@@ -12,6 +12,7 @@ description:
   - Runs C(kubeadm) unless O(creates) exists, and fails with its errors in one sentence.
   - Appends its output to O(log), with tokens and keys masked.
   - Resumes after an interrupted attempt, ignoring the preflight errors that the attempt's files cause.
+extends_documentation_fragment: [mlperf_module]
 options:
   arguments:
     description: Subcommand of kubeadm, such as V(init), with its options.
@@ -45,13 +46,8 @@ options:
     description: How long kubeadm may take.
     type: int
     default: 900
-author: The MLPerf distributed authors
 attributes:
-  check_mode:
-    support: full
-    description: Runs nothing and reports whether it would.
   diff_mode:
-    support: full
     description: Shows the command.
 """
 

@@ -12,6 +12,7 @@ description:
   - Runs where C(kubectl) and a kubeconfig are, usually on the control plane.
   - Uses server-side apply and owns only the fields in the manifests. Applies nothing if C(kubectl diff) shows no
     difference.
+extends_documentation_fragment: [mlperf_module, mlperf_kubectl]
 options:
   manifests:
     description: The objects. Give either these or O(src).
@@ -25,23 +26,12 @@ options:
     description: How long to wait for a custom resource definition to be established.
     type: int
     default: 120
-  kubectl:
-    description: The command.
-    type: str
-    default: kubectl
-  kubeconfig:
-    description: Credentials for the cluster.
-    type: path
-    default: /etc/kubernetes/admin.conf
-author: The MLPerf distributed authors
 attributes:
   check_mode:
-    support: full
     description:
       - Applies nothing and shows what C(kubectl diff) prints.
       - Where the cluster, the namespace or the kind does not exist yet, reports that the objects would be applied.
   diff_mode:
-    support: full
     description: Shows what C(kubectl diff) prints. Values of secrets are masked.
 """
 

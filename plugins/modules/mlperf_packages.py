@@ -13,6 +13,9 @@ description:
     of a repository that is not configured yet.
   - Installs all packages in one call of C(apt-get). Where that fails, updates the package lists and tries once more,
     for lists may be missing, or name versions that the repository no longer has. Completes an interrupted dpkg first.
+  - Where another process has apt's or dpkg's locks, such as unattended-upgrades, the task shows which, and waits for
+    its end, 15 minutes at most.
+extends_documentation_fragment: [mlperf_module]
 options:
   packages:
     description: Packages by name, each with its version, which may contain V(*). Empty for any version.
@@ -27,13 +30,12 @@ options:
     description: Whether C(apt) keeps the packages at their version from then on.
     type: bool
     default: false
-author: The MLPerf distributed authors
+  update:
+    description: Whether to read the package lists first, as after a change of apt's sources.
+    type: bool
+    default: false
 attributes:
-  check_mode:
-    support: full
-    description: Installs nothing and reports what would change.
   diff_mode:
-    support: full
     description: Shows name, version and hold of each package before and after.
 """
 
@@ -62,12 +64,10 @@ import fnmatch
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlperf_apt import complaints
+from ansible.module_utils.mlperf_apt import LOCK_TIMEOUT_S, complaints, fail_if_locked
 from ansible.module_utils.mlperf_host_facts import installed_packages
 
 VARIABLES = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C"}
-LOCK_TIMEOUT_S = 300
-"""How long apt waits for another process that uses dpkg."""
 KEEP_CONFIGURATION = ["--force-confdef", "--force-confold"]
 Installed = Dict[str, Dict[str, Any]]
 
@@ -81,10 +81,12 @@ def text(installed: Installed) -> str:
 
 
 def call(module: Any, arguments: List[str]) -> Tuple[int, str, str]:
-    """Run apt-get without questions."""
+    """Run apt-get without questions; where another process has its locks, the task fails with that one's name."""
     argv = ["apt-get", "--quiet", "--yes", f"-oDPkg::Lock::Timeout={LOCK_TIMEOUT_S}"]
     argv += [*(f"-oDPkg::Options::={option}" for option in KEEP_CONFIGURATION), "--no-install-recommends"]
     code, out, err = module.run_command([*argv, *arguments], environ_update=VARIABLES)
+    if code != 0:
+        fail_if_locked(module, out + err)
     return code, out, err
 
 
@@ -93,7 +95,10 @@ def apt(module: Any, verb: str, *arguments: str, retry: bool = False) -> None:
     words = [verb, "--allow-change-held-packages", *arguments]
     code, out, err = call(module, words)
     if code != 0 and "dpkg was interrupted" in out + err:
-        module.run_command(["dpkg", *KEEP_CONFIGURATION, "--configure", "-a"], environ_update=VARIABLES)
+        code, out, err = module.run_command(
+            ["dpkg", *KEEP_CONFIGURATION, "--configure", "-a"], environ_update=VARIABLES
+        )
+        fail_if_locked(module, out + err if code else "")
         code, out, err = call(module, words)
     if code != 0 and retry:
         # The update may fail for an unrelated repository; only the second attempt counts.
@@ -109,12 +114,20 @@ def apt(module: Any, verb: str, *arguments: str, retry: bool = False) -> None:
         )
 
 
+def update(module: Any) -> None:
+    """Read the package lists."""
+    code, out, err = call(module, ["update"])
+    if code != 0:
+        module.fail_json(msg=f"apt-get update: {complaints(out + err)}; correct the sources of apt on this host")
+
+
 def select(module: Any, names: List[str]) -> None:
     """Hold the packages, or release them."""
     wish = "hold" if module.params["hold"] else "install"
     lines = "".join(f"{name} {wish}\n" for name in names)
     code, _out, err = module.run_command(["dpkg", "--set-selections"], data=lines)
     if code != 0:
+        fail_if_locked(module, err)
         module.fail_json(msg=f"dpkg --set-selections: {err.strip()}")
 
 
@@ -156,10 +169,13 @@ def main() -> None:
             "packages": {"type": "dict", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "hold": {"type": "bool", "default": False},
+            "update": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     wanted = {name: str(version or "") for name, version in sorted(module.params["packages"].items())}
+    if module.params["update"] and not module.check_mode:
+        update(module)
     before = installed_packages(list(wanted))
     state = module.params["state"]
     pending, after = present(module, wanted, before) if state == "present" else absent(module, before)

@@ -12,23 +12,9 @@ description:
   - Starts a LoadGen run in the background. Watch it with M(mlperf_watch), read its state with M(mlperf_run_info).
   - Changes nothing if a run with the same spec exists, running or finished. Fails if its spec is another one, and names
     both values.
+  - A run that ended without a result goes on with O(resume=true). What it has finished is not done again.
+extends_documentation_fragment: [mlperf_module, mlperf_harness]
 options:
-  command:
-    description: The C(harness) command as a list of words.
-    type: list
-    elements: str
-    required: true
-  root:
-    description: Folder of this node's engines and runs.
-    type: path
-    required: true
-  launcher:
-    description:
-      - What starts engines and runs. Unless it is V(process), O(command) is C(harness cluster), which manages Jobs by
-        the cluster's API, and O(root) is the folder in which pods mount their claims.
-    type: str
-    choices: [process, kubernetes, torchx]
-    default: process
   run_id:
     description: Name of the run.
     type: str
@@ -40,17 +26,24 @@ options:
     type: str
     choices: [started, stopped, released]
     default: started
+  resume:
+    description: Whether to resume a run that ended without a result; one that is running or has finished stays.
+    type: bool
+    default: false
   spec:
     description: The spec of the run, without its name; needed with O(state=started).
     type: dict
     default: {}
-author: The MLPerf distributed authors
+  api_keys:
+    description:
+      - API keys of the engines by their names, as C(mlperf_engine_keys) returned them. The run gets them on its
+        standard input, and no file has them.
+    type: dict
+    default: {}
 attributes:
   check_mode:
-    support: full
     description: Starts nothing, validates spec, data set, model and disk, and reports whether it would start.
   diff_mode:
-    support: full
     description: Shows the run's state, or the keys in which specs differ.
 """
 

@@ -10,8 +10,11 @@ module: mlperf_run_info
 short_description: Look at the benchmark runs of a node
 description:
   - Reads the state files of runs; starts and changes nothing.
-  - A run whose process is gone, or whose heartbeat stopped, counts as failed, whatever its file says.
+  - A run whose process is gone counts as failed, whatever its file says; one that lives without a heartbeat is silent,
+    and still running.
+  - A run whose state file cannot be read is skipped with a warning.
   - On a cluster it asks for the node's Jobs instead.
+extends_documentation_fragment: [mlperf_module.reads]
 options:
   root:
     description: Folder of this node's engines and runs.
@@ -31,14 +34,12 @@ options:
     description: The run of interest.
     type: str
     default: ""
-author: The MLPerf distributed authors
-attributes:
-  check_mode:
-    support: full
-    description: Only reads.
-  diff_mode:
-    support: none
-    description: Changes nothing.
+  list_gpus:
+    description:
+      - Whether to ask C(nvidia-smi) for the host's GPUs, of which E(CUDA_VISIBLE_DEVICES) may hide some; a cluster's
+        node is always asked.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -65,17 +66,23 @@ run:
   returned: success
   type: dict
 running:
-  description: Names of all runs that are running on this node.
+  description: Names of all runs that are running on this node; a calibration counts as the run that it is for.
   returned: success
   type: list
   elements: str
 gpus:
-  description: How many GPUs a cluster's node offers; null where that is not known, and with O(launcher=process).
+  description:
+    - The GPUs that engines may use on the host, or that a cluster's node offers, with C(index), C(uuid), C(name),
+      C(memory_mib) and C(compute_capability), null where that is not known. Empty where they were not asked for.
   returned: success
-  type: int
+  type: list
+  elements: dict
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlperf_host_facts import nvidia_smi, visible_gpus
 from ansible.module_utils.mlperf_state_file import look_all, summary
 
 
@@ -87,14 +94,19 @@ def main() -> None:
             "launcher": {"type": "str", "choices": ["process", "kubernetes", "torchx"], "default": "process"},
             "command": {"type": "list", "elements": "str", "default": []},
             "run_id": {"type": "str", "default": ""},
+            "list_gpus": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     try:
-        runs = look_all(module.params["root"], "runs", "status.json")
-    except (OSError, ValueError) as error:
+        runs, unreadable = look_all(module.params["root"], "runs", "status.json")
+    except OSError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, gpus=None, **summary(runs, module.params["run_id"]))
+    for sentence in unreadable.values():
+        module.warn(sentence)
+    gpus = nvidia_smi("nvidia-smi")["gpus"] if module.params["list_gpus"] else []
+    gpus = visible_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    module.exit_json(changed=False, gpus=gpus, **summary(runs, module.params["run_id"], unreadable))
 
 
 if __name__ == "__main__":

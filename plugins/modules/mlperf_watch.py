@@ -12,10 +12,13 @@ description:
   - Reads state files of the node (C(job.json), C(engine.json) or C(status.json)) every few seconds and shows one line
     for each. An end is noticed within a second. On a cluster C(harness cluster watch) reads them.
   - Ends when all have ended well, or when the first has failed.
-  - Never fails for what it sees. A failure, a dead process, a missing heartbeat and a lost connection are returned as
-    data.
+  - Never fails for what it sees. A failure, a dead process and a lost connection are returned as data.
+  - A run that lives without a heartbeat is shown as silent. After O(silent_after_s) it is asked to stop and waited
+    for; a run that does not end keeps its engines, and its node counts as lost.
+  - An endpoint is asked for its health before it is called ready.
   - A lost connection is retried for a bounded time.
   - Watching can be interrupted and restarted at any time; what is watched continues.
+extends_documentation_fragment: [mlperf_module]
 options:
   kind:
     description: What is watched.
@@ -58,6 +61,10 @@ options:
     description: Seconds without an answer after which the node counts as lost.
     type: float
     default: 120
+  silent_after_s:
+    description: Seconds without a heartbeat after which a run that lives is given up, and stopped.
+    type: float
+    default: 120
   progress:
     description: A file on the controller to which every state is appended as a line of JSON.
     type: path
@@ -73,11 +80,18 @@ options:
     type: list
     elements: str
     default: []
-  until:
-    description: Continue to watch ready engines until the run on this other host has ended (by O(progress)).
-    type: str
-    default: ""
-author: The MLPerf distributed authors
+  hosts:
+    description:
+      - How many hosts start engines or runs at once, each with a task of its own. Of many one line is shown for all (by
+        O(progress)), and one for each engine or run with which something is amiss.
+    type: int
+    default: 1
+  engine_files:
+    description:
+      - By the name of each engine that the run uses, its C(host) in the inventory and the C(file) with its state there.
+        The run's own state says how all of them are. A host is asked only when its engine has stopped to answer.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     support: none
@@ -98,6 +112,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+host:
+  description: The host that was watched.
+  returned: always
+  type: str
 good:
   description: Whether it ended well (V(finished), or V(ready) for an engine).
   returned: always
@@ -108,16 +126,20 @@ state:
   returned: always
   type: str
   sample: finished
-reason:
+msg:
   description: Why it did not end well, empty if it did.
   returned: always
   type: str
+reason:
+  description: Why it did not end well, empty if it did.
+  returned: except for a job, whose RV(msg) says it
+  type: str
 log:
   description: The log to read on the node.
-  returned: always
+  returned: except for a job, whose RV(msg) says it
   type: str
 status:
   description: The last content of that state file, empty when there is none.
-  returned: always
+  returned: except for a job, whose RV(msg) says it
   type: dict
 """

@@ -9,7 +9,7 @@ from tests.cluster import Cluster
 
 
 def main() -> None:
-    """Start it, say how to reach it, and wait."""
+    """Start it, print its address, and wait."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     parser.add_argument("--namespace", default="mlperf")
     parser.add_argument("--node", action="append", default=[], metavar="NAME=GPUS", help="n1=1 when not given")
@@ -17,15 +17,15 @@ def main() -> None:
     parser.add_argument(
         "--image", action="append", default=[], metavar="REFERENCE=FOLDER", help="folder of its commands"
     )
-    given = parser.parse_args()
-    with Cluster(given.namespace) as cluster:
-        for node in given.node or ["n1=1"]:
+    options = parser.parse_args()
+    with Cluster(options.namespace) as cluster:
+        for node in options.node or ["n1=1"]:
             name, _, gpus = node.partition("=")
             cluster.node(name, gpus=int(gpus or 0))
-        for claim in given.claim:
+        for claim in options.claim:
             name, _, folder = claim.partition("=")
             cluster.claim(name, Path(folder).absolute())
-        for image in given.image:
+        for image in options.image:
             reference, _, folder = image.rpartition("=")
             cluster.image(reference, [Path(folder).absolute()])
         cluster.runtime_class()

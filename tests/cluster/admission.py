@@ -5,7 +5,6 @@ from decimal import Decimal
 from tests.cluster import defaults, schema, security, validation, volcano_job
 from tests.cluster.api_errors import Causes, bad_request, forbidden, not_found
 from tests.cluster.kinds import (
-    CUSTOM,
     JOB,
     NAMESPACE,
     POD,
@@ -16,7 +15,7 @@ from tests.cluster.kinds import (
     Kind,
     Object,
 )
-from tests.cluster.quantities import amount, requests, written
+from tests.cluster.quantities import amount, format_quantity, requests
 from tests.cluster.store import Store, suffix
 
 _LEVEL = "pod-security.kubernetes.io"
@@ -26,10 +25,10 @@ def identify(kind: Kind, obj: Object, namespace: str) -> None:
     """Give a new object its kind, namespace and name.
 
     Raises:
-        ApiError: it says otherwise, or has no name.
+        ApiError: it has another kind or namespace, or no name.
     """
-    for field, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
-        if obj.setdefault(field, wanted) != wanted:
+    for field, expected in (("apiVersion", kind.api_version), ("kind", kind.kind)):
+        if obj.setdefault(field, expected) != expected:
             raise bad_request(
                 f'{obj.get("kind")} in version "{obj.get("apiVersion")}" cannot be handled as a '
                 f'{kind.kind}: no kind "{obj.get("kind")}" is registered for version "{obj.get("apiVersion")}"'
@@ -50,10 +49,10 @@ def identify(kind: Kind, obj: Object, namespace: str) -> None:
 
 
 def admit(store: Store, kind: Kind, obj: Object) -> list[str]:
-    """Complete a new object in place; the warnings that go with the answer.
+    """Complete a new object in place; returns the warnings of the response.
 
     Raises:
-        ApiError: it is not let in.
+        ApiError: it is rejected.
     """
     meta = obj["metadata"]
     schema.check(kind, obj)
@@ -69,7 +68,7 @@ def admit(store: Store, kind: Kind, obj: Object) -> list[str]:
     if kind is VOLCANO_JOB:
         volcano_job.complete(obj)
         volcano_job.judge(store, obj)
-    if kind in CUSTOM:
+    if kind.custom:
         return []
     defaults.fill(kind, obj)
     if kind is POD:
@@ -81,14 +80,14 @@ def admit(store: Store, kind: Kind, obj: Object) -> list[str]:
 
 
 def change(kind: Kind, new: Object, old: Object) -> None:
-    """Refuse a change of an object that may not be.
+    """Reject an invalid change of an object.
 
     Raises:
-        ApiError: what may not be.
+        ApiError: the change is invalid.
     """
     if kind is VOLCANO_JOB:
         volcano_job.judge_change(new, old)
-    if kind not in CUSTOM:
+    if not kind.custom:
         schema.check(kind, new)
         validation.check(kind, new, old)
 
@@ -123,15 +122,15 @@ def _secure(kind: Kind, obj: Object, labels: dict[str, str]) -> list[str]:
 
 
 def usage(kind: Kind, obj: Object) -> dict[str, Decimal]:
-    """What an object counts for, by the names that quotas use."""
+    """What an object counts against quotas, by resource name."""
     result = {f"count/{kind.resource}": Decimal(1)}
     if not kind.group:
         result[kind.plural] = Decimal(1)
     if kind is POD:
-        for what in ("requests", "limits"):
-            for name, value in requests(obj["spec"], what).items():
-                result[f"{what}.{name}"] = value
-                if what == "requests" and name in ("cpu", "memory"):
+        for section in ("requests", "limits"):
+            for name, value in requests(obj["spec"], section).items():
+                result[f"{section}.{name}"] = value
+                if section == "requests" and name in ("cpu", "memory"):
                     result[name] = value
     return result
 
@@ -155,22 +154,27 @@ def _quotas(store: Store, kind: Kind, obj: Object) -> None:
     meta = obj["metadata"]
     for quota in store.all(QUOTA, meta.get("namespace", "")) if kind.namespaced else ():
         hard = quota["spec"].get("hard", {})
-        wanted = {name: value for name, value in usage(kind, obj).items() if name in hard}
+        requested = {name: value for name, value in usage(kind, obj).items() if name in hard}
         if kind is POD:
             missing = sorted(
                 f"{name} for: {','.join(one['name'] for one in obj['spec']['containers'])}"
                 for name in hard
-                if name not in wanted and name.removeprefix("requests.").removeprefix("limits.") in ("cpu", "memory")
+                if name not in requested and name.removeprefix("requests.").removeprefix("limits.") in ("cpu", "memory")
             )
             if missing:
                 raise forbidden(
                     kind, meta["name"], f"failed quota: {quota['metadata']['name']}: must specify {'; '.join(missing)}"
                 )
         used = quota_used(store, meta["namespace"], hard)
-        over = sorted(name for name, value in wanted.items() if used[name] + value > amount(hard[name]))
+        over = sorted(name for name, value in requested.items() if used[name] + value > amount(hard[name]))
         if over:
-            details = [("requested", wanted), ("used", used), ("limited", {name: amount(hard[name]) for name in over})]
+            details = [
+                ("requested", requested),
+                ("used", used),
+                ("limited", {name: amount(hard[name]) for name in over}),
+            ]
             texts = [
-                f"{word}: " + ",".join(f"{name}={written(values[name])}" for name in over) for word, values in details
+                f"{word}: " + ",".join(f"{name}={format_quantity(values[name])}" for name in over)
+                for word, values in details
             ]
             raise forbidden(kind, meta["name"], f"exceeded quota: {quota['metadata']['name']}, {', '.join(texts)}")

@@ -1,4 +1,4 @@
-"""The API's refusals as it words them: objects of kind Status with their HTTP code."""
+"""Errors of the API in its own words: objects of kind Status with their HTTP code."""
 
 from tests.cluster.kinds import Kind, Object
 
@@ -21,7 +21,7 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes with it: when to come back."""
+        """Its headers: when to retry."""
         seconds = (self.details or {}).get("retryAfterSeconds")
         return {"Retry-After": str(seconds)} if seconds else {}
 
@@ -36,30 +36,30 @@ def not_found(kind: Kind, name: str) -> ApiError:
 
 
 def exists(kind: Kind, name: str) -> ApiError:
-    """The name is taken."""
+    """The name is in use."""
     return ApiError(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', _details(kind, name))
 
 
 def conflict(kind: Kind, name: str, why: str = "") -> ApiError:
     """A precondition does not hold."""
     why = why or "the object has been modified; please apply your changes to the latest version and try again"
-    said = f'Operation cannot be fulfilled on {kind.resource} "{name}": {why}'
-    return ApiError(409, "Conflict", said, _details(kind, name))
+    message = f'Operation cannot be fulfilled on {kind.resource} "{name}": {why}'
+    return ApiError(409, "Conflict", message, _details(kind, name))
 
 
 def forbidden(kind: Kind, name: str, why: str) -> ApiError:
     """Not allowed: by rights, or by an admission plugin."""
-    named = f'{kind.resource} "{name}"' if name else kind.resource
-    return ApiError(403, "Forbidden", f"{named} is forbidden: {why}", _details(kind, name))
+    resource = f'{kind.resource} "{name}"' if name else kind.resource
+    return ApiError(403, "Forbidden", f"{resource} is forbidden: {why}", _details(kind, name))
 
 
 def unauthorized() -> ApiError:
-    """Credentials that nobody knows."""
+    """Unknown credentials."""
     return ApiError(401, "Unauthorized", "Unauthorized")
 
 
 def bad_request(message: str) -> ApiError:
-    """A request that makes no sense."""
+    """A malformed request."""
     return ApiError(400, "BadRequest", message)
 
 
@@ -69,44 +69,49 @@ def expired(message: str) -> ApiError:
 
 
 def not_allowed() -> ApiError:
-    """A verb that the resource does not have."""
-    said = "the server does not allow this method on the requested resource"
-    return ApiError(405, "MethodNotAllowed", said, {})
+    """A verb that the resource does not support."""
+    message = "the server does not allow this method on the requested resource"
+    return ApiError(405, "MethodNotAllowed", message, {})
 
 
-def unsupported(known: str) -> ApiError:
-    """A body of a type that is not taken."""
-    said = f"the body of the request was in an unknown format - accepted media types include: {known}"
-    return ApiError(415, "UnsupportedMediaType", said, {})
+def unsupported(supported: str) -> ApiError:
+    """A body of an unsupported media type."""
+    message = f"the body of the request was in an unknown format - accepted media types include: {supported}"
+    return ApiError(415, "UnsupportedMediaType", message, {})
 
 
 def too_many() -> ApiError:
     """The server is busy."""
-    said = "The server has received too many requests and has asked us to try again later"
-    return ApiError(429, "TooManyRequests", said, {"retryAfterSeconds": 1})
+    message = "The server has received too many requests and has asked us to try again later"
+    return ApiError(429, "TooManyRequests", message, {"retryAfterSeconds": 1})
 
 
-def internal(what: str = "etcdserver: request timed out") -> ApiError:
+def internal(cause: str = "etcdserver: request timed out") -> ApiError:
     """The server's own failure."""
-    return ApiError(500, "InternalError", f"Internal error occurred: {what}", {"causes": [{"message": what}]})
+    return ApiError(500, "InternalError", f"Internal error occurred: {cause}", {"causes": [{"message": cause}]})
 
 
 def unavailable() -> ApiError:
     """The server is starting or ending."""
-    said = "the server is currently unable to handle the request"
-    return ApiError(503, "ServiceUnavailable", said, {"retryAfterSeconds": 1})
+    message = "the server is currently unable to handle the request"
+    return ApiError(503, "ServiceUnavailable", message, {"retryAfterSeconds": 1})
+
+
+def without_rights() -> ApiError:
+    """A server that has just started does not know anybody's rights yet."""
+    return ApiError(403, "Forbidden", 'pods is forbidden: User "operator" cannot list resource "pods"')
 
 
 def away(code: int) -> ApiError:
-    """A refusal of a code that says nothing of the request itself."""
-    known = {401: unauthorized, 429: too_many, 500: internal, 503: unavailable}
+    """An error that does not depend on the request."""
+    by_code = {401: unauthorized, 403: without_rights, 429: too_many, 500: internal, 503: unavailable}
     if code == 410:
         return expired("The provided continue parameter is too old")
-    return known[code]()
+    return by_code[code]()
 
 
 class Causes:
-    """What is wrong with an object's fields, gathered before it is refused."""
+    """The errors of an object's fields, collected before it is rejected."""
 
     def __init__(self, kind: Kind, name: str) -> None:
         self._kind, self._name = kind, name
@@ -124,31 +129,31 @@ class Causes:
         """A value that may not be set here."""
         self._found.append(("FieldValueForbidden", f"Forbidden: {detail}", field))
 
-    def unsupported(self, field: str, value: object, known: tuple[str, ...]) -> None:
+    def unsupported(self, field: str, value: object, supported: tuple[str, ...]) -> None:
         """A value outside a list."""
-        listed = ", ".join(f'"{one}"' for one in known)
+        listed = ", ".join(f'"{one}"' for one in supported)
         self._found.append(
             ("FieldValueNotSupported", f"Unsupported value: {_shown(value)}: supported values: {listed}", field)
         )
 
     def missing(self, field: str, value: object) -> None:
-        """A name of something that is not there."""
+        """A name of something that does not exist."""
         self._found.append(("FieldValueNotFound", f"Not found: {_shown(value)}", field))
 
     def duplicate(self, field: str, value: object) -> None:
-        """A name that is there twice."""
+        """A duplicate name."""
         self._found.append(("FieldValueDuplicate", f"Duplicate value: {_shown(value)}", field))
 
     def refuse(self) -> None:
-        """Raise when something was wrong."""
+        """Raise an error if there is any cause."""
         if not self._found:
             return
         texts = [f"{field}: {message}" for _, message, field in self._found]
-        said = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+        summary = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
         causes = [{"reason": reason, "message": message, "field": field} for reason, message, field in self._found]
         details: Object = {"name": self._name, **({"group": self._kind.group} if self._kind.group else {})}
         details |= {"kind": self._kind.kind, "causes": causes}
-        raise ApiError(422, "Invalid", f'{self._kind.qualified} "{self._name}" is invalid: {said}', details)
+        raise ApiError(422, "Invalid", f'{self._kind.qualified} "{self._name}" is invalid: {summary}', details)
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,11 @@
 """Claims and the volumes that they are bound to."""
 
-from tests.cluster.kinds import CLAIM, VOLUME, Object
+from pathlib import Path
+
+from tests.cluster.controller import Controller
+from tests.cluster.kinds import CLAIM, VOLUME, Key, Object
 from tests.cluster.state import State
+from tests.cluster.store import Change, key_of
 
 _SIZE = {"storage": "100Gi"}
 
@@ -45,3 +49,27 @@ def bind(state: State, namespace: str, name: str, node: str) -> None:
         new["status"] = {"phase": "Bound", "accessModes": ["ReadWriteMany"], "capacity": _SIZE}
 
     state.store.edit(CLAIM, namespace, name, change)
+
+
+class Provisioner:
+    """Binds each new claim of a storage class to a new folder, at once."""
+
+    def __init__(self, state: State, folder: Path, storage_class: str) -> None:
+        self._state, self._folder, self._class = state, folder, storage_class
+        self.controller = Controller(state, "provisioner", self._reconcile)
+        state.store.listeners.append(self._on_change)
+
+    def _on_change(self, change: Change) -> None:
+        if (
+            change.kind is CLAIM
+            and change.type == "ADDED"
+            and change.new["spec"].get("storageClassName") == self._class
+        ):
+            self.controller.add(key_of(change.new))
+
+    def _reconcile(self, key: Key) -> None:
+        namespace, name = key
+        folder = self._folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        self._state.claims[namespace, name] = folder
+        bind(self._state, namespace, name, "")

@@ -1,5 +1,6 @@
 """A cluster for tests: a context manager around the double, with what a test may do to it."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ class Cluster(RunningCluster):
         self, name: str, gpus: int = 0, taints: Sequence[Object] = (), labels: dict[str, str] | None = None
     ) -> None:
         """A node that is ready."""
-        made = node(name, gpus, list(taints), labels or {})
-        self._do(lambda: self._state.store.create(NODE, made))
+        obj = node(name, gpus, list(taints), labels or {})
+        self._do(lambda: self._state.store.create(NODE, obj))
 
     def gpus(self, node: str, count: int) -> None:
         """Change how many healthy GPUs a node has."""
@@ -66,7 +67,7 @@ class Cluster(RunningCluster):
         self._do(lambda: self._state.store.edit(NODE, "", node, change))
 
     def lose_node(self, name: str, evict_after_s: float | None = None, *, silent_s: float = 2.0) -> None:
-        """As 50 s after a node's kubelet was last heard of; eviction as the pods tolerate, or so many seconds later.
+        """Lose a node as 50 s after its last heartbeat; pods are evicted as they tolerate, or so many seconds later.
 
         The API server finds out after `silent_s` that the node does not answer for a log or a command.
         """
@@ -91,8 +92,17 @@ class Cluster(RunningCluster):
         self._do(do)
 
     def bind(self, name: str, *, namespace: str = "") -> None:
-        """Bind a claim that waited."""
+        """Bind a pending claim."""
         self._do(lambda: claims.bind(self._state, namespace or self.namespace, name, ""))
+
+    def storage_class(self, name: str, folder: Path) -> None:
+        """A storage class, whose claims are bound to new folders below `folder`."""
+
+        async def begin() -> None:
+            provisioner = claims.Provisioner(self._state, folder, name)
+            self._tasks.append(asyncio.create_task(provisioner.controller.run()))
+
+        self._await(begin)
 
     def runtime_class(self, name: str = "nvidia") -> None:
         """A RuntimeClass."""
@@ -112,19 +122,19 @@ class Cluster(RunningCluster):
         self.create(VOLCANO_QUEUE, {"metadata": {"name": name}, "spec": spec, "status": {"state": "Open"}})
 
     def image(self, reference: str, path: Sequence[Path] = (), env: dict[str, str] | None = None) -> None:
-        """Let an image be there."""
+        """Add an image."""
         self._do(lambda: self._state.images.update({reference: Image(tuple(path), env or {})}))
 
     def script(
         self, pattern: str, steps: Sequence[Step] = (), *, unschedulable: str = "", times: int | None = None
     ) -> None:
-        """What pods go through whose own or Job's name matches a pattern, instead of running their command."""
+        """Steps of pods whose own or Job's name matches a pattern, in place of their command."""
         self._do(lambda: self._state.scripts.insert(0, Script(pattern, list(steps), unschedulable, times)))
 
     # What others do
 
     def create(self, kind: Kind, obj: Object, namespace: str = "") -> Object:
-        """Create an object past authorisation; admission holds."""
+        """Create an object without authorisation; admission applies."""
         return self._do(lambda: self._state.create(kind, obj, namespace or self.namespace)[0])
 
     def all(self, kind: Kind, namespace: str = "") -> list[Object]:
@@ -136,37 +146,41 @@ class Cluster(RunningCluster):
         return self._do(lambda: self._state.store.find(kind, namespace or self.namespace, name))
 
     def delete(self, kind: Kind, name: str, namespace: str = "", **options: Any) -> None:
-        """Delete an object as someone else does."""
+        """Delete an object as another user would."""
         namespace = namespace or self.namespace
-        given = Options(**{"propagation": "Background", **options})
-        self._do(lambda: delete(self._state.store, kind, self._state.store.get(kind, namespace, name), given))
+        delete_options = Options(**{"propagation": "Background", **options})
+        self._do(lambda: delete(self._state.store, kind, self._state.store.get(kind, namespace, name), delete_options))
 
     def delete_job(self, name: str, namespace: str = "") -> None:
-        """Someone deletes a Job, and its pods with it."""
+        """Delete a Job and its pods, as another user would."""
         self.delete(JOB, name, namespace)
 
     def delete_volcano_job(self, name: str, namespace: str = "") -> None:
-        """Someone deletes a job of Volcano, and its pods with it."""
+        """Delete a job of Volcano and its pods, as another user would."""
         self.delete(VOLCANO_JOB, name, namespace)
 
     def edit(self, kind: Kind, name: str, change: Callable[[Object], None], namespace: str = "") -> None:
-        """Change an object past every check."""
+        """Change an object without any check."""
         self._do(lambda: self._state.store.edit(kind, namespace or self.namespace, name, change))
 
     def evict(
-        self, pod: str, reason: str = "EvictionByEvictionAPI", said: str = "Eviction API: evicting", namespace: str = ""
+        self,
+        pod: str,
+        reason: str = "EvictionByEvictionAPI",
+        message: str = "Eviction API: evicting",
+        namespace: str = "",
     ) -> None:
-        """Something disrupts a pod and deletes it, whatever it runs."""
+        """Disrupt a pod and delete it."""
         key = (namespace or self.namespace, pod)
 
         def do() -> None:
-            disrupt(self._state, self._state.store.get(POD, *key), reason, said)
+            disrupt(self._state, self._state.store.get(POD, *key), reason, message)
             delete(self._state.store, POD, self._state.store.get(POD, *key), Options("Background"))
 
         self._do(do)
 
     def kill(self, pod: str, reason: str = "OOMKilled", namespace: str = "") -> None:
-        """Kill what runs in a pod, as the kernel does when its memory is used up."""
+        """Kill a pod's processes, as the kernel does at the memory limit."""
 
         def do() -> None:
             run = self._kubelets.run_of(self._state.store.get(POD, namespace or self.namespace, pod))

@@ -1,7 +1,7 @@
 """Runs one container: a helper process of its own, which root starts as `python container.py` with orders on stdin.
 
 It makes a mount, process and host name namespace, in it a root that is this machine's with a memory overlay, puts the
-volumes in place, and runs the command there as its first process. It tells on stdout what happens, a line each:
+volumes in place, and runs the command there as its first process. It reports on stdout, a line each:
 `pid N`, `failed TEXT`, `exit N`. When stdin ends, or its parent dies, everything in the container dies.
 """
 
@@ -21,10 +21,10 @@ _PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _check(result: int, what: str) -> None:
+def _check(result: int, operation: str) -> None:
     if result:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{operation}: {os.strerror(number)}")
 
 
 def _mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
@@ -37,7 +37,7 @@ def _die_with_parent() -> None:
 
 
 def _root(folder: str) -> str:
-    """A root that can be written to without a trace; `folder` is an empty one."""
+    """A root whose changes are discarded; `folder` is empty."""
     _mount("none", "/", flags=_REC | _PRIVATE)
     others: list[str] = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -56,7 +56,7 @@ def _root(folder: str) -> str:
 
 
 def _open_ways(root: str, places: list[str]) -> None:
-    """Let everyone pass to some places, as to what an image holds; this machine's own folders stay as they are."""
+    """Make some folders reachable for every user, as an image's are; this machine's own folders stay as they are."""
     for place in places:
         for folder in reversed(Path(place).parents):
             inside = Path(root + str(folder))
@@ -81,7 +81,7 @@ def _place(root: str, mount: dict[str, Any]) -> None:
 
 
 def _keep(root: str, folder: str) -> None:
-    """Bring back a folder of this machine that a mount above it hides."""
+    """Mount a folder of this machine again that a mount above it hides."""
     if Path(folder).is_dir() and not Path(root + folder).exists():
         Path(root + folder).mkdir(parents=True)
         _mount(folder, root + folder, flags=_BIND | _REC)
@@ -110,7 +110,7 @@ def _become(orders: dict[str, Any], root: str) -> None:
 
 
 def main() -> int:
-    """Do as ordered; 0 whatever the command's exit code."""
+    """Run the container; returns 0 whatever the command's exit code."""
     _die_with_parent()
     orders = json.loads(sys.stdin.readline())
     failed_out, failed_in = os.pipe()

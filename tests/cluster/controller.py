@@ -1,4 +1,4 @@
-"""A loop that brings objects to what is wanted: each key that changed is looked at once, and again when asked."""
+"""A control loop: each changed key is reconciled once, and again when requested."""
 
 import asyncio
 import traceback
@@ -9,7 +9,7 @@ from tests.cluster.state import State
 
 
 class Controller:
-    """Keys waiting for a look. `look` returns after how many seconds it wants to look again, or None."""
+    """A queue of keys. `look` returns after how many seconds it wants to see a key again, or None."""
 
     def __init__(self, state: State, name: str, reconcile: Callable[[Key], float | None]) -> None:
         self._state, self._name, self._reconcile = state, name, reconcile
@@ -18,12 +18,12 @@ class Controller:
         self._wake = asyncio.Event()
 
     def add(self, key: Key) -> None:
-        """Have a key looked at."""
+        """Queue a key."""
         self._waiting[key] = None
         self._wake.set()
 
     async def run(self) -> None:
-        """Look at what waits, for ever; what fails is kept for the end and looked at again."""
+        """Reconcile queued keys for ever; failures are recorded and retried."""
         while True:
             await self._wake.wait()
             await asyncio.sleep(0)

@@ -1,6 +1,6 @@
-"""What the API server fills in where an object says nothing."""
+"""Defaults that the API server sets where an object has no value."""
 
-from tests.cluster.kinds import CLAIM, CONFIG_MAP, JOB, NAMESPACE, POD, SERVICE, Kind, Object
+from tests.cluster.kinds import CLAIM, CONFIG_MAP, JOB, NAMESPACE, NODE, POD, SERVICE, Kind, Object
 
 _TOLERATED = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
@@ -23,12 +23,15 @@ def fill(kind: Kind, obj: Object) -> None:
         obj["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = obj["metadata"]["name"]
         obj["spec"] = {"finalizers": ["kubernetes"]}
         obj["status"] = {"phase": "Active"}
+    elif kind is NODE:
+        obj.setdefault("spec", {})
+        obj.setdefault("status", {"conditions": [], "capacity": {}, "allocatable": {}})
     elif kind is CONFIG_MAP and "data" in obj and obj["data"] is None:
         del obj["data"]
 
 
 def pod_spec(spec: Object) -> None:
-    """Set the defaults of a pod's spec, as they stand in a Job's template too."""
+    """Set the defaults of a pod's spec, also within a Job's template."""
     spec.setdefault("restartPolicy", "Always")
     spec.setdefault("dnsPolicy", "ClusterFirst")
     spec.setdefault("schedulerName", "default-scheduler")
@@ -63,7 +66,7 @@ def pod_spec(spec: Object) -> None:
 
 
 def _admitted(spec: Object) -> None:
-    """What admission adds to a pod only."""
+    """Set what admission adds to pods only."""
     spec.setdefault("serviceAccountName", "default")
     spec.setdefault("serviceAccount", spec["serviceAccountName"])
     spec.setdefault("enableServiceLinks", True)

@@ -1,4 +1,4 @@
-"""Deleting: grace, propagation, finalizers, and the collection of what has lost its owners."""
+"""Deleting: grace, propagation, finalizers, and garbage collection."""
 
 import asyncio
 import copy
@@ -29,47 +29,47 @@ def options_of(body: Object, query: dict[str, str]) -> Options:
     Raises:
         ApiError: there is no such policy.
     """
-    given = {**query, **{key: value for key, value in body.items() if value is not None}}
-    policy = given.get("propagationPolicy") or ""
+    values = {**query, **{key: value for key, value in body.items() if value is not None}}
+    policy = values.get("propagationPolicy") or ""
     if policy and policy not in _POLICIES:
         raise bad_request(f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "{policy}"')
-    if given.get("orphanDependents") in (True, "true"):
+    if values.get("orphanDependents") in (True, "true"):
         policy = "Orphan"
-    grace = given.get("gracePeriodSeconds")
-    dry = given.get("dryRun") in ("All", ["All"])
-    return Options(policy, None if grace is None else int(grace), given.get("preconditions") or {}, dry)
+    grace = values.get("gracePeriodSeconds")
+    dry = values.get("dryRun") in ("All", ["All"])
+    return Options(policy, None if grace is None else int(grace), values.get("preconditions") or {}, dry)
 
 
 def delete(store: Store, kind: Kind, obj: Object, options: Options) -> tuple[Object, bool]:
-    """Delete an object; its last state, and whether it is gone already.
+    """Delete an object; returns its last state, and whether it is removed already.
 
     Raises:
         ApiError: a precondition does not hold.
     """
     namespace, name = key_of(obj)
-    for what, word in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-        wanted = options.preconditions.get(what)
-        if wanted and wanted != obj["metadata"][what]:
-            there = obj["metadata"][what]
-            why = f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: {there}"
+    for key, word in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        expected = options.preconditions.get(key)
+        if expected and expected != obj["metadata"][key]:
+            there = obj["metadata"][key]
+            why = f"Precondition failed: {word} in precondition: {expected}, {word} in object meta: {there}"
             raise conflict(kind, name, why)
     if options.dry_run:
         return obj, True
     new = copy.deepcopy(obj)
     meta = new["metadata"]
     grace = _grace(kind, obj, options)
-    held = list(meta.get("finalizers", []))
+    finalizers = list(meta.get("finalizers", []))
     policy = options.propagation or ("Orphan" if kind is JOB else "Background")
-    if policy == "Orphan" and _dependents(store, meta["uid"]) and ORPHAN not in held:
-        held.append(ORPHAN)
-    if policy == "Foreground" and FOREGROUND not in held:
-        held.append(FOREGROUND)
-    if held:
-        meta["finalizers"] = held
+    if policy == "Orphan" and _dependents(store, meta["uid"]) and ORPHAN not in finalizers:
+        finalizers.append(ORPHAN)
+    if policy == "Foreground" and FOREGROUND not in finalizers:
+        finalizers.append(FOREGROUND)
+    if finalizers:
+        meta["finalizers"] = finalizers
     if kind is NAMESPACE:
         new["status"]["phase"] = "Terminating"
-        held = held or ["kubernetes"]
-    if not held and not grace:
+        finalizers = finalizers or ["kubernetes"]
+    if not finalizers and not grace:
         return store.remove(kind, new), True
     if "deletionTimestamp" not in meta or grace < meta.get("deletionGracePeriodSeconds", 0):
         meta["deletionTimestamp"] = stamp(grace)
@@ -130,21 +130,21 @@ class Collector:
             self._finish(kind, obj)
 
     def _finish(self, kind: Kind, obj: Object) -> None:
-        """Let go of an object that is being deleted, when nothing holds it any more."""
+        """Remove an object that is being deleted, once it has no finalizer left."""
         meta = obj["metadata"]
-        held = meta.get("finalizers", [])
+        finalizers = meta.get("finalizers", [])
         dependents = _dependents(self._store, meta["uid"])
-        if ORPHAN in held:
+        if ORPHAN in finalizers:
             for other, one in dependents:
                 self._store.edit(other, *key_of(one), lambda new: _disown(new, meta["uid"]))
             self._release(kind, obj, ORPHAN)
-        elif FOREGROUND in held:
+        elif FOREGROUND in finalizers:
             for other, one in dependents:
                 if "deletionTimestamp" not in one["metadata"]:
                     delete(self._store, other, one, Options("Foreground"))
             if not _dependents(self._store, meta["uid"]):
                 self._release(kind, obj, FOREGROUND)
-        elif kind is CLAIM and _HELD_CLAIM in held and not self._used(obj):
+        elif kind is CLAIM and _HELD_CLAIM in finalizers and not self._used(obj):
             self._release(kind, obj, _HELD_CLAIM)
         elif kind is NAMESPACE:
             inside = [

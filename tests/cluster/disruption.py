@@ -1,4 +1,4 @@
-"""The mark on a pod that something else than itself ends it."""
+"""The condition of a pod that is ended from outside."""
 
 from tests.cluster.kinds import POD, Object
 from tests.cluster.state import State

@@ -1,4 +1,4 @@
-"""What goes wrong on the way between a client and the API server."""
+"""Faults between a client and the API server."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from tests.cluster.rbac import Attributes
 
 @dataclass
 class Fault:
-    """One thing that goes wrong with requests of a verb and a resource, empty for all; `times` None is for ever."""
+    """A fault of requests with a verb and a resource, empty for all; `times` None means always."""
 
     verb: str = ""
     resource: str = ""
@@ -17,7 +17,7 @@ class Fault:
     delay_s: float = 0.0
 
     def meets(self, attributes: Attributes) -> bool:
-        """Whether it happens to this request; it is counted."""
+        """Whether it applies to this request; counts it."""
         if self.times == 0 or self.verb not in ("", attributes.verb) or self.resource not in ("", attributes.full):
             return False
         if self.times is not None:
@@ -35,7 +35,7 @@ class Faults:
     expire_in_stream: bool = True
 
     def of(self, attributes: Attributes) -> tuple[float, ApiError | None]:
-        """Seconds that the answer takes longer, and the refusal that is the answer."""
+        """The delay of the response in seconds, and its error."""
         delay = 0.0
         for fault in self.planned:
             if fault.meets(attributes):

@@ -1,4 +1,4 @@
-"""The Job controller: pods from templates, and what their ends mean to a Job."""
+"""The Job controller: it makes pods from templates and counts how they end."""
 
 import copy
 
@@ -16,7 +16,7 @@ _RETRY_S = 1.0
 
 
 class Jobs:
-    """Looks at Jobs whenever they or their pods change."""
+    """Reconciles Jobs whenever they or their pods change."""
 
     def __init__(self, state: State) -> None:
         self._state, self._store = state, state.store
@@ -43,7 +43,7 @@ class Jobs:
                 self._let_go(pod)
 
     def _let_go(self, pod: Object) -> None:
-        """Let a pod go whose Job is gone."""
+        """Release a pod whose Job was deleted."""
         self._store.edit(POD, *key_of(pod), _untrack)
 
     def _reconcile(self, key: Key) -> float | None:
@@ -75,15 +75,15 @@ class Jobs:
         running = [pod for pod in pods if pod["status"].get("phase") in ("Pending", "Running")]
         active = [pod for pod in running if "deletionTimestamp" not in pod["metadata"]]
         terminating = [pod for pod in running if "deletionTimestamp" in pod["metadata"]]
-        wanted, again = self._judge(job, status, pods)
-        if wanted is not None or job["spec"]["suspend"]:
+        condition, again = self._judge(job, status, pods)
+        if condition is not None or job["spec"]["suspend"]:
             for pod in active:
                 delete(self._store, POD, pod, Options("Background"))
                 self._state.event(job, "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}", by=_BY)
             terminating, active = [pod for pod in terminating + active if self._store.find(POD, *key_of(pod))], []
-        if wanted is not None and not terminating:
-            self._end(job, status, wanted)
-        elif wanted is None:
+        if condition is not None and not terminating:
+            self._end(job, status, condition)
+        elif condition is None:
             self._suspended(job, status)
             missing = min(job["spec"]["parallelism"], job["spec"]["completions"] - status.get("succeeded", 0)) - len(
                 active
@@ -91,9 +91,9 @@ class Jobs:
             if job["spec"]["podReplacementPolicy"] == "Failed":
                 missing -= len(terminating)
             for _ in range(0 if job["spec"]["suspend"] else missing):
-                made = self._make(job)
-                active += [made] if made else []
-                again = again if made else _RETRY_S
+                new_pod = self._make(job)
+                active += [new_pod] if new_pod else []
+                again = again if new_pod else _RETRY_S
         ready = [pod for pod in active if _condition(pod, "Ready") == "True"]
         status |= {"active": len(active), "ready": len(ready), "terminating": len(terminating)}
         status["uncountedTerminatedPods"] = {}
@@ -120,7 +120,7 @@ class Jobs:
         self._let_go(pod)
 
     def _judge(self, job: Object, status: Object, pods: list[Object]) -> tuple[Object | None, float | None]:
-        """The condition that ends a Job, None while it goes on, and when its deadline is."""
+        """The condition that ends a Job, None while it continues, and the seconds until its deadline."""
         spec = job["spec"]
         for kind in ("FailureTarget", "SuccessCriteriaMet"):
             result = next((one for one in status.get("conditions", ()) if one["type"] == kind), None)
@@ -175,22 +175,22 @@ class Jobs:
         }
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": template["spec"]}
         try:
-            made, _ = self._state.create(POD, pod, meta["namespace"])
+            created, _ = self._state.create(POD, pod, meta["namespace"])
         except ApiError as error:
             self._state.event(job, "FailedCreate", f"Error creating: {error.message}", by=_BY, warning=True)
             return None
-        self._state.event(job, "SuccessfulCreate", f"Created pod: {made['metadata']['name']}", by=_BY)
-        return made
+        self._state.event(job, "SuccessfulCreate", f"Created pod: {created['metadata']['name']}", by=_BY)
+        return created
 
     def _expire(self, job: Object) -> float | None:
         """Delete a Job whose time to live after its end is over."""
         ttl = job["spec"].get("ttlSecondsAfterFinished")
         if ttl is None or "deletionTimestamp" in job["metadata"]:
             return None
-        ended = next(one for one in job["status"]["conditions"] if one["type"] in ("Complete", "Failed"))
-        left = float(ttl - seconds_since(ended["lastTransitionTime"]))
-        if left > 0:
-            return left
+        condition = next(one for one in job["status"]["conditions"] if one["type"] in ("Complete", "Failed"))
+        remaining_s = float(ttl - seconds_since(condition["lastTransitionTime"]))
+        if remaining_s > 0:
+            return remaining_s
         delete(self._store, JOB, job, Options("Foreground"))
         return None
 

@@ -1,4 +1,4 @@
-"""The kubelets of all nodes: they take the pods that are bound, and keep the names of Services."""
+"""The kubelets of all nodes: they run bound pods, and write the names of Services."""
 
 import asyncio
 import traceback
@@ -12,7 +12,7 @@ _LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
 class Kubelets:
-    """Runs each bound pod, and lets go of it when it is deleted."""
+    """Runs each bound pod, and removes it when it is deleted."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -26,7 +26,7 @@ class Kubelets:
         return self.runs.get(pod["metadata"]["uid"])
 
     def lost(self, node: str) -> bool:
-        """Whether a node is not heard of."""
+        """Whether a node is lost."""
         result = self._state.store.find(NODE, "", node)
         conditions = result["status"].get("conditions", ()) if result else ()
         return not any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
@@ -79,7 +79,7 @@ class Kubelets:
             run.kill()
 
     def _hear(self, node: str) -> None:
-        """A node has come, gone silent, or speaks again."""
+        """A node is new, lost, or back."""
         silent = self.lost(node)
         for pod in self._state.store.all(POD):
             if pod["spec"].get("nodeName") != node:
@@ -95,13 +95,13 @@ class Kubelets:
                     run.end(int(pod["metadata"].get("deletionGracePeriodSeconds") or 0))
 
     def _write_hosts(self) -> None:
-        """The names of Services that have a pod to go to; in place, since containers have this very file."""
+        """Write the names of Services with a ready pod; in place, since containers mount this file."""
         lines = [_LOCAL]
         for service in self._state.store.all(SERVICE):
             namespace, name = key_of(service)
-            wanted = service["spec"].get("selector") or {}
+            selector = service["spec"].get("selector") or {}
             early = service["spec"].get("publishNotReadyAddresses", False)
-            if wanted and any(_serves(pod, wanted, early) for pod in self._state.store.all(POD, namespace)):
+            if selector and any(_serves(pod, selector, early) for pod in self._state.store.all(POD, namespace)):
                 full = f"{name}.{namespace}.svc"
                 lines.append(f"127.0.0.1 {full} {full}.cluster.local {name}.{namespace} {name}\n")
         file = self._state.folder / "hosts"
@@ -113,8 +113,8 @@ class Kubelets:
             file.chmod(0o644)
 
 
-def _serves(pod: Object, wanted: dict[str, str], early: bool) -> bool:
+def _serves(pod: Object, selector: dict[str, str], early: bool) -> bool:
     labels = pod["metadata"].get("labels") or {}
     conditions = pod["status"].get("conditions", ())
     ready = early or any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-    return pod["status"].get("phase") == "Running" and ready and wanted.items() <= labels.items()
+    return pod["status"].get("phase") == "Running" and ready and selector.items() <= labels.items()

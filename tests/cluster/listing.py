@@ -4,7 +4,7 @@ import base64
 import json
 
 from tests.cluster.api_errors import bad_request, expired
-from tests.cluster.kinds import CUSTOM, Kind, Object
+from tests.cluster.kinds import Kind, Object
 from tests.cluster.selectors import Test, field_test, label_test
 from tests.cluster.store import Store, key_of
 
@@ -21,8 +21,8 @@ def selection(kind: Kind, query: dict[str, str]) -> Test:
 
 def matching(store: Store, kind: Kind, namespace: str, query: dict[str, str]) -> list[Object]:
     """The objects that a request selects."""
-    wanted = selection(kind, query)
-    return [one for one in store.all(kind, namespace) if wanted(one)]
+    is_selected = selection(kind, query)
+    return [one for one in store.all(kind, namespace) if is_selected(one)]
 
 
 def listed(
@@ -31,7 +31,7 @@ def listed(
     """The list that answers a request.
 
     Raises:
-        ApiError: it goes on from a page that is too old.
+        ApiError: it continues from a page that is too old.
     """
     result = matching(store, kind, namespace, query) if result is None else result
     meta: Object = {"resourceVersion": str(store.version)}
@@ -55,9 +55,7 @@ def listed(
         result = result[:limit]
     # The items of a list do not say what they are, except those of custom resources.
     items = (
-        result
-        if kind in CUSTOM
-        else [{k: v for k, v in one.items() if k not in ("kind", "apiVersion")} for one in result]
+        result if kind.custom else [{k: v for k, v in one.items() if k not in ("kind", "apiVersion")} for one in result]
     )
     return {"kind": f"{kind.kind}List", "apiVersion": kind.api_version, "metadata": meta, "items": items}
 

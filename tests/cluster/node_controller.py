@@ -1,4 +1,4 @@
-"""Nodes as objects: how they come, are lost and come back, and what their taints do to pods."""
+"""Nodes as objects: ready, lost and back, and the effect of their taints on pods."""
 
 import asyncio
 
@@ -32,11 +32,11 @@ def node(name: str, gpus: int, taints: list[Object], labels: dict[str, str]) -> 
     """A node that is ready."""
     size = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "500Gi", "pods": "110"}
     size |= {"nvidia.com/gpu": str(gpus)} if gpus else {}
-    known = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+    standard_labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": name, "labels": {**known, **labels}},
+        "metadata": {"name": name, "labels": {**standard_labels, **labels}},
         "spec": {"taints": taints} if taints else {},
         "status": {
             "capacity": size,
@@ -49,7 +49,7 @@ def node(name: str, gpus: int, taints: list[Object], labels: dict[str, str]) -> 
 
 
 def conditions(ready: str) -> list[Object]:
-    """A node's conditions when it is ready (True), says that it is not (False), or says nothing (Unknown)."""
+    """A node's conditions when it is ready (True), not ready (False) or silent (Unknown)."""
     silent = {"reason": "NodeStatusUnknown", "message": "Kubelet stopped posting node status."}
     result = []
     for kind, reason, message in (*_PRESSURES, ("Ready", "KubeletReady", "kubelet is posting ready status")):
@@ -116,13 +116,13 @@ class Nodes:
             delete(self._store, POD, fresh, Options("Background"))
 
     def lose(self, name: str, evict_after_s: float | None) -> None:
-        """A node's kubelet is heard of no more; its pods are evicted when their tolerations end, or after so long."""
+        """A node's kubelet falls silent; its pods are evicted when their tolerations end, or after so long."""
         taint = {"key": UNREACHABLE, "timeAdded": stamp()}
 
         def change(new: Object) -> None:
             new["status"]["conditions"] = conditions("Unknown")
-            kept = [one for one in new["spec"].get("taints", ()) if one["key"] != UNREACHABLE]
-            new["spec"]["taints"] = [*kept, {**taint, "effect": "NoSchedule"}, {**taint, "effect": "NoExecute"}]
+            taints = [one for one in new["spec"].get("taints", ()) if one["key"] != UNREACHABLE]
+            new["spec"]["taints"] = [*taints, {**taint, "effect": "NoSchedule"}, {**taint, "effect": "NoExecute"}]
 
         lost = self._store.edit(NODE, "", name, change)
         assert lost is not None, f"there is no node {name}"
@@ -140,12 +140,18 @@ class Nodes:
                 self._evict(pod)
 
     def find(self, name: str) -> None:
-        """A lost node's kubelet speaks again."""
+        """A lost node's kubelet is back."""
+
+        self._store.edit(NODE, "", name, lambda new: new["status"].update(conditions=conditions("True")))
+        self.untaint(name)
+
+    def untaint(self, name: str) -> None:
+        """A node that speaks again is no longer unreachable."""
 
         def change(new: Object) -> None:
-            new["status"]["conditions"] = conditions("True")
-            kept = [one for one in new["spec"].get("taints", ()) if one["key"] != UNREACHABLE]
-            new["spec"] = {**({"taints": kept} if kept else {})}
+            taints = [one for one in new["spec"].get("taints", ()) if one["key"] != UNREACHABLE]
+            new["spec"].pop("taints", None)
+            new["spec"] |= {"taints": taints} if taints else {}
 
         self._store.edit(NODE, "", name, change)
 

@@ -70,8 +70,8 @@ def _json(obj: Any, steps: Any) -> Any:
                 place = place[int(word)] if isinstance(place, list) else place[word]
             _step(place, last, step)
         except (KeyError, IndexError, ValueError, TypeError):
-            said = f"the server rejected our request due to an error in our request: {step['op']} {step['path']}"
-            raise ApiError(422, "Invalid", said, {}) from None
+            message = f"the server rejected our request due to an error in our request: {step['op']} {step['path']}"
+            raise ApiError(422, "Invalid", message, {}) from None
     return obj
 
 

@@ -11,14 +11,24 @@ from tests.cluster.pod_status import PodStatus
 from tests.cluster.probes import watch_probes
 from tests.cluster.processes import CannotStart, Process
 from tests.cluster.state import Image, State
-from tests.cluster.volumes import BadConfig, NotYet, environment, expanded, identity, kept, mounts, sources, ways
+from tests.cluster.volumes import (
+    BadConfig,
+    NotYet,
+    environment,
+    expanded,
+    identity,
+    image_folders,
+    mounts,
+    sources,
+    ways,
+)
 
 _REFERENCE = re.compile(r"[a-z0-9]+([._:/-][A-Za-z0-9]+|__|-+)*([:@][A-Za-z0-9_][\w.:-]*)*")
 _AGAIN_S = 0.5
 
 
 class PodProcess:
-    """One pod, from being seen by its kubelet until it is gone."""
+    """One pod, from its kubelet's first look until it is removed."""
 
     def __init__(self, state: State, pod: Object) -> None:
         self._state, self._pod = state, pod
@@ -29,7 +39,7 @@ class PodProcess:
         self._grace_s = 0
 
     async def run(self) -> None:
-        """Live."""
+        """Run the pod to its end."""
         script = next((one for one in self._state.scripts if one.steps and one.fits(self._pod)), None)
         if script is not None and script.times is not None:
             script.times -= 1
@@ -44,17 +54,17 @@ class PodProcess:
                 life.result()
             await ending
         finally:
-            life.cancel()
-            ending.cancel()
+            if left := [task for task in (life, ending) if task.cancel()]:
+                await asyncio.gather(*left, return_exceptions=True)
         await self._forget()
 
     def end(self, grace_s: int) -> None:
-        """The pod is being deleted: its containers have so many seconds."""
+        """Stop the containers of a pod that is being deleted, within so many seconds."""
         self._grace_s = grace_s
         self._ending.set()
 
     def kill(self) -> None:
-        """End its processes at once, and tell nobody."""
+        """Kill its processes at once, without a report."""
         for process in self.processes.values():
             process.kill()
 
@@ -72,14 +82,14 @@ class PodProcess:
         pod = self.state.pod
         for one in (pod or {}).get("status", {}).get("containerStatuses", ()):
             if "terminated" not in one["state"]:
-                self.state.ended(
+                self.state.terminate(
                     one["name"],
                     143 if "running" in one["state"] else 137,
                     "" if "running" in one["state"] else "ContainerStatusUnknown",
                 )
 
     async def _forget(self) -> None:
-        """Tell the API server that nothing of the pod is left on the node."""
+        """Report to the API server that nothing of the pod is left on the node."""
         while self.state.silent:
             await asyncio.sleep(0.1)
         pod = self.state.pod
@@ -107,7 +117,7 @@ class PodProcess:
                     with state.log_of[name].open("a") as log:
                         log.write(text if text.endswith("\n") else f"{text}\n")
                 case scripts.Exit(code, reason):
-                    state.ended(name, code, reason)
+                    state.terminate(name, code, reason)
                 case scripts.Reject(reason, message):
                     state.note(reason, message, warning=True)
                     state.rejected(reason, message)
@@ -145,12 +155,12 @@ class PodProcess:
         try:
             process = await Process.start(orders)
         except CannotStart as why:
-            said = (
+            message = (
                 "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create "
                 f"failed: unable to start container process: error during container init: {why}"
             )
-            self.state.note("Failed", f"Error: {said}", warning=True, part=name)
-            self.state.ended(name, 128, "StartError")
+            self.state.note("Failed", f"Error: {message}", warning=True, part=name)
+            self.state.terminate(name, 128, "StartError")
             return
         self.processes[name] = process
         self.state.note("Started", "Container started", part=name)
@@ -160,7 +170,7 @@ class PodProcess:
         finally:
             probes.cancel()
         del self.processes[name]
-        self.state.ended(name, code, self.end_reason)
+        self.state.terminate(name, code, self.end_reason)
 
     def _orders(self, container: Object, volumes: dict[str, Object], image: Image) -> Object:
         env = environment(self._state, self._pod, container, image)
@@ -176,7 +186,7 @@ class PodProcess:
             "mounts": [hosts, *mounts(container, volumes)],
             "root": str(self._state.folder / "roots" / f"{self.state.uid}.{container['name']}"),
             "ways": ways(image),
-            "kept": kept(),
+            "kept": image_folders(),
             "read_only": bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem")),
             "user": user if self._state.as_user else None,
             "group": group,
@@ -186,11 +196,11 @@ class PodProcess:
         }
 
     async def _pull(self, container: Object) -> Image:
-        """What stands for the image; for ever waiting where there is none."""
+        """The stand-in of the image; waits for ever where there is none."""
         name, reference = container["name"], container["image"]
         if reference in self._state.images:
-            said = f'Container image "{reference}" already present on machine and can be accessed by the pod'
-            self.state.note("Pulled", said, part=name)
+            message = f'Container image "{reference}" already present on machine and can be accessed by the pod'
+            self.state.note("Pulled", message, part=name)
             return self._state.images[reference]
         if not _REFERENCE.fullmatch(reference):
             steps = scripts.invalid_name(reference)

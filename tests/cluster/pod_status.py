@@ -13,7 +13,7 @@ _MESSAGE_LINES = 80
 
 
 class PodStatus:
-    """Reports how a pod and its containers are, and only while its node is heard of."""
+    """Reports the state of a pod and its containers while its node is not lost."""
 
     def __init__(self, state: State, pod: Object) -> None:
         self._state = state
@@ -28,19 +28,19 @@ class PodStatus:
 
     @property
     def pod(self) -> Object | None:
-        """The pod as it is stored; None when it is gone."""
+        """The stored pod; None when it was deleted."""
         result = self._state.store.find(POD, *self.key)
         return result if result and result["metadata"]["uid"] == self.uid else None
 
     def speak(self) -> None:
-        """Report all that was kept while the node was not heard of."""
+        """Report all that was held back while the node was lost."""
         self.silent = False
-        kept, self._kept = self._kept, []
-        for change in kept:
+        changes, self._kept = self._kept, []
+        for change in changes:
             self._edit(change)
 
     def begin(self) -> None:
-        """The kubelet has seen the pod: its containers wait."""
+        """Accept the pod: its containers wait."""
         spec = self.spec
 
         def change(status: Object) -> None:
@@ -55,36 +55,36 @@ class PodStatus:
         self._edit(change)
 
     def waiting(self, name: str, reason: str, message: str = "") -> None:
-        """A container waits, with a reason."""
+        """Record that a container waits, with a reason."""
         details = {"reason": reason, **({"message": message} if message else {})}
         self._container(name, {"state": {"waiting": details}, "ready": False, "started": False})
 
     def running(self, name: str, *, ready: bool, started: bool = True) -> None:
-        """A container runs."""
+        """Record that a container runs."""
         old = self._status_of(name)
         state = old.get("state", {}) if "running" in old.get("state", {}) else {"running": {"startedAt": stamp()}}
         more = {"containerID": f"containerd://{self.uid.replace('-', '')}", "imageID": _image_id(self.spec, name)}
         self._container(name, {"state": state, "ready": ready, "started": started, **more})
 
-    def ended(self, name: str, code: int, reason: str = "") -> None:
-        """A container has ended."""
+    def terminate(self, name: str, code: int, reason: str = "") -> None:
+        """Record that a container has ended."""
         reason = reason or ("Completed" if code == 0 else "Error")
         old = self._status_of(name)
-        began = old.get("state", {}).get("running", {}).get("startedAt", stamp())
+        started_at = old.get("state", {}).get("running", {}).get("startedAt", stamp())
         container = next(one for one in self.spec["containers"] if one["name"] == name)
         message = ""
         if code and container["terminationMessagePolicy"] == "FallbackToLogsOnError":
             message = _tail(self.log_of[name])
         details: Object = {"exitCode": code, "reason": reason, **({"message": message} if message else {})}
         details |= {
-            "startedAt": began,
+            "startedAt": started_at,
             "finishedAt": stamp(),
             "containerID": f"containerd://{self.uid.replace('-', '')}",
         }
         self._container(name, {"state": {"terminated": details}, "ready": False, "started": False})
 
     def rejected(self, reason: str, message: str) -> None:
-        """The whole pod has failed, and not by its containers."""
+        """Fail the whole pod, whatever its containers do."""
 
         def change(status: Object) -> None:
             status |= {"phase": "Failed", "reason": reason, "message": message}
@@ -98,11 +98,11 @@ class PodStatus:
         self._edit(change)
 
     def disrupted(self, reason: str, message: str) -> None:
-        """Something else than the pod itself ends it."""
+        """Record that the pod is ended from outside."""
         self._edit(lambda status: _condition(status, "DisruptionTarget", "True", reason, message))
 
     def note(self, reason: str, message: str, *, warning: bool = False, part: str = "") -> None:
-        """An event about the pod, or about one of its containers."""
+        """Record an event about the pod or one of its containers."""
         pod = self.pod
         if pod is not None and not self.silent:
             self._state.event(pod, reason, message, by=BY, warning=warning, part=part)

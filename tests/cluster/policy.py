@@ -1,4 +1,4 @@
-"""A Job's podFailurePolicy: what the end of a pod means."""
+"""A Job's podFailurePolicy: the effect of a failed pod."""
 
 from dataclasses import dataclass
 
@@ -14,33 +14,33 @@ class Verdict:
 
 
 def verdict(job: Object, pod: Object) -> Verdict | None:
-    """The first rule that a failed pod meets, when it is FailJob; other actions count as Count."""
+    """The first rule that a failed pod matches, if it is FailJob; other actions count as Count."""
     where = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
     for index, rule in enumerate(job["spec"].get("podFailurePolicy", {}).get("rules", ())):
-        said = ""
+        message = ""
         if "onExitCodes" in rule:
             code = _code(pod, rule["onExitCodes"])
             if code:
-                said = f"Container {code[0]} for pod {where} failed with exit code {code[1]}"
+                message = f"Container {code[0]} for pod {where} failed with exit code {code[1]}"
         else:
             kind = _condition(pod, rule.get("onPodConditions", ()))
             if kind:
-                said = f"Pod {where} has condition {kind}"
-        if said:
+                message = f"Pod {where} has condition {kind}"
+        if message:
             if rule["action"] != "FailJob":
                 return None
-            return Verdict("PodFailurePolicy", f"{said} matching FailJob rule at index {index}")
+            return Verdict("PodFailurePolicy", f"{message} matching FailJob rule at index {index}")
     return None
 
 
 def _code(pod: Object, rule: Object) -> tuple[str, int] | None:
     status = pod["status"]
     for one in [*status.get("containerStatuses", ()), *status.get("initContainerStatuses", ())]:
-        ended = one.get("state", {}).get("terminated")
-        if not ended or ended["exitCode"] == 0 or rule.get("containerName", one["name"]) != one["name"]:
+        terminated = one.get("state", {}).get("terminated")
+        if not terminated or terminated["exitCode"] == 0 or rule.get("containerName", one["name"]) != one["name"]:
             continue
-        if (ended["exitCode"] in rule["values"]) == (rule["operator"] == "In"):
-            return one["name"], ended["exitCode"]
+        if (terminated["exitCode"] in rule["values"]) == (rule["operator"] == "In"):
+            return one["name"], terminated["exitCode"]
     return None
 
 

@@ -9,7 +9,7 @@ from tests.cluster.processes import Process
 
 
 async def watch_probes(state: PodStatus, container: Object, process: Process) -> None:
-    """Report a running container as started and ready, as its probes find it."""
+    """Report a running container as started and ready, as its probes succeed."""
     name = container["name"]
     startup, readiness = container.get("startupProbe"), container.get("readinessProbe")
     state.running(name, ready=not (startup or readiness), started=not startup)
@@ -34,7 +34,7 @@ async def watch_probes(state: PodStatus, container: Object, process: Process) ->
 
 
 async def _probe(container: Object, probe: Object) -> str | None:
-    """None when it succeeds, else why not."""
+    """None when it succeeds, else the reason."""
     attributes = probe.get("httpGet") or probe.get("tcpSocket")
     if attributes is None:
         return None

@@ -1,4 +1,4 @@
-"""Containers as processes of this machine: started by the helper `container.py`, signalled, and told of."""
+"""Containers as processes of this machine: started by the helper `container.py`, signalled and awaited."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ _HELPER = Path(__file__).with_name("container.py")
 
 
 class CannotStart(Exception):
-    """The container cannot be made; the text says why."""
+    """The container cannot be created; the text is the reason."""
 
 
 class Process:
@@ -35,22 +35,25 @@ class Process:
         pipe = asyncio.subprocess.PIPE
         helper = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", str(_HELPER), stdin=pipe, stdout=pipe)
         assert helper.stdin and helper.stdout
-        helper.stdin.write(json.dumps(orders).encode() + b"\n")
-        word, _, rest = (await helper.stdout.readline()).decode().strip().partition(" ")
+        word = rest = ""
+        try:
+            helper.stdin.write(json.dumps(orders).encode() + b"\n")
+            word, _, rest = (await helper.stdout.readline()).decode().strip().partition(" ")
+        finally:
+            if word != "pid":
+                await _end(helper)
         if word != "pid":
-            helper.stdin.close()
-            await helper.wait()
             raise CannotStart(rest or "its helper has ended")
         return cls(helper, int(rest), orders)
 
     async def wait(self) -> int:
         """The exit code, as a container runtime gives it."""
         assert self._helper.stdout
-        said = (await self._helper.stdout.readline()).decode().split()
-        await self._helper.wait()
+        reply = (await self._helper.stdout.readline()).decode().split()
+        await _end(self._helper)
         with contextlib.suppress(OSError):
             Path(self.orders["root"]).rmdir()
-        return int(said[1]) if said else 137
+        return int(reply[1]) if reply else 137
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the container's first process."""
@@ -63,7 +66,7 @@ class Process:
             self._helper.stdin.close()
 
     def find(self, command: str) -> bool:
-        """Whether a command is there inside the container."""
+        """Whether a command exists inside the container."""
         root = f"/proc/{self.pid}/root"
         if "/" in command:
             return os.path.lexists(f"{root}/{command}")
@@ -79,3 +82,12 @@ class Process:
         return await asyncio.create_subprocess_exec(
             *words, "--", *command, stdin=pipe, stdout=pipe, stderr=pipe, env=env
         )
+
+
+async def _end(helper: asyncio.subprocess.Process) -> None:
+    """Let a helper end, and wait for that and for its pipes, which must not outlive the event loop."""
+    assert helper.stdin
+    helper.stdin.close()
+    await helper.communicate()
+    with contextlib.suppress(OSError):
+        await helper.stdin.wait_closed()

@@ -1,4 +1,4 @@
-"""Quantities of resources: what pods ask for, and how much that is."""
+"""Quantities of resources, and the sum of a pod's requests."""
 
 from decimal import Decimal
 
@@ -11,16 +11,16 @@ _UNITS = {
 }
 
 
-def amount(written: str | int | float) -> Decimal:
+def amount(quantity: str | int | float) -> Decimal:
     """A quantity as a number."""
-    text = str(written)
+    text = str(quantity)
     for unit, factor in _UNITS.items():
         if text.endswith(unit):
             return Decimal(text.removesuffix(unit)) * factor
     return Decimal(text)
 
 
-def written(value: Decimal) -> str:
+def format_quantity(value: Decimal) -> str:
     """A number as a quantity."""
     if value != value.to_integral_value():
         return f"{(value * 1000).normalize():f}m"
@@ -30,10 +30,10 @@ def written(value: Decimal) -> str:
     return f"{value:f}"
 
 
-def requests(spec: Object, what: str = "requests") -> dict[str, Decimal]:
-    """What a pod's containers ask for together."""
+def requests(spec: Object, section: str = "requests") -> dict[str, Decimal]:
+    """The sum of its containers' requests or limits."""
     result: dict[str, Decimal] = {}
     for container in spec["containers"]:
-        for name, value in container.get("resources", {}).get(what, {}).items():
+        for name, value in container.get("resources", {}).get(section, {}).items():
             result[name] = result.get(name, Decimal(0)) + amount(value)
     return result

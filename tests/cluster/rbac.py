@@ -1,10 +1,10 @@
-"""Who asks, and what they may: bearer tokens with the rules of Roles and ClusterRoles."""
+"""Users and their rights: bearer tokens with the rules of Roles and ClusterRoles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.cluster.api_errors import ApiError, forbidden
-from tests.cluster.kinds import BY_PATH, Kind, Object
+from tests.cluster.kinds import Kind, Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,13 @@ class Request:
 
     @property
     def right(self) -> tuple[str, str, str]:
-        """What a rule must hold: API group, resource with subresource, verb."""
+        """The right that a rule must grant: API group, resource with subresource, verb."""
         return self.group, self.resource, self.verb
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What one request wants to do."""
+    """The attributes of one request."""
 
     verb: str
     group: str
@@ -50,19 +50,12 @@ class User:
 
     def may(self, attributes: Attributes) -> bool:
         """Whether a rule allows it."""
-        held = [*self.rules.get("", []), *(self.rules.get(attributes.namespace, []) if attributes.namespace else [])]
-        return any(_covers(rule, attributes) for rule in [*held, *_EVERYONE])
+        rules = [*self.rules.get("", []), *(self.rules.get(attributes.namespace, []) if attributes.namespace else [])]
+        return any(_covers(rule, attributes) for rule in [*rules, *_EVERYONE])
 
     def error(self, attributes: Attributes) -> ApiError:
-        """How the API server says no."""
-        kind = next(
-            (
-                one
-                for (group, _, plural), one in BY_PATH.items()
-                if (group, plural) == (attributes.group, attributes.resource)
-            ),
-            Kind(attributes.group, "", attributes.resource, ""),
-        )
+        """The API server's error for it."""
+        kind = Kind(attributes.group, "", attributes.resource, "")
         where = f'in the namespace "{attributes.namespace}"' if attributes.namespace else "at the cluster scope"
         right = f'{attributes.verb} resource "{attributes.full}" in API group "{attributes.group}"'
         why = f'User "{self.name}" cannot {right} {where}'
@@ -70,28 +63,33 @@ class User:
 
 
 ADMIN: Object = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+BOOTSTRAP: Object = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}
 _EVERYONE = ({"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]},)
 
 
 def _covers(rule: Object, attributes: Attributes) -> bool:
-    def held(values: Sequence[str], value: str) -> bool:
+    def matches(values: Sequence[str], value: str) -> bool:
         return "*" in values or value in values
 
     resources = rule.get("resources", ())
-    fits = held(resources, attributes.full) or (attributes.subresource and f"*/{attributes.subresource}" in resources)
+    fits = matches(resources, attributes.full) or (
+        attributes.subresource and f"*/{attributes.subresource}" in resources
+    )
     names = rule.get("resourceNames") or ()
     if names and attributes.name not in names:
         return False
     return bool(
-        held(rule.get("verbs", ()), attributes.verb) and held(rule.get("apiGroups", ()), attributes.group) and fits
+        matches(rule.get("verbs", ()), attributes.verb)
+        and matches(rule.get("apiGroups", ()), attributes.group)
+        and fits
     )
 
 
 def review(user: User, body: Object) -> Object:
     """A SelfSubjectAccessReview with its answer."""
-    wanted = body.get("spec", {}).get("resourceAttributes") or {}
+    requested = body.get("spec", {}).get("resourceAttributes") or {}
     keys = ("verb", "group", "resource", "subresource", "namespace", "name")
-    attributes = Attributes(**{key: wanted.get(key, "") for key in keys})
+    attributes = Attributes(**{key: requested.get(key, "") for key in keys})
     allowed = user.may(attributes)
     shared = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
     return {**shared, "metadata": {}, "spec": body.get("spec", {}), "status": {"allowed": allowed}}

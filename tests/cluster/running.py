@@ -1,4 +1,4 @@
-"""A cluster that runs: its parts in a thread of their own, its API server, and what goes wrong on the way to it."""
+"""A cluster that runs: its parts in a thread of their own, its API server, and faults between clients and it."""
 
 import asyncio
 import shutil
@@ -32,12 +32,18 @@ _PATIENCE_S = 30.0
 
 
 class RunningCluster:
-    """What `Cluster` is made of beside what is in it."""
+    """The running part of `Cluster`, without its objects."""
 
     def __init__(
-        self, namespace: str = "mlperf", images: dict[str, Image] | None = None, *, as_user: bool = True
+        self,
+        namespace: str = "mlperf",
+        images: dict[str, Image] | None = None,
+        *,
+        as_user: bool = True,
+        address: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
-        self.namespace = namespace
+        self.namespace, self._address, self._port = namespace, address, port
         self._folder = Path(tempfile.mkdtemp(prefix="cluster-"))
         # Containers run as other users, and what they are given lies in here.
         self._folder.chmod(0o755)
@@ -62,14 +68,14 @@ class RunningCluster:
             assert not self._state.problems, "the double itself failed:\n" + "\n".join(self._state.problems)
 
     def _furnish(self) -> None:
-        """What is there from the start."""
+        """Create the initial objects."""
 
     async def _begin(self) -> None:
         state = self._state
         self._kubelets = Kubelets(state)
         self._nodes = Nodes(state)
         self._streams = Streams(state, self._kubelets)
-        self._server = Server(state, self._streams)
+        self._server = Server(state, self._streams, self._address, self._port)
         parts = (Jobs(state).controller, Scheduler(state).controller, self._nodes.controller, Collector(state.store))
         parts = (*parts, VolcanoJobs(state).controller, VolcanoScheduler(state).groups)
         self._tasks = [asyncio.create_task(part.run()) for part in parts]
@@ -90,7 +96,7 @@ class RunningCluster:
         return f"http://127.0.0.1:{self._server.port}"
 
     def kubeconfig(self, token: str = ADMIN, path: Path | None = None) -> Path:
-        """Write a kubeconfig for the bearer of a token; by default for one who may do everything."""
+        """Write a kubeconfig for the bearer of a token; by default an administrator's."""
         path = path or self._folder / f"kubeconfig-{token}"
         context = {"cluster": "double", "user": "user", "namespace": self.namespace}
         values = {
@@ -114,14 +120,14 @@ class RunningCluster:
     ) -> Path:
         """A kubeconfig for a user with the rules of a Role in a namespace and of a ClusterRole everywhere."""
         namespace = namespace or self.namespace
-        held = {namespace: list(rules), "": list(everywhere)}
-        user = User(name or f"system:serviceaccount:{namespace}:{token}", held)
+        granted = {namespace: list(rules), "": list(everywhere)}
+        user = User(name or f"system:serviceaccount:{namespace}:{token}", granted)
         self._do(lambda: self._state.users.update({token: user}))
         return self.kubeconfig(token)
 
     @property
     def requests(self) -> list[Request]:
-        """Every request that was authorised or refused, in order."""
+        """Every request, allowed or forbidden, in order."""
         return self._do(lambda: list(self._state.requests))
 
     def rights_used(self, user: str = "") -> set[tuple[str, str, str]]:
@@ -129,23 +135,23 @@ class RunningCluster:
         return {one.right for one in self.requests if one.allowed and user in ("", one.user)}
 
     def down(self) -> None:
-        """The API server goes away: connections break, new ones are refused. Pods go on."""
+        """Stop the API server: connections break, new ones are refused. Pods continue."""
         self._await(self._server.down)
 
     def up(self) -> None:
-        """The API server is back, at the same address."""
+        """Start the API server again at the same address."""
         self._await(self._server.up)
 
     def fail(self, code: int, verb: str = "", resource: str = "", times: int | None = 1) -> None:
-        """Answer the next `times` requests with 401, 410, 429, 500 or 503."""
+        """Answer the next `times` requests with 401, 403, 410, 429, 500 or 503."""
         self._do(lambda: self._state.faults.planned.append(Fault(verb, resource, times, code)))
 
     def slow(self, seconds: float, verb: str = "", resource: str = "", times: int | None = None) -> None:
-        """Answer so many seconds later."""
+        """Delay responses by so many seconds."""
         self._do(lambda: self._state.faults.planned.append(Fault(verb, resource, times, 0, seconds)))
 
     def well(self) -> None:
-        """No faults any more."""
+        """Clear all faults."""
 
         def clear() -> None:
             self._state.faults.planned.clear()
@@ -162,7 +168,7 @@ class RunningCluster:
         self._do(plan)
 
     def expire(self, *, in_stream: bool = True) -> None:
-        """Make every resource version seen so far too old; said as an event of the watch, or as the answer 410."""
+        """Make every resource version seen so far too old; reported by an event of the watch or by status 410."""
 
         def do() -> None:
             self._state.faults.expire_in_stream = in_stream
@@ -170,14 +176,14 @@ class RunningCluster:
 
         self._do(do)
 
-    def _do(self, what: Callable[[], _T]) -> _T:
+    def _do(self, action: Callable[[], _T]) -> _T:
         async def call() -> _T:
-            return what()
+            return action()
 
         return self._await(call)
 
-    def _await(self, what: Callable[[], Awaitable[_T]]) -> _T:
+    def _await(self, action: Callable[[], Awaitable[_T]]) -> _T:
         async def call() -> _T:
-            return await what()
+            return await action()
 
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result(_PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The scheduler: a node for each pod, or why there is none, in the words of default-scheduler."""
+"""The scheduler: a node for each pod, or the reason for none, in the words of default-scheduler."""
 
 from collections import Counter
 from decimal import Decimal
@@ -14,10 +14,10 @@ _INSUFFICIENT = "Insufficient "
 
 
 class Scheduler:
-    """Looks at pods without a node whenever anything changes that may help them."""
+    """Schedules pods without a node whenever something relevant changes."""
 
     by = "default-scheduler"
-    # What it says of nodes that a pod's affinity does not name.
+    # The reason for nodes that a pod's affinity does not name.
     elsewhere = "node(s) didn't satisfy plugin(s) [NodeAffinity]"
 
     def __init__(self, state: State) -> None:
@@ -56,28 +56,27 @@ class Scheduler:
         if not nodes:
             return None, "no nodes available to schedule pods"
         start = f"0/{len(nodes)} nodes are available: "
-        unhelpful = (
-            f"preemption: 0/{len(nodes)} nodes are available: {len(nodes)} Preemption is not helpful for scheduling."
-        )
         waiting = self._unbound(pod)
         if waiting:
-            return None, f"{start}{waiting}. {unhelpful}"
-        named = _named(pod["spec"])
+            # Its step after filtering repeats the last words of some of these.
+            return None, f"{start}{waiting}. not found"
+        node_names = _named(pod["spec"])
         reasons: Counter[str] = Counter()
         helpful = 0
         for node in nodes:
-            bad = self._misfits(pod, node, apart=named is not None and node["metadata"]["name"] not in named)
+            bad = self._misfits(pod, node, apart=node_names is not None and node["metadata"]["name"] not in node_names)
             if not bad:
                 return node, ""
-            helpful += all(reason.startswith(_INSUFFICIENT) for reason in bad)
+            helpful += all(reason.startswith(_INSUFFICIENT) for reason in bad) and _would_fit_alone(pod, node)
             reasons.update(bad)
         texts = sorted(f"{count} {reason}" for reason, count in reasons.items())
         later = [f"{helpful} No preemption victims found for incoming pod"] if helpful else []
         later += [f"{len(nodes) - helpful} Preemption is not helpful for scheduling"] if helpful < len(nodes) else []
-        return None, f"{start}{', '.join(texts)}. preemption: 0/{len(nodes)} nodes are available: {', '.join(later)}."
+        preemption = f"preemption: 0/{len(nodes)} nodes are available: {', '.join(later)}."
+        return None, f"{start}{', '.join(texts)}. no new claims to deallocate, {preemption}"
 
     def _unbound(self, pod: Object) -> str:
-        """What is wrong with the claims of a pod before any node is looked at."""
+        """The problem of a pod's claims that excludes every node."""
         for volume in pod["spec"].get("volumes", ()):
             if "persistentVolumeClaim" not in volume:
                 continue
@@ -92,7 +91,7 @@ class Scheduler:
         return ""
 
     def _misfits(self, pod: Object, node: Object, *, apart: bool) -> list[str]:
-        """Why a node does not take a pod; the first filter that refuses says so, resources all together."""
+        """Why a node does not fit a pod: the reason of the first failing filter, or all short resources."""
         spec = pod["spec"]
         # A pod that names its nodes is filtered before any other rule is looked at.
         if apart:
@@ -109,7 +108,7 @@ class Scheduler:
         return [] if self._reachable(pod, node) else ["node(s) didn't match PersistentVolume's node affinity"]
 
     def _short(self, pod: Object, node: Object) -> list[str]:
-        """The resources of which a node has not enough left."""
+        """The resources of which a node has too little left."""
         free = {name: amount(value) for name, value in node["status"]["allocatable"].items()}
         pods = [*self._store.all(POD), *self._assumed]
         here = [one for one in pods if one["spec"].get("nodeName") == node["metadata"]["name"]]
@@ -161,6 +160,11 @@ class Scheduler:
         self._store.edit(POD, *key_of(pod), change)
         where = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         self._state.event(pod, "Scheduled", f"Successfully assigned {where} to {name}", by=self.by)
+
+
+def _would_fit_alone(pod: Object, node: Object) -> bool:
+    offered = node["status"]["allocatable"]
+    return all(value <= amount(offered.get(name, "0")) for name, value in requests(pod["spec"]).items())
 
 
 def _named(spec: Object) -> set[str] | None:

@@ -8,18 +8,18 @@ import referencing
 from kubernetes_validate import utils  # type: ignore[import-untyped]
 
 from tests.cluster.api_errors import ApiError, Causes, bad_request
-from tests.cluster.kinds import CUSTOM, Kind, Object
+from tests.cluster.kinds import Kind, Object
 
 KUBERNETES = "1.36"
 
 
 def check(kind: Kind, obj: Object) -> None:
-    """Refuse an object with a field that the API does not know, lacks, or has in another type.
+    """Reject an object with an unknown, missing or wrongly typed field.
 
     Raises:
         ApiError: as the decoder (400) or the validation (422) words it.
     """
-    if kind in CUSTOM:
+    if kind.custom:
         return
     error = jsonschema.exceptions.best_match(_validator(kind).iter_errors(obj))
     if error is None:
@@ -38,12 +38,14 @@ def check(kind: Kind, obj: Object) -> None:
 def _undecodable(kind: Kind, path: str, error: Any) -> ApiError:
     start = f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
     if error.validator == "additionalProperties":
-        known = error.schema.get("properties", {})
-        unknown = [f'unknown field "{path}.{name}"'.replace('".', '"') for name in error.instance if name not in known]
+        properties = error.schema.get("properties", {})
+        unknown = [
+            f'unknown field "{path}.{name}"'.replace('".', '"') for name in error.instance if name not in properties
+        ]
         return bad_request(f"{start}strict decoding error: {', '.join(unknown)}")
     result = {dict: "object", list: "array", str: "string", bool: "bool"}.get(type(error.instance), "number")
-    wanted = error.schema.get("format") or error.schema.get("type") or "value"
-    return bad_request(f"{start}json: cannot unmarshal {result} into Go struct field .{path} of type {wanted}")
+    expected = error.schema.get("format") or error.schema.get("type") or "value"
+    return bad_request(f"{start}json: cannot unmarshal {result} into Go struct field .{path} of type {expected}")
 
 
 @functools.cache

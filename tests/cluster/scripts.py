@@ -1,4 +1,4 @@
-"""What a test can have happen to a pod instead of running its command.
+"""Scripted lives of pods, in place of their commands.
 
 A script is a list of steps, walked by the kubelet from when the pod is bound to its node; after the last one the pod
 stays as it is until it is deleted. The functions give the steps of each failure that a benchmark meets.
@@ -13,21 +13,21 @@ from tests.cluster.kinds import Object
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing for so many seconds."""
+    """Wait for so many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """Nothing until it holds; called in the server's loop, so it must be quick (an Event's is_set)."""
+    """Wait until it holds; called in the server's loop, so it must be quick (an Event's is_set)."""
 
     holds: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """An event about the pod. `part`: it is about the container."""
+    """Record an event about the pod, or with `part` about the container."""
 
     reason: str
     message: str
@@ -67,7 +67,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The kubelet does not take the pod, or puts it out: Failed with this reason."""
+    """The kubelet rejects or evicts the pod: Failed with this reason."""
 
     reason: str
     message: str
@@ -83,7 +83,7 @@ class Disrupt:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Something deletes the pod; its container gets SIGTERM and ends with 143."""
+    """The pod is deleted; its container gets SIGTERM and exits with 143."""
 
 
 Step = Pause | Until | Note | Waiting | Running | Log | Exit | Reject | Disrupt | Gone
@@ -99,7 +99,7 @@ class Script:
     times: int | None = None
 
     def fits(self, pod: Object) -> bool:
-        """Whether it is for this pod."""
+        """Whether it applies to this pod."""
         meta = pod["metadata"]
         names = (meta["name"], (meta.get("labels") or {}).get("batch.kubernetes.io/job-name", ""))
         return self.times != 0 and any(fnmatch.fnmatch(name, self.pattern) for name in names)
@@ -107,38 +107,38 @@ class Script:
 
 def pull_fails(image: str, why: str = "not found") -> list[Step]:
     """ErrImagePull, then ImagePullBackOff."""
-    said = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": {image}: {why}'
+    message = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": {image}: {why}'
     return [
         Note("Pulling", f'Pulling image "{image}"', warning=False),
-        Note("Failed", f'Failed to pull image "{image}": {said}'),
+        Note("Failed", f'Failed to pull image "{image}": {message}'),
         Note("Failed", "Error: ErrImagePull"),
-        Waiting("ErrImagePull", said),
+        Waiting("ErrImagePull", message),
         Pause(0.3),
         Note("BackOff", f'Back-off pulling image "{image}"', warning=False),
         Note("Failed", "Error: ImagePullBackOff"),
-        Waiting("ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {said}'),
+        Waiting("ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {message}'),
     ]
 
 
 def never_pulled(image: str) -> list[Step]:
     """ErrImageNeverPull."""
-    said = f'Container image "{image}" is not present with pull policy of Never'
+    message = f'Container image "{image}" is not present with pull policy of Never'
     return [
-        Note("ErrImageNeverPull", said),
+        Note("ErrImageNeverPull", message),
         Note("Failed", "Error: ErrImageNeverPull"),
-        Waiting("ErrImageNeverPull", said),
+        Waiting("ErrImageNeverPull", message),
     ]
 
 
 def invalid_name(image: str) -> list[Step]:
     """InvalidImageName."""
-    said = (
+    message = (
         f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": invalid reference format'
     )
     return [
-        Note("InspectFailed", said),
+        Note("InspectFailed", message),
         Note("Failed", "Error: InvalidImageName"),
-        Waiting("InvalidImageName", said),
+        Waiting("InvalidImageName", message),
     ]
 
 
@@ -148,9 +148,9 @@ def config_error(message: str) -> list[Step]:
 
 
 def mount_fails(volume: str, why: str) -> list[Step]:
-    """FailedMount: the container is never made."""
-    said = f'MountVolume.SetUp failed for volume "{volume}" : {why}'
-    return [Note("FailedMount", said, part=False), Waiting("ContainerCreating")]
+    """FailedMount: the container is never created."""
+    message = f'MountVolume.SetUp failed for volume "{volume}" : {why}'
+    return [Note("FailedMount", message, part=False), Waiting("ContainerCreating")]
 
 
 def exits(code: int, log: str = "", after_s: float = 0.1) -> list[Step]:
@@ -164,9 +164,9 @@ def oom_killed(log: str = "") -> list[Step]:
 
 
 def gpu_lost(resource: str = "nvidia.com/gpu") -> list[Step]:
-    """A pod that the kubelet does not take, because its device has gone since it was scheduled."""
-    said = f"Allocate failed due to no healthy devices present; cannot allocate unhealthy devices {resource}"
-    return [Reject("UnexpectedAdmissionError", f"Pod was rejected: {said}, which is unexpected")]
+    """A pod that the kubelet rejects, because its device was lost after it was scheduled."""
+    message = f"Allocate failed due to no healthy devices present; cannot allocate unhealthy devices {resource}"
+    return [Reject("UnexpectedAdmissionError", f"Pod was rejected: {message}, which is unexpected")]
 
 
 def evicted_by_api() -> list[Step]:
@@ -176,19 +176,19 @@ def evicted_by_api() -> list[Step]:
 
 def preempted() -> list[Step]:
     """A pod of a higher priority takes its place."""
-    said = "default-scheduler: preempting to accommodate a higher priority pod"
+    message = "default-scheduler: preempting to accommodate a higher priority pod"
     note = Note("Preempted", "Preempted by pod 3f0e4a5c-0000-4000-8000-000000000000 on node n1", part=False)
-    return [Running(), Pause(0.1), Disrupt("PreemptionByScheduler", said), note, Gone()]
+    return [Running(), Pause(0.1), Disrupt("PreemptionByScheduler", message), note, Gone()]
 
 
 def tainted() -> list[Step]:
     """A NoExecute taint that the pod does not tolerate."""
-    said = "Taint manager: deleting due to NoExecute taint"
+    message = "Taint manager: deleting due to NoExecute taint"
     note = Note("TaintManagerEviction", "Marking for deletion Pod", warning=False, part=False)
-    return [Running(), Pause(0.1), Disrupt("DeletionByTaintManager", said), note, Gone()]
+    return [Running(), Pause(0.1), Disrupt("DeletionByTaintManager", message), note, Gone()]
 
 
 def put_out(resource: str = "memory") -> list[Step]:
-    """The kubelet of a node that is short of something."""
-    said = f"The node was low on resource: {resource}. Threshold quantity: 100Mi, available: 50Mi. "
-    return [Running(), Pause(0.1), Disrupt("TerminationByKubelet", said), Reject("Evicted", said)]
+    """Eviction by the kubelet of a node short of a resource."""
+    message = f"The node was low on resource: {resource}. Threshold quantity: 100Mi, available: 50Mi. "
+    return [Running(), Pause(0.1), Disrupt("TerminationByKubelet", message), Reject("Evicted", message)]

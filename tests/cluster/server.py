@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from base64 import b64encode
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,7 +14,7 @@ from tests.cluster import admission, rbac
 from tests.cluster.api_errors import ApiError, bad_request, not_allowed, unauthorized
 from tests.cluster.deletion import delete, options_of
 from tests.cluster.disruption import disrupt
-from tests.cluster.kinds import BY_PATH, CUSTOM, POD, REVIEW, Kind, Object, discovery
+from tests.cluster.kinds import POD, REVIEW, SECRET, Kind, Object, discovery
 from tests.cluster.listing import listed, matching
 from tests.cluster.patch import APPLY, patched
 from tests.cluster.rbac import Attributes, Request, User
@@ -30,10 +31,10 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "GET": "get", "DE
 class Server:
     """Answers requests to one cluster."""
 
-    def __init__(self, state: State, streams: Streams) -> None:
-        self._state, self._streams = state, streams
+    def __init__(self, state: State, streams: Streams, address: str = "127.0.0.1", port: int = 0) -> None:
+        self._state, self._streams, self._address = state, streams, address
         self._runner: web.AppRunner | None = None
-        self.port = 0
+        self.port = port
 
     async def up(self) -> None:
         """Listen, on the same port as before."""
@@ -41,12 +42,12 @@ class Server:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.TCPSite(self._runner, self._address, self.port, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
 
     async def down(self) -> None:
-        """Break every connection and listen no more: others are refused."""
+        """Break every connection and stop listening: new ones are refused."""
         if self._runner is None:
             return
         server = self._runner.server
@@ -61,7 +62,7 @@ class Server:
             return await self._serve(request)
         except ApiError as error:
             return web.json_response(error.body, status=error.code, headers=error.headers)
-        except (asyncio.CancelledError, ConnectionError):
+        except (asyncio.CancelledError, ConnectionError, web.HTTPNotFound):
             raise
         except Exception as error:
             self._state.problems.append(f"{request.method} {request.path_qs}: {error!r}")
@@ -69,10 +70,10 @@ class Server:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         user = self._user(request)
-        known = discovery(request.path.rstrip("/"))
-        if known is not None:
-            return web.json_response(known)
-        kind, attributes = _parse(request)
+        resources = discovery(request.path.rstrip("/"), self._state.store.kinds.values())
+        if resources is not None:
+            return web.json_response(resources)
+        kind, attributes = _parse(request, self._state.store.kinds)
         delay, error = self._state.faults.of(attributes)
         await asyncio.sleep(delay)
         if error is not None:
@@ -93,10 +94,17 @@ class Server:
 
     def _user(self, request: web.Request) -> User:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        user = self._state.users.get(token)
+        user = self._state.users.get(token) or self._bootstrap_user(token)
         if user is None:
             raise unauthorized()
         return user
+
+    def _bootstrap_user(self, token: str) -> User | None:
+        """Who joins with a token of kubeadm: there is a Secret of its first part, and it may read what a node needs."""
+        secret = self._state.store.find(SECRET, "kube-system", f"bootstrap-token-{token.partition('.')[0]}")
+        if secret is None or secret["data"]["token-secret"] != b64encode(token.partition(".")[2].encode()).decode():
+            return None
+        return User(f"system:bootstrap:{token.partition('.')[0]}", {"kube-system": [rbac.BOOTSTRAP]})
 
     def _authorize(self, user: User, attributes: Attributes) -> None:
         allowed = user.may(attributes)
@@ -113,8 +121,8 @@ class Server:
         if attributes.verb == "create" and attributes.subresource == "eviction":
             return 201, self._evict(store.get(kind, attributes.namespace, attributes.name), await _body(request)), {}
         if attributes.verb == "create" and not attributes.name:
-            made, warnings = self._state.create(kind, await _body(request), attributes.namespace, dry_run=dry)
-            return 201, made, _warned(warnings)
+            created, warnings = self._state.create(kind, await _body(request), attributes.namespace, dry_run=dry)
+            return 201, created, _warned(warnings)
         if attributes.verb == "list":
             return 200, listed(store, kind, attributes.namespace, query), {}
         if attributes.verb == "deletecollection":
@@ -138,21 +146,21 @@ class Server:
             raise not_allowed()
         body = await _body(request)
         if attributes.verb == "patch":
-            body = patched(obj, body, request.content_type, kind in CUSTOM)
+            body = patched(obj, body, request.content_type, kind.custom)
         return 200, store.update(kind, _replaced(kind, obj, body, attributes.subresource), dry_run=dry), {}
 
     def _delete(
         self, kind: Kind, obj: Object, body: Object, query: dict[str, str]
     ) -> tuple[int, Object, dict[str, str]]:
         options = options_of(body, query)
-        last, gone = delete(self._state.store, kind, obj, options)
+        last, is_gone = delete(self._state.store, kind, obj, options)
         warnings = []
         if kind.plural == "jobs" and kind.group == "batch" and not options.propagation:
             warnings = [
                 "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to "
                 "remove them or set propagationPolicy=Orphan to suppress this warning"
             ]
-        if kind.returned or not gone:
+        if kind.returned or not is_gone:
             return 200, last, _warned(warnings)
         group = {"group": kind.group} if kind.group else {}
         details = {"name": key_of(obj)[1], **group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
@@ -167,7 +175,7 @@ class Server:
 
 
 def _replaced(kind: Kind, old: Object, body: Object, subresource: str) -> Object:
-    """What an object becomes: its status changes through its subresource only, all else only without it."""
+    """The updated object: its status changes only through its subresource, all else only outside it."""
     meta = body.setdefault("metadata", {})
     for field in ("name", "namespace"):
         if old["metadata"].get(field) != meta.setdefault(field, old["metadata"].get(field)):
@@ -196,8 +204,8 @@ def _replaced(kind: Kind, old: Object, body: Object, subresource: str) -> Object
     return new
 
 
-def _parse(request: web.Request) -> tuple[Kind, Attributes]:
-    """What a path and a method ask for."""
+def _parse(request: web.Request, kinds: dict[tuple[str, str, str], Kind]) -> tuple[Kind, Attributes]:
+    """Kind and attributes of a request, from its path and method."""
     words = [unquote(word) for word in request.path.strip("/").split("/")]
     if words[0] == "api" and len(words) > 2:
         group, version, rest = "", words[1], words[2:]
@@ -206,9 +214,9 @@ def _parse(request: web.Request) -> tuple[Kind, Attributes]:
     else:
         raise web.HTTPNotFound(text="404 page not found\n")
     namespace = ""
-    if rest[0] == "namespaces" and len(rest) > 2 and (group, version, rest[2]) in BY_PATH:
+    if rest[0] == "namespaces" and len(rest) > 2 and (group, version, rest[2]) in kinds:
         namespace, rest = rest[1], rest[2:]
-    kind = BY_PATH.get((group, version, rest[0]))
+    kind = kinds.get((group, version, rest[0]))
     if kind is None or len(rest) > 3 or (kind.namespaced and not namespace and len(rest) > 1):
         raise web.HTTPNotFound(text="404 page not found\n")
     name, subresource = [*rest[1:], "", ""][:2]

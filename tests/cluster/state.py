@@ -16,7 +16,7 @@ from tests.cluster.store import Store, key_of, micro_stamp, stamp, suffix
 
 @dataclass(frozen=True)
 class Image:
-    """What stands for a container image: folders first in its PATH, and variables. Its files are this machine's.
+    """Stand-in of a container image: folders first in its PATH, and variables. Its files are this machine's.
 
     Everyone in the container can come to these folders, and to the Python that they link to.
     """
@@ -27,7 +27,7 @@ class Image:
 
 @dataclass
 class State:
-    """Everything there is. Only the server's loop may touch it."""
+    """The whole state. Only the server's loop may touch it."""
 
     folder: Path
     store: Store = field(default_factory=Store)
@@ -41,7 +41,7 @@ class State:
     problems: list[str] = field(default_factory=list)
 
     def create(self, kind: Kind, obj: Object, namespace: str, *, dry_run: bool = False) -> tuple[Object, list[str]]:
-        """Let an object in and store it; it, and the warnings.
+        """Admit and store an object; returns it and the warnings.
 
         Raises:
             ApiError: it is not let in.
@@ -55,7 +55,7 @@ class State:
     def event(
         self, about: Object, reason: str, message: str, *, by: str, warning: bool = False, part: str = ""
     ) -> None:
-        """Record an event; one that was there already is counted."""
+        """Record an event, or count a repeated one."""
         namespace, name = key_of(about)
         involved = {
             "kind": about["kind"],

@@ -63,8 +63,21 @@ class Store:
         self.expired = 1000
         self.history: list[Change] = []
         self.listeners: list[Callable[[Change], None]] = []
-        self._objects: dict[Kind, dict[Key, Object]] = {kind: {} for kind in KINDS}
+        self.kinds: dict[tuple[str, str, str], Kind] = {}
+        self._objects: dict[Kind, dict[Key, Object]] = {}
+        for kind in KINDS:
+            self.serve(kind)
         self._tick = asyncio.Event()
+
+    def serve(self, kind: Kind) -> None:
+        """Serve a kind from now on."""
+        self.kinds[kind.group, kind.version, kind.plural] = kind
+        self._objects.setdefault(kind, {})
+
+    def restore(self, kind: Kind, obj: Object) -> None:
+        """Take an object back that was stored before, as it was."""
+        self._objects[kind][key_of(obj)] = obj
+        self.version = self.expired = max(self.version, int(obj["metadata"]["resourceVersion"]))
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """An object; do not change it.
@@ -78,7 +91,7 @@ class Store:
         return result
 
     def find(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """An object or None; do not change it."""
+        """The object or None; do not change it."""
         return self._objects[kind].get((namespace if kind.namespaced else "", name))
 
     def all(self, kind: Kind, namespace: str = "") -> list[Object]:
@@ -87,17 +100,17 @@ class Store:
 
     def everything(self) -> Iterator[tuple[Kind, Object]]:
         """Every object of every kind."""
-        for kind, objects in self._objects.items():
+        for kind, objects in list(self._objects.items()):
             for one in list(objects.values()):
                 yield kind, one
 
-    def create(self, kind: Kind, given: Object, *, dry_run: bool = False) -> Object:
-        """Store a new object, with what the system adds to its metadata.
+    def create(self, kind: Kind, template: Object, *, dry_run: bool = False) -> Object:
+        """Store a new object, with the system's metadata.
 
         Raises:
             ApiError: the name is taken, or its namespace is not there.
         """
-        obj = copy.deepcopy(given)
+        obj = copy.deepcopy(template)
         meta = obj["metadata"]
         if kind.namespaced and self.find(NAMESPACE, "", meta["namespace"]) is None:
             raise not_found(NAMESPACE, meta["namespace"])
@@ -111,7 +124,7 @@ class Store:
         return obj
 
     def update(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
-        """Store a change of an object; one that changes nothing leaves its resource version.
+        """Store a change of an object; an unchanged one keeps its resource version.
 
         Raises:
             ApiError: it is gone, or another one than the caller saw.
@@ -142,7 +155,7 @@ class Store:
         return new
 
     def edit(self, kind: Kind, namespace: str, name: str, change: Callable[[Object], None]) -> Object | None:
-        """Change an object in place, as a controller does; None when it is gone."""
+        """Change an object in place, as a controller does; None when it was deleted."""
         old = self.find(kind, namespace, name)
         if old is None:
             return None
@@ -151,14 +164,14 @@ class Store:
         return self.update(kind, new)
 
     def remove(self, kind: Kind, obj: Object) -> Object:
-        """Take an object out; its last state."""
+        """Remove an object; returns its last state."""
         old = self._objects[kind].pop(key_of(obj))
-        gone = copy.deepcopy(obj)
-        self._record("DELETED", kind, gone, old)
-        return gone
+        removed = copy.deepcopy(obj)
+        self._record("DELETED", kind, removed, old)
+        return removed
 
     def since(self, version: int) -> list[Change]:
-        """What has happened after a version."""
+        """Changes after a version."""
         return self.history[bisect.bisect(self.history, version, key=lambda change: change.version) :]
 
     def expire(self) -> None:
@@ -169,7 +182,7 @@ class Store:
 
     @property
     def tick(self) -> Callable[[float], Awaitable[None]]:
-        """A wait for the next change from now on, for so many seconds at most."""
+        """Wait for the next change, for so many seconds at most."""
         tick = self._tick
 
         async def wait(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What comes from a node through the API server: logs, and commands in a container over a websocket."""
+"""Requests that the API server passes to nodes: logs, and commands in a container over a websocket."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ class Streams:
         """The log of a container.
 
         Raises:
-            ApiError: there is none, or its node does not answer.
+            ApiError: there is none, or its node does not respond.
         """
         pod = self._state.store.get(POD, attributes.namespace, attributes.name)
         name = _container(pod, request.query.get("container", ""))
@@ -48,8 +48,8 @@ class Streams:
         file = self._state.folder / "logs" / f"{pod['metadata']['uid']}.{name}.log"
         text = file.read_bytes() if file.exists() else b""
         if request.query.get("tailLines"):
-            wanted = int(request.query["tailLines"])
-            text = b"".join(deque(text.splitlines(keepends=True), wanted))
+            line_count = int(request.query["tailLines"])
+            text = b"".join(deque(text.splitlines(keepends=True), line_count))
         if request.query.get("limitBytes"):
             text = text[: int(request.query["limitBytes"])]
         timestamps = request.query.get("timestamps") in ("true", "1", "True")
@@ -61,7 +61,7 @@ class Streams:
         await response.write(text)
         at = file.stat().st_size if file.exists() else 0
         while True:
-            ended = not self._runs(pod, name)
+            has_ended = not self._runs(pod, name)
             with file.open("rb") if file.exists() else contextlib.nullcontext() as log:
                 more = b""
                 if log is not None:
@@ -70,7 +70,7 @@ class Streams:
             at += len(more)
             if more:
                 await response.write(_with_time(more) if timestamps else more)
-            if ended:
+            if has_ended:
                 return response
             await asyncio.sleep(0.1)
 
@@ -78,13 +78,13 @@ class Streams:
         """A command in a container, over a websocket as `kubernetes.stream` opens it.
 
         Raises:
-            ApiError: the pod or its container does not run.
+            ApiError: the pod or its container is not running.
         """
         pod = self._state.store.get(POD, attributes.namespace, attributes.name)
         name = _container(pod, request.query.get("container", ""))
         if pod["status"].get("phase") in ("Succeeded", "Failed"):
-            said = f"cannot exec into a container in a completed pod; current phase is {pod['status']['phase']}"
-            raise bad_request(said)
+            message = f"cannot exec into a container in a completed pod; current phase is {pod['status']['phase']}"
+            raise bad_request(message)
         if not pod["spec"].get("nodeName"):
             raise bad_request(f"pod {attributes.name} does not have a host assigned")
         command = request.query.getall("command", [])
@@ -112,7 +112,7 @@ class Streams:
         self, socket: web.WebSocketResponse, process: Process, command: list[str], query: Container[str]
     ) -> None:
         if not process.find(command[0]):
-            said = (
+            message = (
                 f"error executing command in container: failed to exec in container: failed to start exec: OCI runtime "
                 f'exec failed: exec failed: unable to start container process: exec: "{command[0]}": executable file '
                 "not found in $PATH"
@@ -121,10 +121,10 @@ class Streams:
                 socket,
                 {
                     "status": "Failure",
-                    "message": said,
+                    "message": message,
                     "code": 500,
                     "reason": "InternalError",
-                    "details": {"causes": [{"message": said}]},
+                    "details": {"causes": [{"message": message}]},
                 },
             )
             return
@@ -143,17 +143,17 @@ class Streams:
             await _status(socket, {"status": "Success"})
             return
         cause = {"reason": "ExitCode", "message": str(code if code > 0 else 128 - code)}
-        said = f"command terminated with non-zero exit code: exit status {cause['message']}"
-        more = {"message": said, "reason": "NonZeroExitCode", "details": {"causes": [cause]}}
+        message = f"command terminated with non-zero exit code: exit status {cause['message']}"
+        more = {"message": message, "reason": "NonZeroExitCode", "details": {"causes": [cause]}}
         await _status(socket, {"status": "Failure", **more})
 
-    async def _reach(self, pod: Object, what: str) -> None:
-        """Ask the pod's node; one that is lost does not answer, which takes a while to find out."""
+    async def _reach(self, pod: Object, path: str) -> None:
+        """Reach the pod's node; a lost one fails after a while."""
         if not self._kubelets.lost(pod["spec"]["nodeName"]):
             return
         await asyncio.sleep(self.node_delay_s)
-        said = f'Get "https://127.0.0.1:10250/{what}": dial tcp 127.0.0.1:10250: i/o timeout'
-        raise ApiError(500, "InternalError", said)
+        message = f'Get "https://127.0.0.1:10250/{path}": dial tcp 127.0.0.1:10250: i/o timeout'
+        raise ApiError(500, "InternalError", message)
 
     def _runs(self, pod: Object, name: str) -> bool:
         run: PodProcess | None = self._kubelets.run_of(pod)
@@ -164,15 +164,15 @@ class Streams:
         return any("running" in state for state in states)
 
 
-async def _pump(socket: web.WebSocketResponse, channel: int, pipe: asyncio.StreamReader | None, wanted: bool) -> None:
+async def _pump(socket: web.WebSocketResponse, channel: int, pipe: asyncio.StreamReader | None, forward: bool) -> None:
     assert pipe
     while data := await pipe.read(_CHUNK):
-        if wanted:
+        if forward:
             await socket.send_bytes(bytes([channel]) + data)
 
 
 async def _listen(socket: web.WebSocketResponse, child: asyncio.subprocess.Process) -> None:
-    """Hand on what comes for stdin; end the command when the client goes."""
+    """Forward stdin; end the command when the client disconnects."""
     assert child.stdin
     async for message in socket:
         if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
@@ -203,11 +203,11 @@ def _container(pod: Object, name: str) -> str:
 
 
 def _with_time(text: bytes) -> bytes:
-    """Each line after a time, as with `timestamps`; here it is that of the request."""
+    """Lines with timestamps; here that of the request."""
     return b"".join(f"{stamp()} ".encode() + line for line in text.splitlines(keepends=True))
 
 
 def _why(status: Object | None) -> str:
     reason = str((status or {}).get("state", {}).get("waiting", {}).get("reason", "ContainerCreating"))
-    known = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}
-    return known.get(reason, reason)
+    explanations = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}
+    return explanations.get(reason, reason)

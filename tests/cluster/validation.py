@@ -1,43 +1,43 @@
-"""Rules on values beyond the schema, for what benchmarks make: names, labels, Jobs, pods, ConfigMaps, Services."""
+"""Rules on values beyond the schema, for the objects of benchmarks: names, labels, Jobs, pods, ConfigMaps, Services."""
 
 import re
 from typing import Any
 
 from tests.cluster.api_errors import Causes
-from tests.cluster.kinds import CONFIG_MAP, CUSTOM, JOB, NAMESPACE, POD, SERVICE, Kind, Object
+from tests.cluster.kinds import CONFIG_MAP, JOB, NAMESPACE, POD, SERVICE, Kind, Object
 from tests.cluster.quantities import amount
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _QUALIFIED = r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 _VALUE = rf"({_QUALIFIED})?"
-_SAID_LABEL = (
+_LABEL_MESSAGE = (
     "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with "
     "an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
 )
-_SAID_SUBDOMAIN = (
+_SUBDOMAIN_MESSAGE = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
     "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
-_SAID_VALUE = (
+_VALUE_MESSAGE = (
     "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
     "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
-_SAID_SERVICE = (
+_SERVICE_MESSAGE = (
     "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, "
     "and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
     "'[a-z]([-a-z0-9]*[a-z0-9])?')"
 )
-_NAMES = {SERVICE: (63, r"[a-z]([-a-z0-9]*[a-z0-9])?", _SAID_SERVICE), NAMESPACE: (63, _LABEL, _SAID_LABEL)}
+_NAMES = {SERVICE: (63, r"[a-z]([-a-z0-9]*[a-z0-9])?", _SERVICE_MESSAGE), NAMESPACE: (63, _LABEL, _LABEL_MESSAGE)}
 _RULES = {"In", "NotIn"}
 _MAP_BYTES = 1024 * 1024
 
 
 def check(kind: Kind, obj: Object, old: Object | None) -> None:
-    """Refuse an object whose values break a rule; `old` is what it replaces.
+    """Reject an object whose values break a rule; `old` is the object that it replaces.
 
     Raises:
         ApiError: 422, with every cause.
@@ -57,11 +57,11 @@ def check(kind: Kind, obj: Object, old: Object | None) -> None:
 
 def _metadata(kind: Kind, meta: Object, causes: Causes) -> None:
     name = meta["name"]
-    longest, rule, said = _NAMES.get(kind, (253, _SUBDOMAIN, _SAID_SUBDOMAIN))
+    longest, rule, message = _NAMES.get(kind, (253, _SUBDOMAIN, _SUBDOMAIN_MESSAGE))
     if len(name) > longest:
         causes.invalid("metadata.name", name, f"must be no more than {longest} bytes")
     if not re.fullmatch(rule, name):
-        causes.invalid("metadata.name", name, said)
+        causes.invalid("metadata.name", name, message)
     _labels(meta.get("labels"), "metadata.labels", causes)
     for place, owner in enumerate(meta.get("ownerReferences", ())):
         for field in ("apiVersion", "kind", "name", "uid"):
@@ -84,7 +84,7 @@ def _labels(labels: Any, field: str, causes: Causes) -> None:
         if len(value) > 63:
             causes.invalid(field, value, "must be no more than 63 bytes")
         if not re.fullmatch(_VALUE, value):
-            causes.invalid(field, value, _SAID_VALUE)
+            causes.invalid(field, value, _VALUE_MESSAGE)
 
 
 def _immutable(kind: Kind, obj: Object, old: Object, causes: Causes) -> None:
@@ -120,7 +120,7 @@ def _immutable(kind: Kind, obj: Object, old: Object, causes: Causes) -> None:
                 "additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be "
                 "set to 1 if it was previously negative)",
             )
-    if kind in CUSTOM or "spec" not in old:
+    if kind.custom or "spec" not in old:
         return
     if kind is SERVICE and obj["spec"].get("clusterIP") != old["spec"].get("clusterIP"):
         causes.invalid("spec.clusterIPs[0]", [obj["spec"].get("clusterIP")], "may not change once set")
@@ -175,7 +175,7 @@ def _pod(spec: Object, field: str, causes: Causes) -> None:
     for place, volume in enumerate(spec.get("volumes", ())):
         at = f"{field}.volumes[{place}]"
         if not re.fullmatch(_LABEL, volume["name"]):
-            causes.invalid(f"{at}.name", volume["name"], _SAID_LABEL)
+            causes.invalid(f"{at}.name", volume["name"], _LABEL_MESSAGE)
         if volume["name"] in names:
             causes.duplicate(f"{at}.name", volume["name"])
         if len(volume) == 1:
@@ -183,18 +183,18 @@ def _pod(spec: Object, field: str, causes: Causes) -> None:
         names.add(volume["name"])
     if not spec["containers"]:
         causes.required(f"{field}.containers")
-    seen: set[str] = set()
+    unique_names: set[str] = set()
     for group in ("initContainers", "containers"):
         for place, container in enumerate(spec.get(group, ())):
-            if container["name"] in seen:
+            if container["name"] in unique_names:
                 causes.duplicate(f"{field}.{group}[{place}].name", container["name"])
-            seen.add(container["name"])
+            unique_names.add(container["name"])
             _container(container, names, f"{field}.{group}[{place}]", causes)
 
 
 def _container(container: Object, volumes: set[str], field: str, causes: Causes) -> None:
     if not re.fullmatch(_LABEL, container["name"]):
-        causes.invalid(f"{field}.name", container["name"], _SAID_LABEL)
+        causes.invalid(f"{field}.name", container["name"], _LABEL_MESSAGE)
     if not container.get("image"):
         causes.required(f"{field}.image")
     paths: set[str] = set()
@@ -211,7 +211,7 @@ def _container(container: Object, volumes: set[str], field: str, causes: Causes)
         if name in limits and (
             amount(value) > amount(limits[name]) or (extended and amount(value) != amount(limits[name]))
         ):
-            said = f"must be {'equal to' if extended else 'less than or equal to'} {name} limit of {limits[name]}"
-            causes.invalid(f"{field}.resources.requests", str(value), said)
+            message = f"must be {'equal to' if extended else 'less than or equal to'} {name} limit of {limits[name]}"
+            causes.invalid(f"{field}.resources.requests", str(value), message)
         elif extended and name not in limits:
             causes.required(f"{field}.resources.limits", "Limit must be set for non overcommitable resources")

@@ -1,4 +1,4 @@
-"""Volcano's job controller: pods from the tasks of a job, and what their ends mean to it."""
+"""Volcano's job controller: it makes pods from a job's tasks and acts on how they end."""
 
 import copy
 
@@ -14,7 +14,6 @@ from tests.cluster.volcano_job import (
     VERSION,
     action_of,
     as_go,
-    begun,
     counts,
     enter,
     event_of,
@@ -22,6 +21,7 @@ from tests.cluster.volcano_job import (
     owner_of,
     pod_of,
     settle,
+    started_pods,
 )
 
 BY = "vc-controller-manager"
@@ -38,7 +38,7 @@ _RETRY_S = 1.0
 
 
 class VolcanoJobs:
-    """Looks at jobs of Volcano whenever they, their PodGroup or their pods change."""
+    """Reconciles jobs of Volcano whenever they, their PodGroup or their pods change."""
 
     def __init__(self, state: State) -> None:
         self._state, self._store = state, state.store
@@ -89,7 +89,7 @@ class VolcanoJobs:
         else:
             pods, again = self._sync(job, status, pods)
         status |= counts(job, pods)
-        if phase == "Pending" == status["state"]["phase"] and begun(status) >= job["spec"]["minAvailable"]:
+        if phase == "Pending" == status["state"]["phase"] and started_pods(status) >= job["spec"]["minAvailable"]:
             enter(status, "Running")
         elif phase == "Running" == status["state"]["phase"]:
             settle(job, status)
@@ -97,7 +97,7 @@ class VolcanoJobs:
         return again
 
     def _make_group(self, job: Object) -> None:
-        """The PodGroup, which the scheduler must let in before there are pods."""
+        """The PodGroup, which the scheduler must admit before pods are created."""
         group, namespace = group_of(job), job["metadata"]["namespace"]
         if self._store.find(VOLCANO_GROUP, namespace, group["metadata"]["name"]) is None:
             self._state.create(VOLCANO_GROUP, group, namespace)
@@ -106,14 +106,14 @@ class VolcanoJobs:
         return self._store.find(VOLCANO_GROUP, job["metadata"]["namespace"], group_of(job)["metadata"]["name"])
 
     def _sync(self, job: Object, status: Object, pods: list[Object]) -> tuple[list[Object], float | None]:
-        """Make the pods that are missing, once the scheduler has let the job in."""
+        """Create missing pods, once the scheduler has admitted the job."""
         namespace = job["metadata"]["namespace"]
         group = self._group(job) or {"status": {"phase": "Pending"}}
         details = group["status"].get("conditions", [{"type": "Scheduled"}])[-1]
         if details["type"] != "Scheduled":
             name = f"{namespace}:{job['metadata']['name']}"
-            said = f"PodGroup {name} {details['type'].lower()}, reason: {details['message']}"
-            self._state.event(job, "PodGroupPending", said, by=BY, warning=True)
+            message = f"PodGroup {name} {details['type'].lower()}, reason: {details['message']}"
+            self._state.event(job, "PodGroupPending", message, by=BY, warning=True)
         if group["status"]["phase"] == "Pending":
             return pods, None
         there, refused = {pod["metadata"]["name"] for pod in pods}, []
@@ -130,7 +130,7 @@ class VolcanoJobs:
         return pods, _RETRY_S if refused else None
 
     def _kill(self, job: Object, status: Object, pods: list[Object]) -> list[Object]:
-        """Delete the pods of a job but those that have ended, and its PodGroup; what is left of the pods."""
+        """Delete a job's PodGroup and all pods that have not ended; returns the pods that remain."""
         keep = status["state"]["phase"] != "Restarting" or status["retryCount"] >= job["spec"]["maxRetry"] - 1
         status["version"] += 1
         for pod in pods:
@@ -138,17 +138,17 @@ class VolcanoJobs:
                 delete(self._store, POD, pod, Options("Background"))
         if group := self._group(job):
             delete(self._store, VOLCANO_GROUP, group, Options("Background"))
-        return [left for pod in pods if (left := self._store.find(POD, *key_of(pod)))]
+        return [remaining for pod in pods if (remaining := self._store.find(POD, *key_of(pod)))]
 
     def _expire(self, job: Object) -> float | None:
         """Delete a job whose time to live after its end is over."""
         ttl, state = job["spec"].get("ttlSecondsAfterFinished"), job["status"]["state"]
         if ttl is None or state["phase"] not in _COLLECTED:
             return None
-        left = float(ttl - seconds_since(state["lastTransitionTime"]))
-        if left <= 0:
+        remaining_s = float(ttl - seconds_since(state["lastTransitionTime"]))
+        if remaining_s <= 0:
             delete(self._store, VOLCANO_JOB, job, Options("Foreground"))
-        return left if left > 0 else None
+        return remaining_s if remaining_s > 0 else None
 
 
 def _spec(job: Object) -> object:

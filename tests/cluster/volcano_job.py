@@ -1,4 +1,4 @@
-"""What a job of Volcano is made of, how its pods are counted, and what its admission makes of it."""
+"""A job of Volcano: its PodGroup and pods, their counts, and admission."""
 
 import copy
 import re
@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from tests.cluster.api_errors import ApiError, bad_request
 from tests.cluster.kinds import VOLCANO_JOB, VOLCANO_QUEUE, Object
-from tests.cluster.quantities import requests, written
+from tests.cluster.quantities import format_quantity, requests
 from tests.cluster.store import Change, Store, stamp
 
 GROUP = "scheduling.k8s.io/group-name"
@@ -18,7 +18,7 @@ _ACTIONS = frozenset({"AbortJob", "RestartJob", "TerminateJob", "CompleteJob", "
 _EVENTS = frozenset({"PodFailed", "PodEvicted", "TaskCompleted"})
 _MAY_CHANGE = ("minAvailable", "maxRetry", "priorityClassName")
 _NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_SAID_NAME = "name part must be no more than 63 characters"
+_NAME_MESSAGE = "name part must be no more than 63 characters"
 
 
 def owner_of(obj: Object) -> Object:
@@ -30,9 +30,9 @@ def owner_of(obj: Object) -> Object:
 
 
 def _reference(job: Object) -> Object:
-    named = {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    identity = {"name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
     shared = {"apiVersion": VOLCANO_JOB.api_version, "kind": "Job", "controller": True, "blockOwnerDeletion": True}
-    return {**shared, **named}
+    return {**shared, **identity}
 
 
 def group_of(job: Object) -> Object:
@@ -42,10 +42,10 @@ def group_of(job: Object) -> Object:
         for name, value in requests(task["template"]["spec"]).items():
             total[name] = total.get(name, Decimal(0)) + value * task["replicas"]
     name = f"{job['metadata']['name']}-{job['metadata']['uid']}"
-    wanted = {"minMember": spec["minAvailable"], "queue": spec["queue"]}
+    demand = {"minMember": spec["minAvailable"], "queue": spec["queue"]}
     return {
         "metadata": {"name": name, "ownerReferences": [_reference(job)]},
-        "spec": {**wanted, "minResources": {name: written(value) for name, value in total.items()}},
+        "spec": {**demand, "minResources": {name: format_quantity(value) for name, value in total.items()}},
         "status": {"phase": "Pending"},
     }
 
@@ -53,16 +53,16 @@ def group_of(job: Object) -> Object:
 def pod_of(job: Object, status: Object, task: Object, index: int) -> Object:
     """One pod of a task."""
     template, name, queue = copy.deepcopy(task["template"]), job["metadata"]["name"], job["spec"]["queue"]
-    given = template.get("metadata") or {}
-    both = {TASK: task["name"], "volcano.sh/task-index": str(index), "volcano.sh/job-name": name}
-    both[QUEUE] = queue
+    own_meta = template.get("metadata") or {}
+    shared = {TASK: task["name"], "volcano.sh/task-index": str(index), "volcano.sh/job-name": name}
+    shared[QUEUE] = queue
     notes = {GROUP: group_of(job)["metadata"]["name"], VERSION: str(status["version"])}
     notes |= {"volcano.sh/template-uid": f"{name}-{task['name']}"}
     notes |= {"volcano.sh/job-retry-count": str(status["retryCount"])}
     meta = {
         "name": f"{name}-{task['name']}-{index}",
-        "labels": {**given.get("labels", {}), **both, "volcano.sh/job-namespace": job["metadata"]["namespace"]},
-        "annotations": {**given.get("annotations", {}), **both, **notes},
+        "labels": {**own_meta.get("labels", {}), **shared, "volcano.sh/job-namespace": job["metadata"]["namespace"]},
+        "annotations": {**own_meta.get("annotations", {}), **shared, **notes},
         "ownerReferences": [_reference(job)],
     }
     template["spec"].setdefault("schedulerName", job["spec"]["schedulerName"])
@@ -70,7 +70,7 @@ def pod_of(job: Object, status: Object, task: Object, index: int) -> Object:
 
 
 def event_of(change: Change) -> str:
-    """What a change of a pod is to the policies of its job; empty for nothing."""
+    """The event that a change of a pod is for the policies of its job; empty for none."""
     new, old = change.new, change.old or {"metadata": {}, "status": {}}
     if change.type == "DELETED" or "deletionTimestamp" in new["metadata"]:
         return "" if "deletionTimestamp" in old["metadata"] else "PodEvicted"
@@ -81,7 +81,7 @@ def event_of(change: Change) -> str:
 
 
 def action_of(job: Object, event: str, task: str) -> str:
-    """What is done about what happened to a pod of a task: its own policies first, then the job's."""
+    """The action on an event of a task's pod: its own policies first, then the job's."""
     own = [policy for one in job["spec"]["tasks"] if one["name"] == task for policy in one.get("policies", ())]
     for policy in (*own, *job["spec"].get("policies", ())):
         if {event, "*"} & {*policy.get("events", ()), policy.get("event", "")}:
@@ -90,7 +90,7 @@ def action_of(job: Object, event: str, task: str) -> str:
 
 
 def enter(status: Object, phase: str) -> None:
-    """Let a job be in a phase."""
+    """Set the phase of a job."""
     status["state"] = {"phase": phase, "lastTransitionTime": stamp()}
     details = {"status": phase, "lastTransitionTime": stamp()}
     status["conditions"] = [*status.get("conditions", ()), details]
@@ -98,11 +98,11 @@ def enter(status: Object, phase: str) -> None:
 
 def counts(job: Object, pods: list[Object]) -> Object:
     """The numbers in a job's status."""
-    left = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-    result: Object = {"minAvailable": job["spec"]["minAvailable"], "terminating": len(pods) - len(left)}
+    remaining = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    result: Object = {"minAvailable": job["spec"]["minAvailable"], "terminating": len(pods) - len(remaining)}
     tasks: dict[str, Object] = {}
     for phase in _PHASES:
-        here = [pod for pod in left if pod["status"].get("phase") == phase]
+        here = [pod for pod in remaining if pod["status"].get("phase") == phase]
         result[phase.lower()] = len(here)
         for pod in here:
             of_task = tasks.setdefault(pod["metadata"]["annotations"][TASK], {"phase": {}})["phase"]
@@ -110,7 +110,7 @@ def counts(job: Object, pods: list[Object]) -> Object:
     return {**result, "taskStatusCount": tasks}
 
 
-def begun(status: Object) -> int:
+def started_pods(status: Object) -> int:
     """How many pods of a job run, or have run."""
     return int(status["running"] + status["succeeded"] + status["failed"])
 
@@ -128,15 +128,15 @@ def settle(job: Object, status: Object) -> None:
 
 
 def as_go(error: ApiError) -> str:
-    """A refusal as Go writes down the struct of it, which is what Volcano puts into its event."""
-    said = error.message.replace("\\", "\\\\").replace('"', '\\"')
+    """An error as Go prints its struct, which is what Volcano puts into its event."""
+    message = error.message.replace("\\", "\\\\").replace('"', '\\"')
     meta = 'TypeMeta:v1.TypeMeta{Kind:"", APIVersion:""}, ListMeta:v1.ListMeta{SelfLink:"", ResourceVersion:""}'
-    status = f'v1.Status{{{meta}, Status:"Failure", Message:"{said}", Reason:"{error.reason}", Code:{error.code}}}'
+    status = f'v1.Status{{{meta}, Status:"Failure", Message:"{message}", Reason:"{error.reason}", Code:{error.code}}}'
     return f"&errors.StatusError{{ErrStatus:{status}}}"
 
 
 def complete(job: Object) -> None:
-    """Fill in what a new job leaves open."""
+    """Set the defaults of a new job."""
     spec = job.setdefault("spec", {})
     for field, value in (("queue", "default"), ("schedulerName", "volcano")):
         spec[field] = spec.get(field) or value
@@ -150,39 +150,39 @@ def complete(job: Object) -> None:
 
 
 def judge(store: Store, job: Object) -> None:
-    """Refuse a new job as Volcano's webhook does.
+    """Reject an invalid new job as Volcano's webhook does.
 
     Raises:
         ApiError: all that is wrong with it.
     """
     spec, name = job["spec"], job["metadata"]["name"]
-    tasks, said = spec.get("tasks", []), []
+    tasks, problems = spec.get("tasks", []), []
     names = [task["name"] for task in tasks]
-    said += ["No task specified in job spec"] if not tasks else []
-    said += [f"duplicated task name {one};" for one in sorted({one for one in names if names.count(one) > 1})]
-    said += [f"[{_SAID_NAME}];" for one in names if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", one)]
+    problems += ["No task specified in job spec"] if not tasks else []
+    problems += [f"duplicated task name {one};" for one in sorted({one for one in names if names.count(one) > 1})]
+    problems += [f"[{_NAME_MESSAGE}];" for one in names if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", one)]
     for place, task in enumerate(tasks):
         if not re.fullmatch(_NAME, pod := f"{name}-{task['name']}-{place}"):
-            said.append(f"create pod with name {pod} validate failed [{_SAID_NAME}];")
+            problems.append(f"create pod with name {pod} validate failed [{_NAME_MESSAGE}];")
     if not re.fullmatch(_NAME, name):
-        said.append(f"create job with name {name} validate failed [{_SAID_NAME}]")
+        problems.append(f"create job with name {name} validate failed [{_NAME_MESSAGE}]")
     if sum(task["replicas"] for task in tasks) < spec["minAvailable"]:
-        said.append("job 'minAvailable' should not be greater than total replicas in tasks;")
+        problems.append("job 'minAvailable' should not be greater than total replicas in tasks;")
     for policy in (*spec.get("policies", ()), *(one for task in tasks for one in task.get("policies", ()))):
         events = {*policy.get("events", ()), *filter(None, [policy.get("event")])}
         if not events or not events <= _EVENTS | {"*"} or policy.get("action") not in _ACTIONS:
-            said.append(f"policy {policy} is not one that this double knows;")
+            problems.append(f"policy {policy} is not one that this double knows;")
     queue = store.find(VOLCANO_QUEUE, "", spec["queue"])
     if queue is None:
-        said.append(f'unable to find job queue: queues.scheduling.volcano.sh "{spec["queue"]}" not found;')
+        problems.append(f'unable to find job queue: queues.scheduling.volcano.sh "{spec["queue"]}" not found;')
     elif (state := queue.get("status", {}).get("state", "")) != "Open":
-        said.append(f"can only submit job to queue with state `Open`, queue `{spec['queue']}` status is `{state}`;")
-    if said:
-        raise bad_request(f'admission webhook "validatejob.volcano.sh" denied the request: {" ".join(said)}')
+        problems.append(f"can only submit job to queue with state `Open`, queue `{spec['queue']}` status is `{state}`;")
+    if problems:
+        raise bad_request(f'admission webhook "validatejob.volcano.sh" denied the request: {" ".join(problems)}')
 
 
 def judge_change(new: Object, old: Object) -> None:
-    """Refuse a change of a job's spec but in the few fields that may.
+    """Reject a change of a job's spec except in its mutable fields.
 
     Raises:
         ApiError: another field differs.

@@ -1,4 +1,4 @@
-"""Volcano's scheduler: it lets PodGroups in as their queue and the cluster have room, and binds all pods or none."""
+"""Volcano's scheduler: it admits PodGroups as their queue and the cluster have room, and binds all pods or none."""
 
 import copy
 from collections import defaultdict
@@ -17,7 +17,7 @@ _OVERCOMMIT = Decimal("1.2")
 
 
 class VolcanoScheduler(Scheduler):
-    """Looks at PodGroups whenever anything changes that may help them."""
+    """Schedules PodGroups whenever something relevant changes."""
 
     by = _BY
     elsewhere = "node(s) didn't match Pod's node affinity/selector"
@@ -43,17 +43,19 @@ class VolcanoScheduler(Scheduler):
         return None
 
     def _let_in(self, group: Object) -> None:
-        wanted = {name: amount(value) for name, value in group["spec"]["minResources"].items()}
+        requested = {name: amount(value) for name, value in group["spec"]["minResources"].items()}
         queue = self._store.find(VOLCANO_QUEUE, "", group["spec"]["queue"]) or {"spec": {}}
         limit = {name: amount(value) for name, value in queue["spec"].get("capability", {}).items()}
         bound = [pod for pod in self._store.all(POD) if pod["spec"].get("nodeName")]
         bound = [pod for pod in bound if pod["status"].get("phase") not in ENDED]
         queued = [pod for pod in bound if pod["metadata"].get("labels", {}).get(QUEUE) == group["spec"]["queue"]]
         used = _together([{name: str(value) for name, value in requests(pod["spec"]).items()} for pod in queued])
-        taken = _together([{name: str(value) for name, value in requests(pod["spec"]).items()} for pod in bound])
-        there = _together([node["status"]["allocatable"] for node in self._store.all(NODE)])
-        over = sorted(name for name in wanted if name in limit and used[name] + wanted[name] > limit[name])
-        short = sorted(name for name in wanted if taken[name] + wanted[name] > there[name] * _OVERCOMMIT)
+        allocated = _together([{name: str(value) for name, value in requests(pod["spec"]).items()} for pod in bound])
+        allocatable = _together([node["status"]["allocatable"] for node in self._store.all(NODE)])
+        over = sorted(name for name in requested if name in limit and used[name] + requested[name] > limit[name])
+        short = sorted(
+            name for name in requested if allocated[name] + requested[name] > allocatable[name] * _OVERCOMMIT
+        )
         if not over and not short:
             self._edit(group, "Inqueue")
             return
@@ -63,7 +65,7 @@ class VolcanoScheduler(Scheduler):
         self._unschedulable(group, f"1/0 tasks in gang unschedulable: {_not_ready(group, 0)}")
 
     def _place(self, group: Object, pods: list[Object]) -> None:
-        """Bind what finds a place, if that makes the gang whole; else say of each pod why not."""
+        """Bind all pods that fit if the gang is then complete; else record for each why not."""
         waiting = [pod for pod in pods if not pod["spec"].get("nodeName")]
         result, why = dict[str, Object](), dict[str, str]()
         self._assumed = []
@@ -84,14 +86,14 @@ class VolcanoScheduler(Scheduler):
                 place = f"Pod {'/'.join(key_of(pod))} can possibly be assigned to {result[name]['metadata']['name']}"
                 self._refuse(pod, f"{place}, once minAvailable is satisfied")
             else:
-                self._refuse(pod, why[name].split(" preemption:")[0].replace("are available", "are unavailable"))
+                self._refuse(pod, why[name].split(" no new claims")[0].replace("are available", "are unavailable"))
         if whole:
             self._edit(group, "Running", {"type": "Scheduled", "reason": "tasks in gang are ready to be scheduled"})
         else:
-            said = f"{len(waiting)}/{len(pods)} tasks in gang unschedulable: {_not_ready(group, len(waiting))}"
+            message = f"{len(waiting)}/{len(pods)} tasks in gang unschedulable: {_not_ready(group, len(waiting))}"
             kinds = {"Schedulable": len(result), "Unschedulable": len(waiting) - len(result)}
-            counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-            self._unschedulable(group, f"{said}; Pending: {counted}")
+            counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+            self._unschedulable(group, f"{message}; Pending: {counts}")
 
     def _find(self, pod: Object) -> tuple[Object | None, str]:
         scripted = next((one.unschedulable for one in self._state.scripts if one.unschedulable and one.fits(pod)), "")
@@ -103,7 +105,7 @@ class VolcanoScheduler(Scheduler):
             self._state.event(group, "Unschedulable", why, by=_BY, warning=True)
 
     def _edit(self, group: Object, phase: str, condition: Object | None = None) -> bool:
-        """Give a PodGroup its phase and its newest condition; whether that is new."""
+        """Set a PodGroup's phase and newest condition; returns whether anything changed."""
 
         def change(new: Object) -> None:
             status = new["status"]
@@ -121,7 +123,7 @@ class VolcanoScheduler(Scheduler):
 
 
 def _together(lists: list[dict[str, str]]) -> defaultdict[str, Decimal]:
-    """Quantities of many, by resource."""
+    """Sums of quantities, by resource."""
     result: defaultdict[str, Decimal] = defaultdict(Decimal)
     for name, value in ((name, value) for one in lists for name, value in one.items()):
         result[name] += amount(value)
@@ -130,10 +132,10 @@ def _together(lists: list[dict[str, str]]) -> defaultdict[str, Decimal]:
 
 def _of(pod: Object, group: str) -> bool:
     notes = pod["metadata"].get("annotations", {})
-    gone = "deletionTimestamp" in pod["metadata"] or pod["status"].get("phase") in ENDED
-    return notes.get(GROUP) == group and pod["spec"].get("schedulerName") == _BY and not gone
+    has_ended = "deletionTimestamp" in pod["metadata"] or pod["status"].get("phase") in ENDED
+    return notes.get(GROUP) == group and pod["spec"].get("schedulerName") == _BY and not has_ended
 
 
 def _not_ready(group: Object, pending: int) -> str:
-    counted = f"{pending} Pending, " if pending else ""
-    return f"pod group is not ready, {counted}{group['spec']['minMember']} minAvailable"
+    pending_text = f"{pending} Pending, " if pending else ""
+    return f"pod group is not ready, {pending_text}{group['spec']['minMember']} minAvailable"

@@ -1,5 +1,6 @@
-"""What a container is given: volumes as folders of this machine, variables, user and groups."""
+"""A container's volumes as folders of this machine, its variables, user and groups."""
 
+import base64
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ class BadConfig(Exception):
 
 
 def sources(state: State, pod: Object, folder: Path) -> dict[str, Object]:
-    """Each volume of a pod as what is mounted: source (empty for memory), size, read_only.
+    """The mounts of a pod by volume: source (empty for memory), size, read_only.
 
     Raises:
         NotYet: one is not there.
@@ -53,6 +54,10 @@ def _source(state: State, pod: Object, volume: Object, folder: Path) -> Object:
             )
         _write(folder, (result or {}).get("data") or {}, volume["configMap"])
         return {"source": str(folder), "read_only": True}
+    if "projected" in volume:
+        for source in volume["projected"]["sources"]:
+            _project(state, namespace, volume, source["secret"], folder, group)
+        return {"source": str(folder), "read_only": True}
     if "persistentVolumeClaim" in volume:
         claim = volume["persistentVolumeClaim"]
         place = state.claims.get((namespace, claim["claimName"]))
@@ -67,6 +72,17 @@ def _source(state: State, pod: Object, volume: Object, folder: Path) -> Object:
         return {"source": str(place), "read_only": bool(claim.get("readOnly"))}
     (kind,) = volume.keys() - {"name"}
     raise NotYet(f'MountVolume.SetUp failed for volume "{volume["name"]}" : volumes of type {kind} are not simulated')
+
+
+def _project(state: State, namespace: str, volume: Object, source: Object, folder: Path, group: int | None) -> None:
+    """Write the items of a Secret, readable by the pod's group."""
+    secret = state.store.find(SECRET, namespace, source["name"])
+    if secret is None:
+        raise NotYet(f'MountVolume.SetUp failed for volume "{volume["name"]}" : secret "{source["name"]}" not found')
+    data = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+    _write(folder, data, {**source, "defaultMode": volume["projected"]["defaultMode"]})
+    for item in source["items"]:
+        os.chown(folder / item["path"], -1, -1 if group is None else group)
 
 
 def _write(folder: Path, data: dict[str, str], source: Object) -> None:
@@ -128,7 +144,7 @@ def environment(state: State, pod: Object, container: Object, image: Image) -> d
 
 
 def expanded(text: str, variables: dict[str, str]) -> str:
-    """A text with $(NAME) replaced by what is known; $$ is a dollar."""
+    """A text with $(NAME) replaced by known variables; $$ is a dollar."""
 
     def value(result: re.Match[str]) -> str:
         return "$" if result[0] == "$$" else variables.get(result[1], result[0])
@@ -141,13 +157,13 @@ def _taken(state: State, pod: Object, source: Object) -> str:
         return _field(pod, source["fieldRef"]["fieldPath"])
     for reference, kind, word in (("configMapKeyRef", CONFIG_MAP, "configmap"), ("secretKeyRef", SECRET, "secret")):
         if reference in source:
-            wanted = source[reference]
-            result = state.store.find(kind, key_of(pod)[0], wanted["name"])
+            key = source[reference]
+            result = state.store.find(kind, key_of(pod)[0], key["name"])
             if result is None:
-                raise BadConfig(f'{word} "{wanted["name"]}" not found')
-            if wanted["key"] not in (result.get("data") or {}):
-                raise BadConfig(f"couldn't find key {wanted['key']} in {kind.kind} {'/'.join(key_of(result))}")
-            return str(result["data"][wanted["key"]])
+                raise BadConfig(f'{word} "{key["name"]}" not found')
+            if key["key"] not in (result.get("data") or {}):
+                raise BadConfig(f"couldn't find key {key['key']} in {kind.kind} {'/'.join(key_of(result))}")
+            return str(result["data"][key["key"]])
     raise BadConfig(f"variables from {', '.join(source)} are not simulated")
 
 
@@ -163,13 +179,13 @@ def _field(pod: Object, path: str) -> str:
     return str(value)
 
 
-def kept() -> list[str]:
-    """What an image may need of this machine, and no mount above it may hide: this checkout may lie below /tmp."""
+def image_folders() -> list[str]:
+    """Folders of this machine that an image needs, which no mount may hide: this checkout may lie below /tmp."""
     return [str(folder) for folder in (REPOSITORY, NODE_ENVIRONMENT, Path(sys.prefix))]
 
 
 def ways(image: Image) -> list[str]:
-    """What everyone must be able to come to: the commands of an image, and what they run on."""
+    """Folders that every user must reach: the commands of an image, and what they need."""
     links = [one for folder in image.path for one in folder.glob("python*") if one.is_symlink()]
     return [str(one) for folder in image.path for one in (folder, folder / "any")] + [
         str(one.resolve()) for one in links

@@ -18,14 +18,14 @@ _BOOKMARK_S = 60.0
 
 
 async def watch(state: State, kind: Kind, attributes: Attributes, request: web.Request) -> web.StreamResponse:
-    """Stream what happens to the selected objects.
+    """Stream the changes of the selected objects.
 
     Raises:
-        ApiError: the version is too old, when this server says so in HTTP.
+        ApiError: the version is too old, and this server reports that by an HTTP status.
     """
     store, query = state.store, dict(request.query)
-    wanted, given = selection(kind, query), query.get("resourceVersion", "")
-    error = _unservable(state, given)
+    is_selected, version = selection(kind, query), query.get("resourceVersion", "")
+    error = _unservable(state, version)
     if error and not (error.code == 410 and state.faults.expire_in_stream):
         raise error
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -34,52 +34,54 @@ async def watch(state: State, kind: Kind, attributes: Attributes, request: web.R
     if error:
         await _send(response, "ERROR", error.body)
         return response
-    drop_after, sent = state.faults.drops_after(), 0
+    drop_after, sent_events = state.faults.drops_after(), 0
     end = time.monotonic() + float(query.get("timeoutSeconds") or _LONGEST_S)
-    seen, bookmark = store.version, time.monotonic()
-    events = [("ADDED", one) for one in store.all(kind, attributes.namespace) if wanted(one)]
-    if given not in ("", "0"):
-        seen, events = int(given), []
+    last_version, bookmark = store.version, time.monotonic()
+    events = [("ADDED", one) for one in store.all(kind, attributes.namespace) if is_selected(one)]
+    if version not in ("", "0"):
+        last_version, events = int(version), []
     while True:
         tick = store.tick
-        if seen < store.expired:
-            await _send(response, "ERROR", _too_old(seen, store.expired).body)
+        if last_version < store.expired:
+            await _send(response, "ERROR", _too_old(last_version, store.expired).body)
             return response
-        events += [step for change in store.since(seen) for step in _step(change, kind, attributes, wanted)]
-        seen = max(seen, store.version)
+        events += [
+            step for change in store.since(last_version) for step in _step(change, kind, attributes, is_selected)
+        ]
+        last_version = max(last_version, store.version)
         for type_, obj in events:
-            if sent == drop_after:
+            if sent_events == drop_after:
                 break
             await _send(response, type_, obj)
-            sent += 1
-        if sent == drop_after:
+            sent_events += 1
+        if sent_events == drop_after:
             if request.transport is not None:
                 request.transport.abort()
             return response
         events = []
-        left = end - time.monotonic()
+        remaining_s = end - time.monotonic()
         marks = query.get("allowWatchBookmarks") in ("true", "1", "True")
-        if marks and (left <= 0 or time.monotonic() > bookmark + _BOOKMARK_S):
+        if marks and (remaining_s <= 0 or time.monotonic() > bookmark + _BOOKMARK_S):
             bookmark = time.monotonic()
             shared = {"kind": kind.kind, "apiVersion": kind.api_version}
-            await _send(response, "BOOKMARK", {**shared, "metadata": {"resourceVersion": str(seen)}})
-        if left <= 0:
+            await _send(response, "BOOKMARK", {**shared, "metadata": {"resourceVersion": str(last_version)}})
+        if remaining_s <= 0:
             return response
-        await tick(min(left, 1.0))
+        await tick(min(remaining_s, 1.0))
 
 
-def _unservable(state: State, given: str) -> ApiError | None:
-    if given in ("", "0"):
+def _unservable(state: State, version: str) -> ApiError | None:
+    if version in ("", "0"):
         return None
-    if not given.isdigit():
-        said = f'invalid resource version "{given}"'
-        return ApiError(400, "BadRequest", said)
-    if int(given) < state.store.expired:
-        return _too_old(int(given), state.store.expired)
-    if int(given) > state.store.version:
-        said = f"Timeout: Too large resource version: {given}, current: {state.store.version}"
+    if not version.isdigit():
+        message = f'invalid resource version "{version}"'
+        return ApiError(400, "BadRequest", message)
+    if int(version) < state.store.expired:
+        return _too_old(int(version), state.store.expired)
+    if int(version) > state.store.version:
+        message = f"Timeout: Too large resource version: {version}, current: {state.store.version}"
         causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
-        return ApiError(504, "Timeout", said, {"causes": causes, "retryAfterSeconds": 1})
+        return ApiError(504, "Timeout", message, {"causes": causes, "retryAfterSeconds": 1})
     return None
 
 
@@ -87,13 +89,13 @@ def _too_old(version: int, oldest: int) -> ApiError:
     return expired(f"too old resource version: {version} ({oldest})")
 
 
-def _step(change: Change, kind: Kind, attributes: Attributes, wanted: object) -> Iterator[tuple[str, Object]]:
-    """What one change is to a watcher: an object that is no longer selected is deleted to it."""
-    assert callable(wanted)
+def _step(change: Change, kind: Kind, attributes: Attributes, is_selected: object) -> Iterator[tuple[str, Object]]:
+    """The event of one change for a watcher: an object that is no longer selected counts as deleted."""
+    assert callable(is_selected)
     if change.kind is not kind or attributes.namespace not in ("", change.new["metadata"].get("namespace", "")):
         return
-    was = change.old is not None and wanted(change.old)
-    now = change.type != "DELETED" and wanted(change.new)
+    was = change.old is not None and is_selected(change.old)
+    now = change.type != "DELETED" and is_selected(change.new)
     if now:
         yield ("MODIFIED" if was else "ADDED"), change.new
     elif was:

@@ -21,8 +21,8 @@ USAGE = """usage: python -m tests.hosts COMMAND [jw1 jw2 jw3]
 
 
 def _do(command: str, *words: str) -> None:
-    if command not in ("up", "ssh", "packages") and "for process" in (who := hosts.holder()):
-        sys.exit(f"tests are running on the hosts ({who}): wait for them, or end them")
+    if command not in ("up", "ssh", "packages") and "for process" in (process := hosts.holder()):
+        sys.exit(f"tests are running on the hosts ({process}): wait for them, or end them")
     if command == "up":
         hosts.up()
         print(f"up: ansible-playbook -i inventory/jw -i {INVENTORY} …")

@@ -63,28 +63,28 @@ class Source:
 def sources(folder: Path = Path("/etc/apt")) -> list[Source]:
     """The main archives of the hosts' release, from deb822 and one-line files; CannotBoot when there is none."""
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    found = []
+    result = []
     for file in sorted(folder.glob("sources.list.d/*.sources")):
         for stanza in re.split(r"\n\s*\n", file.read_text()):
             fields = dict(re.findall(r"^([\w-]+):[ \t]*(.+)$", stanza, re.MULTILINE))
             if "deb" in fields.get("Types", "").split() and "main" in fields.get("Components", "").split():
                 for uri in fields["URIs"].split():
-                    found += [Source(uri, suite, keyring) for suite in fields["Suites"].split()]
+                    result += [Source(uri, suite, keyring) for suite in fields["Suites"].split()]
     for file in [folder / "sources.list", *sorted(folder.glob("sources.list.d/*.list"))]:
         lines = file.read_text().splitlines() if file.exists() else []
         for line in lines:
             if match := re.match(r"deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s+.*\bmain\b", line):
-                found.append(Source(match[1], match[2], keyring))
-    ours = [source for source in found if re.fullmatch(rf"{RELEASE}(-updates|-security)?", source.suite)]
+                result.append(Source(match[1], match[2], keyring))
+    ours = [source for source in result if re.fullmatch(rf"{RELEASE}(-updates|-security)?", source.suite)]
     if not any(source.suite == RELEASE for source in ours):
         raise CannotBoot(f"no archive of Debian {RELEASE} (main) in {folder}/sources.list*: the hosts are made from it")
     return ours
 
 
 def build() -> Path:
-    """The base's root folder; built when it is not there (two minutes), and anew when what makes it changed."""
-    wanted = sources()
-    recipe = repr((wanted, PACKAGES, PROXY, inspect.getsource(_configure)))
+    """The base's root folder; built when it is not there (two minutes), and again when its recipe changed."""
+    package_sources = sources()
+    recipe = repr((package_sources, PACKAGES, PROXY, inspect.getsource(_configure)))
     root = FOLDER / f"base-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if root.exists():
         return root
@@ -93,8 +93,8 @@ def build() -> Path:
     making = FOLDER / "base-making"
     print("making the hosts' base with debootstrap; about two minutes, once", flush=True)
     with (FOLDER / "debootstrap.log").open("w") as log:
-        debootstrap(making, wanted, PACKAGES, log)
-        _configure(making, wanted)
+        debootstrap(making, package_sources, PACKAGES, log)
+        _configure(making, package_sources)
         if _in(making, "apt-get", "update", "-qq", stdout=log, stderr=log).returncode:
             raise CannotBoot(f"apt-get update failed in the hosts' base; its reason is at the end of {log.name}")
     (making / "etc/resolv.conf").write_text("")
@@ -105,9 +105,9 @@ def build() -> Path:
     return making.rename(root)
 
 
-def debootstrap(root: Path, wanted: list[Source], packages: list[str], log: IO[str]) -> None:
+def debootstrap(root: Path, package_sources: list[Source], packages: list[str], log: IO[str]) -> None:
     """Put Debian's essential packages and `packages` into `root`; CannotBoot when that fails."""
-    mirror = next(source for source in wanted if source.suite == RELEASE)
+    mirror = next(source for source in package_sources if source.suite == RELEASE)
     cache = root.parent / "packages"
     cache.mkdir(exist_ok=True)
     command = ["debootstrap", "--variant=minbase", f"--keyring={mirror.keyring}", f"--cache-dir={cache}"]
@@ -120,8 +120,8 @@ def _in(root: Path, *command: str, **more: object) -> subprocess.CompletedProces
     return subprocess.run(["chroot", str(root), *command], **more)  # type: ignore[call-overload, no-any-return]
 
 
-def _configure(root: Path, wanted: list[Source]) -> None:
-    (root / "etc/apt/sources.list").write_text("".join(source.line() + "\n" for source in wanted))
+def _configure(root: Path, package_sources: list[Source]) -> None:
+    (root / "etc/apt/sources.list").write_text("".join(source.line() + "\n" for source in package_sources))
     for name in ("resolv.conf", "hosts"):
         shutil.copy(Path("/etc") / name, root / "etc" / name)
     _in(root, "useradd", "--create-home", "--shell", "/bin/bash", "--groups", "sudo,adm", USER, check=True)
@@ -138,7 +138,7 @@ def _configure(root: Path, wanted: list[Source]) -> None:
 
 
 def describe_kernel(root: Path) -> None:
-    """Let modprobe in a host tell the truth about a kernel that has no modules to load: those built in are there."""
+    """Describe the kernel's built-in modules, so that modprobe in a host works without loadable ones."""
     release = platform.release()
     modules = root / "lib/modules" / release
     if Path("/lib/modules", release).is_dir():

@@ -56,31 +56,31 @@ class Play:
 
     def run(self, playbook: str, *words: str, timeout_s: float = 400, **extra: Any) -> int:
         """Run it to its end; returns its exit status."""
-        began = time.monotonic()
+        start = time.monotonic()
         process = self.start(playbook, *words, **extra)
         try:
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.end()
             raise AssertionError(f"no end after {timeout_s} s:\n{self.output()[-4000:]}") from None
-        self.seconds = time.monotonic() - began
+        self.seconds = time.monotonic() - start
         return status
 
     def output(self) -> str:
-        """What it has printed so far."""
+        """Its output so far."""
         return (self.folder / "output").read_text()
 
-    def said(self) -> str:
-        """The same with all white space made single, to find sentences that Ansible has broken."""
+    def unwrapped(self) -> str:
+        """The output as one line, to find sentences that Ansible has wrapped."""
         return " ".join(self.output().split())
 
     def counts(self) -> dict[str, Counts]:
         """The recap by host."""
         recap = self.output().split("PLAY RECAP")[1]
-        found = re.findall(
+        rows = re.findall(
             r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", recap, re.MULTILINE
         )
-        return {host: Counts(*map(int, numbers)) for host, *numbers in found}
+        return {host: Counts(*map(int, numbers)) for host, *numbers in rows}
 
     def changed(self) -> dict[str, int]:
         """Changed tasks by host."""
@@ -112,9 +112,9 @@ def booted() -> Iterator[None]:
 @pytest.fixture
 def play(booted: None, tmp_path: Path) -> Iterator[Play]:
     """Playbooks on the hosts."""
-    found = Play(tmp_path)
-    yield found
-    found.end()
+    result = Play(tmp_path)
+    yield result
+    result.end()
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:

@@ -1,4 +1,4 @@
-"""The three hosts as tests and people use them: up, down, bare again, powered off and on, cut off, reached by SSH."""
+"""Control of the three hosts: up, down, reset, power, network, and commands over SSH."""
 
 import fcntl
 import json
@@ -33,7 +33,7 @@ SSH_OPTIONS += ["-o", "BatchMode=yes", "-o", "ConnectTimeout=3", "-o", "LogLevel
 
 
 def holder() -> str:
-    """Who keeps the hosts, or an empty string."""
+    """The process that keeps the hosts, or an empty string."""
     with LOCK.open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,8 +48,10 @@ def up(owner: int = 0) -> None:
     if reason := why_not():
         raise CannotBoot(reason)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    if who := holder():
-        raise CannotBoot(f"the hosts are up already, kept by {who}; end them with: python -m tests.hosts down")
+    if holding_process := holder():
+        raise CannotBoot(
+            f"the hosts are up already, kept by {holding_process}; end them with: python -m tests.hosts down"
+        )
     _make_keys()
     repository.build()
     inventory.write()
@@ -72,10 +74,10 @@ def down() -> None:
     with suppress(OSError):
         ask("down")
     deadline = time.monotonic() + 30
-    while who := holder():
+    while holding_process := holder():
         if time.monotonic() > deadline:
             # A keeper that does not answer is ended by its number; hosts, mounts and namespaces end with it.
-            os.kill(int(who.split()[1].strip(",")), signal.SIGKILL)
+            os.kill(int(holding_process.split()[1].strip(",")), signal.SIGKILL)
         time.sleep(0.1)
     keeper.clean()
 
@@ -100,14 +102,14 @@ def ssh(name: str, command: str, timeout_s: float = 60) -> subprocess.CompletedP
 
 
 def run(name: str, command: str, timeout_s: float = 60) -> str:
-    """What a command printed on a host; it must succeed."""
-    done = ssh(name, command, timeout_s)
-    assert done.returncode == 0, f"{name}: {command}: {done.stdout}{done.stderr}"
-    return done.stdout
+    """The output of a command on a host; it must succeed."""
+    result = ssh(name, command, timeout_s)
+    assert result.returncode == 0, f"{name}: {command}: {result.stdout}{result.stderr}"
+    return result.stdout
 
 
 def wait(*names: str, timeout_s: float = 60) -> None:
-    """Until SSH answers on these hosts (all, if none is named)."""
+    """Wait until SSH answers on these hosts (all, if none is named)."""
     deadline = time.monotonic() + timeout_s
     for name in names or HOSTS:
         while ssh(name, "true").returncode:
@@ -118,13 +120,13 @@ def wait(*names: str, timeout_s: float = 60) -> None:
 
 
 def fresh(*names: str, label: str | None = None) -> None:
-    """Bare again, or as `save` kept it under `label`, and booted."""
+    """Reset all hosts to bare, or to what `save` kept under `label`, and boot them."""
     ask("fresh", *(names or HOSTS), label=label)
     wait(*names)
 
 
 def save(label: str) -> None:
-    """Keep how all hosts are now, for `fresh`; they reboot."""
+    """Save the state of all hosts for `fresh`; they reboot."""
     for name in HOSTS:
         run(name, "sync")
     ask("save", *HOSTS, label=label)

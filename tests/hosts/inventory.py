@@ -37,6 +37,7 @@ def containers() -> dict[str, Any]:
     """What hosts need that are containers themselves: no kernel settings but net.*, no priorities, no clock."""
     return {
         "node_require_time_sync": False,
+        "node_compilers": ["libc6-dev", "tcc"],  # small, and nothing is compiled there
         "node_sysctls": {
             "net.bridge.bridge-nf-call-iptables": 1,
             "net.bridge.bridge-nf-call-ip6tables": 1,
@@ -71,6 +72,7 @@ def standins() -> dict[str, Any]:
         "nvidia_repository_key": "Release.key",
         "nvidia_toolkit_repository": f"{WEB}/toolkit",
         "nvidia_toolkit_key": f"{WEB}/toolkit/Release.key",
+        "nvidia_debian_components": ["main"],
         "nvidia_pci_root": BUS,
         "nvidia_version_file": "/run/mlperf-standins/nvidia-version",
     }

@@ -80,26 +80,26 @@ class Keeper:
             server.wait()
         self.servers.clear()
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Do what one request asks."""
-        chosen = [self.machines[name] for name in asked.get("hosts", [])]
-        what, label = asked["do"], asked.get("label") or ""
-        if what in ("cut", "join"):
-            getattr(self, what)()
-        for machine in chosen:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry out one request."""
+        machines = [self.machines[name] for name in request.get("hosts", [])]
+        command, label = request["do"], request.get("label") or ""
+        if command in ("cut", "join"):
+            getattr(self, command)()
+        for machine in machines:
             saved = SAVED / label / machine.name
-            if what == "fresh" and label and not saved.exists():
+            if command == "fresh" and label and not saved.exists():
                 raise FileNotFoundError(f"nothing of {machine.name} was saved as {label}")
-            if what in ("off", "fresh", "save"):
+            if command in ("off", "fresh", "save"):
                 machine.off()
-            if what == "fresh":
+            if command == "fresh":
                 machine.fresh(saved if label else None)
-            elif what == "save":
+            elif command == "save":
                 machine.save(saved)
-            if what in ("on", "fresh", "save") and not machine.process:
+            if command in ("on", "fresh", "save") and not machine.process:
                 machine.on()
-            if what == "slow":
-                machine.slow(float(asked["cores"]))
+            if command == "slow":
+                machine.slow(float(request["cores"]))
         return {"on": [name for name, machine in self.machines.items() if machine.process]}
 
     def serve(self, owner: int) -> None:
@@ -122,18 +122,18 @@ class Keeper:
     def _one(self, server: socket.socket) -> bool:
         connection, _ = server.accept()
         with connection, connection.makefile("rw") as stream, suppress(OSError):
-            asked = json.loads(stream.readline())
+            request = json.loads(stream.readline())
             try:
-                said = {} if asked["do"] == "down" else self.answer(asked)
+                reply = {} if request["do"] == "down" else self.answer(request)
             except Exception as error:
-                said = {"error": f"{asked}: {type(error).__name__}: {error}"}
-            stream.write(json.dumps(said) + "\n")
-            return bool(asked["do"] != "down")
+                reply = {"error": f"{request}: {type(error).__name__}: {error}"}
+            stream.write(json.dumps(reply) + "\n")
+            return bool(request["do"] != "down")
         return True
 
 
 def clean() -> None:
-    """Remove what a keeper makes outside its own namespaces: processes of hosts, the bridge, what was saved of them.
+    """Remove what a keeper makes outside its own namespaces: processes of hosts, the bridge, their saved states.
 
     Each keeper's hosts have login keys of their own, so that another's could not be entered.
     """
@@ -145,7 +145,7 @@ def clean() -> None:
 
 
 def main(owner: int) -> None:
-    """Take the lock or say who has it; then keep the hosts."""
+    """Take the lock, or print who has it; then keep the hosts."""
     with LOCK.open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         clean()

@@ -37,25 +37,34 @@ WEB_ROOT = FOLDER / "web"
 
 
 class CannotBoot(Exception):
-    """This machine cannot boot the hosts; the message says why and what to do."""
+    """This machine cannot boot the hosts; the message has the reason and what to do."""
 
 
 def mounted_read_only() -> list[Path]:
-    """Folders that every host sees at the same path: the installed environment, its Python, the sandbox."""
-    python = (NODE_ENVIRONMENT / "bin" / "python").resolve()
-    found = [NODE_ENVIRONMENT, SANDBOX, NODE_ENVIRONMENT.parent / "punkt"]
-    if not python.is_relative_to("/usr"):
-        found.append(python.parents[1])
-    return [path for path in found if path.is_dir()]
+    """Folders that every host sees at the same path: the installed environment, its Python, the sandbox.
+
+    And what the control plane runs from: the double of the Kubernetes API, and the environment of the tests.
+    """
+    folders = [
+        NODE_ENVIRONMENT,
+        SANDBOX,
+        NODE_ENVIRONMENT.parent / "punkt",
+        Path(sys.prefix),
+        REPOSITORY / "tests",
+    ]
+    for python in (NODE_ENVIRONMENT / "bin" / "python", Path(sys.executable)):
+        if not python.resolve().is_relative_to("/usr"):
+            folders.append(python.resolve().parents[1])
+    return [path for path in dict.fromkeys(folders) if path.is_dir()]
 
 
 def why_not() -> str:
-    """Why hosts cannot be booted here, or an empty sentence."""
+    """Why hosts cannot be booted here, or an empty string."""
     release = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
     if sys.platform != "linux" or "ID=debian" not in release.splitlines():
         return "the three hosts boot on Debian only (they are debootstrapped from this machine's own apt sources)"
     if os.geteuid() != 0:
-        return "the three hosts boot as root only (network namespaces, overlays, systemd-nspawn): run `sudo make hosts`"
+        return "the three hosts boot as root only (network namespaces, overlays, systemd-nspawn): run `sudo make long`"
     tools = {
         "debootstrap": "debootstrap",
         "systemd-nspawn": "systemd-container",

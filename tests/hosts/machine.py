@@ -31,13 +31,13 @@ CAPABILITIES = "CAP_NET_ADMIN"
 
 def control_groups(name: str) -> list[Path]:
     """A control group of its own for a host in each hierarchy that systemd or a CPU quota needs."""
-    found = []
+    groups = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, after = line.split(" - ")
         kind, _, options = after.split()[:3]
         if kind == "cgroup2" or (kind == "cgroup" and {"name=systemd", "cpu"} & set(options.split(","))):
-            found.append(Path(before.split()[4]) / f"mlperf-{name}")
-    return found
+            groups.append(Path(before.split()[4]) / f"mlperf-{name}")
+    return groups
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Machine:
         self.ip("-n", space, "link", "set", "lo", "up")
 
     def fresh(self, saved: Path | None = None) -> None:
-        """Back to bare, or to what `saved` has kept; the host must be off."""
+        """Reset to bare, or to the state in `saved`; the host must be off."""
         self._mounted(False)
         shutil.rmtree(self.folder, ignore_errors=True)
         for part in ("upper", "work", "root"):
@@ -109,7 +109,7 @@ class Machine:
         end(self.name)
 
     def look(self) -> None:
-        """Boot again when the host has asked for it; note that it is off when it has powered off."""
+        """Boot again after a reboot; record that the host is off after a power-off."""
         status = self.process.poll() if self.process else None
         if status is not None:
             self.off()
@@ -128,16 +128,16 @@ class Machine:
                 (group / "cpu.max").write_text(f"{quota or 'max'} {period}")
 
     def save(self, folder: Path) -> None:
-        """Keep what the host has changed, for `fresh`; the host must be off."""
+        """Save the host's changes for `fresh`; the host must be off."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         subprocess.run(["cp", "-a", f"{self.folder}/upper/.", str(folder)], check=True)
 
-    def _mounted(self, wanted: bool) -> None:
+    def _mounted(self, expected: bool) -> None:
         root = self.folder / "root"
         if root.is_mount():
             subprocess.run(["umount", str(root)], check=True)
-        if wanted:
+        if expected:
             # Volatile: no sync reaches the disk. These hosts are thrown away, and dpkg syncs every file.
             layers = f"volatile,lowerdir={self.root},upperdir={self.folder}/upper,workdir={self.folder}/work"
             subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, str(root)], check=True)

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ SCRIPT, DATA = 0o755, 0o644
 
 @dataclass(frozen=True)
 class Package:
-    """One Debian package: what it depends on, its files (content and mode by path), what it runs once installed."""
+    """One Debian package: its dependencies, files (content and mode by path) and postinst script."""
 
     name: str
     version: str
@@ -45,7 +46,7 @@ def data(name: str) -> tuple[str, int]:
 
 def library() -> Package:
     """What all stand-ins share."""
-    files = {f"{LIBRARY}/{name}": data(name) for name in ("standin.py", "api.py")}
+    files = {f"{LIBRARY}/{name}": data(name) for name in ("standin.py",)}
     return Package("mlperf-standins", "1", "python3, python3-yaml", files)
 
 
@@ -111,7 +112,14 @@ def pack(package: Package, folder: Path) -> None:
     for path, (content, mode) in package.files.items():
         file = root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content.replace("@VERSION@", package.version.rsplit("-", 1)[0]))
+        words = {
+            "@VERSION@": package.version.rsplit("-", 1)[0],
+            "@PYTHON@": sys.executable,
+            "@REPOSITORY@": str(REPOSITORY),
+        }
+        for word, value in words.items():
+            content = content.replace(word, value)
+        file.write_text(content)
         file.chmod(mode)
     control = root / "DEBIAN"
     control.mkdir(parents=True)

@@ -11,6 +11,7 @@ from tests.hosts import hosts
 from tests.hosts.conftest import Play, until
 from tests.hosts.layout import GPU_HOSTS, SANDBOX, USER
 
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("hosts")]
 SAMPLES = 120
 
 
@@ -23,7 +24,7 @@ class Benchmark(Play):
         return self.folder / "results"
 
     def settings(self, **more: Any) -> dict[str, Any]:
-        """Extra variables: a folder that the login user may write, looks at a quick rate, lost hosts noticed soon."""
+        """Extra variables: a folder that the login user may write, frequent looks, and lost hosts noticed soon."""
         return {
             "samples": SAMPLES,
             "harness_root": f"/home/{USER}/mlperf",
@@ -40,7 +41,7 @@ class Benchmark(Play):
         return json.loads((self.results / run_id / name).read_text())
 
     def progress(self, run_id: str) -> list[dict[str, Any]]:
-        """Every look that was taken so far."""
+        """All looks so far."""
         file = self.results / run_id / "progress.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -56,9 +57,9 @@ def prepared(booted: None) -> None:
 @pytest.fixture
 def benchmark(play: Play) -> Iterator[Benchmark]:
     """A benchmark, and hosts at full speed with nothing left running after it."""
-    found = Benchmark(play.folder)
-    yield found
-    found.end()
+    result = Benchmark(play.folder)
+    yield result
+    result.end()
     hosts.fresh(*GPU_HOSTS)
 
 

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -66,7 +68,7 @@ class Site:
         return file
 
     def start(self, playbook: str = "benchmark.yml", *words: str, **more: Any) -> subprocess.Popen[str]:
-        """Begin a playbook in a session of its own, output to `folder`/output."""
+        """Start a playbook in a session of its own, output to `folder`/output."""
         with (self.folder / "output").open("w") as output:
             process = subprocess.Popen(
                 [PLAYBOOK, playbook, *words, "-e", json.dumps(self.extra(**more))],
@@ -82,7 +84,7 @@ class Site:
         return process
 
     def output(self) -> str:
-        """What the last playbook has printed so far."""
+        """The output of the last playbook so far."""
         return (self.folder / "output").read_text()
 
     def play(self, playbook: str = "benchmark.yml", *words: str, timeout_s: float = 400, **more: Any) -> int:
@@ -124,7 +126,7 @@ class Site:
         return status
 
     def untouched(self) -> bool:
-        """Whether nothing was started on any node and no run was begun."""
+        """Whether nothing was started on any node."""
         node_files = [*self.folder.glob("*/engines/*/engine.json"), *self.folder.glob("*/runs/*/status.json")]
         return not node_files and not self.results.exists()
 
@@ -132,7 +134,11 @@ class Site:
         """End what a failed test left running: playbooks, runs, engines; each by its id."""
         for process in self.started:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                # Ansible's workers have sessions of their own.
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+                process.kill()
                 process.wait(10)
         for file in [*self.folder.glob("*/runs/*/status.json"), *self.folder.glob("*/engines/*/engine.json")]:
             record = json.loads(file.read_text())
@@ -150,14 +156,14 @@ def _end(pid: int) -> None:
             time.sleep(0.1)
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
-    """The first true value of `condition`, asked ten times a second."""
+def until(condition: Callable[[], Any], event: str, timeout_s: float = 120) -> Any:
+    """The first true value of `condition`, checked ten times a second."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.1)
-    raise AssertionError(f"{what}: not within {timeout_s} s")
+    raise AssertionError(f"{event}: not within {timeout_s} s")
 
 
 @pytest.fixture(scope="session")
@@ -180,6 +186,10 @@ class Vllms:
     def url(self, node: str) -> str:
         """Where a node's engine answers."""
         return f"http://127.0.0.1:{self.configs[node]['port']}"
+
+    def key_file(self, node: str) -> Path:
+        """The file with the API key of a node's engine."""
+        return self.root / "keys" / node
 
     def up(self, node: str, codes: Container[int] = (0,), **values: Any) -> dict[str, Any]:
         """`harness engine up` with a node's settings or others."""
@@ -211,9 +221,9 @@ def vllms(node_python: Path, sandbox: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def site(tmp_path: Path, sandbox: Path) -> Iterator[Site]:
     """Two nodes as inventory/local has them, on ports of their own."""
-    found = Site(tmp_path, sandbox)
-    yield found
-    found.clean()
+    result = Site(tmp_path, sandbox)
+    yield result
+    result.clean()
 
 
 @dataclass
@@ -226,17 +236,17 @@ class Fakes:
 
 @pytest.fixture
 def fakes(site: Site) -> Iterator[Fakes]:
-    """Two nodes with a running server each: fast, so that a test is about everything but the engine."""
+    """Two nodes with a running server each: fast, for tests of everything but the engine."""
     settings = {"model": "model", "vocab": 1024, "ms_per_token": 1.0, "slots": 64}
     with FakeServer(**settings) as one, FakeServer(**settings) as two:
         site.variables = endpoints(node1=one.url, node2=two.url)
         yield Fakes(site, {"node1": one, "node2": two})
 
 
-def endpoints(**urls: str) -> dict[str, Any]:
-    """Variables of a site whose nodes' engines run already, at these addresses."""
+def endpoints(more: dict[str, Any] | None = None, /, **urls: str) -> dict[str, Any]:
+    """Variables of a site whose nodes' engines run already, at these addresses, with more settings."""
     url = "{{ " + repr(urls) + "[inventory_hostname] }}"
-    engine = {"name": "{{ inventory_hostname }}", "kind": "endpoint", "url": url, "max_num_seqs": 64}
+    engine = {"name": "{{ inventory_hostname }}", "kind": "endpoint", "url": url, "max_num_seqs": 64, **(more or {})}
     return {"harness_engine_settings": {}, "harness_engines": [engine]}
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from harness.cluster.rbac import RIGHTS, Right
 from tests.cluster import Cluster, Image
-from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
-from tests.conftest import NODE_ENVIRONMENT
+from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SECRET, SERVICE
+from tests.conftest import NODE_ENVIRONMENT, REPOSITORY
 from tests.engines import free_port
 from tests.integration.conftest import SAMPLES, Site, until
 
@@ -24,7 +24,7 @@ IMAGE = "registry.example.org/mlperf-node@sha256:" + "a" * 64
 NODES = ("node1", "node2")
 OPERATOR = "operator"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a pod needs a mount namespace of its own: run as root")
-pytestmark = [needs_root, pytest.mark.long]
+pytestmark = [needs_root, pytest.mark.long, pytest.mark.xdist_group("engines")]
 
 
 @dataclass
@@ -75,13 +75,13 @@ class ClusterSite(Site):
         return file
 
     def start(self, playbook: str = "benchmark.yml", *words: str, **more: Any) -> "subprocess.Popen[str]":
-        """Begin a playbook on these nodes."""
+        """Start a playbook on these nodes."""
         return super().start(playbook, "-i", str(self.inventory()), *words, **more)
 
     def names(self, *kinds: Any) -> list[str]:
         """Names of all objects of these kinds that a benchmark made."""
-        found = [one["metadata"] for kind in kinds for one in self.cluster.all(kind)]
-        return sorted(one["name"] for one in found if "mlperf/run" in one.get("labels", {}))
+        metadata = [one["metadata"] for kind in kinds for one in self.cluster.all(kind)]
+        return sorted(one["name"] for one in metadata if "mlperf/run" in one.get("labels", {}))
 
 
 def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
@@ -95,16 +95,17 @@ def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def site(tmp_path: Path, sandbox: Path) -> Iterator[ClusterSite]:
-    with nodes_of_a_cluster(tmp_path, sandbox, RIGHTS) as found:
-        yield found
+    with nodes_of_a_cluster(tmp_path, sandbox, RIGHTS) as result:
+        yield result
 
 
 @contextmanager
 def nodes_of_a_cluster(
     tmp_path: Path, sandbox: Path, rights: Sequence[Right], nodes: tuple[str, ...] = NODES
 ) -> Iterator[ClusterSite]:
-    """A cluster with a claim for each purpose on each node, and an operator who may do what is needed."""
-    image = Image((NODE_ENVIRONMENT / "bin",), {"HARNESS_PUNKT": str(NODE_ENVIRONMENT / "share" / "punkt")})
+    """A cluster with a claim for each purpose on each node, and an operator with the required rights."""
+    punkt = str(NODE_ENVIRONMENT / "share" / "punkt")
+    image = Image((NODE_ENVIRONMENT / "bin",), {"HARNESS_PUNKT": punkt, "PYTHONPATH": str(REPOSITORY)})
     with Cluster(images={IMAGE: image}, as_user=False) as cluster:
         cluster.service_account("mlperf-runner")
         for node in nodes:
@@ -115,16 +116,16 @@ def nodes_of_a_cluster(
                 cluster.claim(f"{claim}-{node}", folder, node=node)
         everywhere = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
         kubeconfig = cluster.user(OPERATOR, rules(rights), everywhere=everywhere)
-        found = ClusterSite(tmp_path, sandbox, cluster=cluster, kubeconfig=kubeconfig, nodes=nodes)
-        yield found
-        found.clean()
+        result = ClusterSite(tmp_path, sandbox, cluster=cluster, kubeconfig=kubeconfig, nodes=nodes)
+        yield result
+        result.clean()
 
 
 def test_fleet_from_check_to_unchanged_second_run(site: ClusterSite) -> None:
     # Offline has no latency limits, which this machine may or may not hold.
     site.variables, site.over_ssh = {"scenario": "offline"}, "node2"
     assert site.play("benchmark.yml", "--check", "--diff", run_id="first") == 0, site.output()
-    assert site.names(CONFIG_MAP, SERVICE, JOB, POD) == []
+    assert site.names(CONFIG_MAP, SECRET, SERVICE, JOB, POD) == []
     assert not site.results.exists()
 
     assert site.play(run_id="first") == 0, site.output()
@@ -143,16 +144,16 @@ def test_fleet_from_check_to_unchanged_second_run(site: ClusterSite) -> None:
         assert (engine["state"], engine["verified"]["enable_prefix_caching"]) == ("stopped", False)
     assert site.read("first", "nodes/node1/manifest.json")["image_digest"] == IMAGE
 
-    # Engines are gone, the runs' Jobs stay until somebody has had time to look, and one delete takes all.
-    left = {job["metadata"]["name"]: job for job in site.cluster.all(JOB)}
-    assert len(left) == 2
-    assert all(job["spec"]["ttlSecondsAfterFinished"] >= 86_400 for job in left.values())
+    # Engines are gone with their keys, the runs' Jobs stay until somebody has had time to look; one delete takes all.
+    jobs = {job["metadata"]["name"]: job for job in site.cluster.all(JOB)}
+    assert (len(jobs), site.names(SECRET)) == (2, [])
+    assert all(job["spec"]["ttlSecondsAfterFinished"] >= 86_400 for job in jobs.values())
     assert site.names(POD) == sorted(pod["metadata"]["name"] for pod in site.cluster.all(POD))
-    # What was granted was enough, and of it only what a conflict would take was not used.
+    # What was granted was enough; unused is only what a conflict, cleaning up by hand or a slow start takes.
     used = site.cluster.rights_used(f"system:serviceaccount:mlperf:{OPERATOR}")
     granted = {(right.group, right.resource, verb) for right in RIGHTS for verb in right.verbs}
     assert used - granted == {("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
-    assert granted - used <= {("", "services", "get")}
+    assert granted - used <= {("", "services", "get"), ("", "services", "list"), ("", "events", "list")}
 
     assert site.play(run_id="first") == 0, site.output()
     assert site.changed() == 0, site.output()

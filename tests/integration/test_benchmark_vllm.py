@@ -14,12 +14,12 @@ from harness import ci
 from tests.conftest import REPOSITORY
 from tests.integration.conftest import SAMPLES, Site, Vllms, endpoints, until
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.xdist_group("engines")]
 
 
 @pytest.fixture
 def own(site: Site, free_ports: list[int]) -> Site:
-    """inventory/local itself, but for its ports: those may be taken on a machine that runs tests."""
+    """inventory/local itself, except its ports: those may be in use on a machine that runs tests."""
     port = "{{ [" + ", ".join(map(str, free_ports)) + "][local_node] }}"
     engine = {"name": "{{ inventory_hostname }}", "port": port, "cpu_cores": "{{ local_cores }}"}
     site.variables = {"harness_engines": [engine]}
@@ -32,7 +32,7 @@ def scored(folder: Path) -> list[int]:
 
 
 def assert_rate_for_auto(calibration: dict[str, Any]) -> None:
-    """The rate `auto` takes for Server: below what the engines hold, every probe with what it was taken or left for."""
+    """The rate `auto` takes for Server: below what the engines hold, every probe with its result."""
     probes = calibration["tried"]
     assert 0 < calibration["target_qps"] < calibration["samples_per_s"]
     assert calibration["target_qps"] == pytest.approx(probes[-1]["target_qps"], rel=1e-3)
@@ -73,7 +73,8 @@ def test_fleet_in_server_mode_both_passes_the_gate(own: Site) -> None:
 
 
 def test_per_node_through_ansible_runner_merges_accuracy(site: Site, vllms: Vllms) -> None:
-    site.variables = endpoints(node1=vllms.url("node1"), node2=vllms.url("node2"))
+    keys = {"api_key_file": f"{vllms.root}/keys/{{{{ inventory_hostname }}}}"}
+    site.variables = endpoints(keys, node1=vllms.url("node1"), node2=vllms.url("node2"))
     run = ci.benchmark(
         inventory=site.inventory(),
         project=REPOSITORY,
@@ -88,13 +89,13 @@ def test_per_node_through_ansible_runner_merges_accuracy(site: Site, vllms: Vllm
         assert run.result.verdict.level == "UNOFFICIAL"
         assert (run.directory / "junit.xml").exists()
         plan = json.loads((run.directory / "plan.json").read_text())
-        found = []
+        indices_of_all = []
         for node in ("node1", "node2"):
             share = plan["nodes"][node]["share"]
             indices = scored(run.directory / "nodes" / node)
             assert sorted(indices) == list(range(share["start"], share["stop"]))
-            found += indices
-        assert sorted(found) == list(range(SAMPLES))
+            indices_of_all += indices
+        assert sorted(indices_of_all) == list(range(SAMPLES))
         reference = run.result.accuracy_reference
         assert reference is not None
         assert reference.compared == SAMPLES
@@ -104,9 +105,32 @@ def test_per_node_through_ansible_runner_merges_accuracy(site: Site, vllms: Vllm
 
 
 @pytest.mark.long
+def test_a_killed_engine_of_a_fleet_is_started_again_and_joins_again(own: Site) -> None:
+    """Fault: one of two engines is killed in an accuracy run; its supervisor may start it again."""
+    process = own.start("benchmark.yml", mode="accuracy", run_id="again", samples=400, target_qps=2.5)
+    until(lambda: "accuracy  " in own.output() and own.status("node1", "again")["samples_done"] > 5, "samples", 600)
+    engine = json.loads((own.folder / "node2" / "engines" / "node2" / "engine.json").read_text())
+    os.kill(engine["engine_pid"], signal.SIGKILL)
+    assert process.wait(700) == 0, own.output()
+    assert own.read("again", "failures.json") == []
+    result = own.read("again", "result.json")
+    (loss,) = result["engine_losses"]
+    assert (loss["engine"], loss["mode"]) == ("node2", "accuracy") and loss["rejoined_unix"] > loss["at_unix"]
+    assert "was killed by SIGKILL" in loss["cause"]
+    assert result["verdict"]["level"] == "UNOFFICIAL"
+    assert "ENGINE_ALIVE" in {reason["code"] for reason in result["verdict"]["reasons"]}
+    assert sorted(scored(own.results / "again" / "nodes" / "node1")) == list(range(400))
+    assert result["accuracy_reference"]["identical"] >= 0.99 * 400  # also those that moved, whole from one engine
+    lines = own.lines("again", "nodes/node1/journal.jsonl")
+    later = {line["engine"] for line in lines if line["issued_unix"] > loss["rejoined_unix"] + 1}
+    assert later == {"node1", "node2"}
+    assert sum("moved" in line for line in lines) == loss["moved"]
+
+
+@pytest.mark.long
 def test_killed_engine_names_node_reason_and_log(own: Site) -> None:
-    asked = {"mode": "performance", "run_id": "killed", "samples": 600, "target_qps": 5}
-    process = own.start("benchmark.yml", "--limit", "node1", **asked)
+    request = {"mode": "performance", "run_id": "killed", "samples": 600, "target_qps": 5}
+    process = own.start("benchmark.yml", "--limit", "node1", **request)
     until(lambda: "performance  " in own.output() and own.status("node1", "killed")["samples_done"] > 5, "samples", 300)
     engine = json.loads((own.folder / "node1" / "engines" / "node1" / "engine.json").read_text())
     os.kill(engine["engine_pid"], signal.SIGKILL)
@@ -118,6 +142,6 @@ def test_killed_engine_names_node_reason_and_log(own: Site) -> None:
     assert by_phase["engine"]["log"].endswith("engines/node1/engine.log")
     assert by_phase["run"]["log"].endswith("harness.log")
     assert own.read("killed", "result.json")["verdict"]["level"] == "INVALID"
-    said = own.output().split("Fail if a node failed")[1]
-    assert "node1 | engine |" in " ".join(said.split())
+    message = own.output().split("Fail if a node failed")[1]
+    assert "node1 | engine |" in " ".join(message.split())
     assert (own.results / "killed" / "nodes" / "node1" / "engines" / "node1" / "engine.log").stat().st_size > 0

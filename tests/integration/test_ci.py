@@ -1,4 +1,4 @@
-"""The CI entry against small playbooks of its own, run by the real ansible-runner."""
+"""The interface for CI with small playbooks, run by the real ansible-runner."""
 
 import json
 import os
@@ -23,7 +23,7 @@ HEAD = "- hosts: localhost\n  connection: local\n  gather_facts: false\n  tasks:
 
 
 def project(folder: Path, tasks: Sequence[str], stop: Sequence[str] = ()) -> Path:
-    """A project whose doors run the given tasks."""
+    """A project whose playbooks run the given tasks."""
     (folder / "playbooks").mkdir(parents=True)
     for name, steps in (("benchmark.yml", tasks), ("playbooks/stop.yml", stop)):
         (folder / name).write_text(HEAD + "".join(f"    - {step}\n" for step in [*steps, "ansible.builtin.meta: noop"]))
@@ -51,14 +51,14 @@ def keep(home: Path) -> None:
     write_json(home / "result.json", build(home)[0].model_dump(mode="json"))
 
 
-def finished(folder: Path, **asked: object) -> Path:
+def finished(folder: Path, **request: object) -> Path:
     """A directory with result.json of a benchmark."""
-    home = benchmark(folder, **asked)  # type: ignore[arg-type]
+    home = benchmark(folder, **request)  # type: ignore[arg-type]
     keep(home)
     return home
 
 
-def test_yields_looks_and_returns_the_result(tmp_path: Path) -> None:
+def test_looks_are_yielded_and_the_result_is_returned(tmp_path: Path) -> None:
     source = finished(tmp_path / "source")
     root = project(tmp_path / "project", writes(tmp_path / "project", source))
     printed: list[str] = []
@@ -69,6 +69,21 @@ def test_yields_looks_and_returns_the_result(tmp_path: Path) -> None:
     assert (run.result.verdict.level, run.exit_code) == ("UNOFFICIAL", 0)
     assert run.directory == root / "results" / "mine"
     assert any("PLAY [localhost]" in text for text in printed)
+
+
+def test_results_that_the_inventory_keeps_elsewhere_are_found(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    steps = [step.replace(f"{root}/results", str(elsewhere)) for step in writes(root, finished(tmp_path / "source"))]
+    project(root, [f'mlperf_request: {{directory: "{elsewhere}/mine"}}', *steps])
+    (root / "library").mkdir()
+    (root / "library" / "mlperf_request.py").write_text(
+        "from ansible.module_utils.basic import AnsibleModule\n"
+        "module = AnsibleModule(argument_spec={'directory': {'type': 'str'}})\n"
+        "module.exit_json(directory=module.params['directory'])\n"
+    )
+    run = ci.benchmark(samples=50, project=root, run_id="mine")
+    assert list(run) == [LOOK, LOOK]
+    assert (run.directory, run.exit_code) == (elsewhere / "mine", 0)
 
 
 def test_looks_arrive_while_it_runs(tmp_path: Path) -> None:
@@ -82,22 +97,25 @@ def test_looks_arrive_while_it_runs(tmp_path: Path) -> None:
 def test_settings_reach_the_playbook_with_their_types(tmp_path: Path) -> None:
     source = finished(tmp_path / "source")
     root = tmp_path / "project"
-    told = "{{ [samples, target_qps, scenario, run_id] | to_json }}"
-    write = f"ansible.builtin.copy: {json.dumps({'content': told, 'dest': f'{tmp_path}/told'})}"
+    template = "{{ [samples, target_qps, scenario, run_id] | to_json }}"
+    write = f"ansible.builtin.copy: {json.dumps({'content': template, 'dest': f'{tmp_path}/settings.json'})}"
     project(root, [write, *writes(root, source)])
     for _ in ci.benchmark(samples=50, target_qps=2.5, scenario="offline", run_id="r1", project=root):
         pass
-    assert json.loads((tmp_path / "told").read_text()) == [50, 2.5, "offline", "r1"]
+    assert json.loads((tmp_path / "settings.json").read_text()) == [50, 2.5, "offline", "r1"]
 
 
 def test_invalid_and_failed_have_exit_codes_of_their_own(tmp_path: Path) -> None:
-    invalid = finished(tmp_path / "invalid", performance="server_50_over_limit")
+    invalid = finished(tmp_path / "invalid", pace=results_tree.Pace(tpot_ms=190))
     broken = benchmark(tmp_path / "broken")
     results_tree.write(broken / "failures.json", [{"host": "beta", "phase": "run", "reason": "lost", "log": None}])
     keep(broken)
-    for source, code in ((invalid, 5), (broken, 4)):
+    slow = finished(tmp_path / "slow")
+    results_tree.write(slow / "compare.json", {"gate": {"failed": True}})
+    for source, code in ((invalid, 5), (broken, 4), (slow, 6)):
         root = tmp_path / f"project-{code}"
-        project(root, [*writes(root, source), 'ansible.builtin.fail: {msg: "as concluded"}'])
+        compared = shell(f"cp {source}/compare.json {root}/results/{{{{ run_id }}}}/ || true")
+        project(root, [*writes(root, source), compared, 'ansible.builtin.fail: {msg: "as concluded"}'])
         run = ci.benchmark(project=root)
         for _ in run:
             pass
@@ -124,14 +142,14 @@ def test_a_refusing_modules_exit_code_says_who_must_act(tmp_path: Path, code: in
         list(ci.benchmark(project=root))
 
 
-def test_old_result_is_not_taken_for_a_refused_start(tmp_path: Path) -> None:
+def test_an_old_result_is_not_returned_for_a_refused_start(tmp_path: Path) -> None:
     root = project(tmp_path / "project", ['ansible.builtin.fail: {msg: "another spec"}'])
     finished(root / "results" / "taken")
     with pytest.raises(RunFailed, match="another spec"):
         list(ci.benchmark(project=root, run_id="taken"))
 
 
-def test_leaving_early_ends_the_play_and_stops_the_run(tmp_path: Path) -> None:
+def test_leaving_early_ends_the_playbook_and_stops_the_run(tmp_path: Path) -> None:
     source = finished(tmp_path / "source")
     root = tmp_path / "project"
     project(
@@ -139,10 +157,10 @@ def test_leaving_early_ends_the_play_and_stops_the_run(tmp_path: Path) -> None:
         [*writes(root, source), shell(f"sleep 60; touch {tmp_path}/went-on")],
         stop=[shell(f"echo {{{{ run_id }}}} > {tmp_path}/stopped")],
     )
-    began = time.monotonic()
+    start = time.monotonic()
     for _ in ci.benchmark(project=root, run_id="mine"):
         break
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - start < 30
     assert (tmp_path / "stopped").read_text().strip() == "mine"
     assert not (tmp_path / "went-on").exists()
 
@@ -161,9 +179,9 @@ def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_command_ends_with_the_verdicts_code(tmp_path: Path) -> None:
-    source = finished(tmp_path / "source", performance="server_50_over_limit")
+    source = finished(tmp_path / "source", pace=results_tree.Pace(tpot_ms=190))
     root = project(tmp_path / "project", writes(tmp_path / "project", source))
-    done = run_command("--samples", "50", "--run-id", "mine", cwd=root)
-    assert done.returncode == 5, done.stderr
-    assert done.stdout.splitlines()[-1] == (
+    result = run_command("--samples", "50", "--run-id", "mine", cwd=root)
+    assert result.returncode == 5, result.stderr
+    assert result.stdout.splitlines()[-1] == (
         f"INVALID: {root}/results/mine/report.html, {root}/results/mine/junit.xml")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What goes wrong on a cluster while a playbook is at it, with pods that only say how they are."""
+"""Failures on a cluster during a playbook, with pods that only print their state."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tests.integration.test_benchmark_cluster import IMAGE, OPERATOR, ClusterSit
 pytestmark = needs_root
 NODES = ("node1",)
 CALIBRATED = {
-    "rate": 10.0,
+    "samples_per_s": 10.0,
     "by_engine": {"node1": 10.0},
     "seconds": 1.0,
     "samples": 10,
@@ -29,21 +29,23 @@ CALIBRATED = {
 
 @pytest.fixture
 def site(tmp_path: Path, sandbox: Path) -> Iterator[ClusterSite]:
-    with nodes_of_a_cluster(tmp_path, sandbox, RIGHTS, NODES) as found:
-        yield found
+    with nodes_of_a_cluster(tmp_path, sandbox, RIGHTS, NODES) as result:
+        yield result
 
 
 def say(**state: Any) -> list[scripts.Step]:
-    """A container that says so, and runs on unless it has ended."""
+    """A container that prints this state, and continues unless it has ended."""
     steps: list[scripts.Step] = [scripts.Running(), scripts.Log(json.dumps(state))]
     return [*steps, scripts.Exit(0)] if state["state"] == "finished" else steps
 
 
 def begin(site: ClusterSite, run_id: str) -> "subprocess.Popen[str]":
-    """A benchmark on one node whose engine and LoadGen only say how they are; returns when its run is under way."""
-    site.cluster.script("engine-*", say(state="ready"))
+    """Start a benchmark on one node whose engine and LoadGen only print their state; returns once its run started."""
+    site.cluster.script("engine-*", say(name="node1", kind="vllm", state="ready"))
     site.cluster.script("run-*", say(state="running", run_id=run_id, phase="performance", samples_done=7))
-    site.cluster.script("run-*-calibration-*", say(state="finished", run_id=run_id, calibration=CALIBRATED))
+    site.cluster.script(
+        "run-*-calibration-*", say(state="finished", run_id=run_id, phase="finished", calibration=CALIBRATED)
+    )
     process = site.start(run_id=run_id)
     until(lambda: "node1  performance" in site.output() or process.poll() is not None, "the run is under way")
     assert process.poll() is None, site.output()
@@ -56,7 +58,7 @@ def running(site: ClusterSite) -> list[str]:
     return [pod["metadata"]["name"] for pod in pods]
 
 
-def test_a_run_whose_job_someone_deletes_ends_with_its_reason_and_a_report(site: ClusterSite) -> None:
+def test_a_run_whose_job_is_deleted_ends_with_its_reason_and_a_report(site: ClusterSite) -> None:
     process = begin(site, "deleted")
     site.cluster.delete_job("run-deleted-node1")
     assert process.wait(120) == 2, site.output()
@@ -67,8 +69,9 @@ def test_a_run_whose_job_someone_deletes_ends_with_its_reason_and_a_report(site:
     assert running(site) == []
 
 
-def test_a_job_that_is_given_up_does_not_begin_later(site: ClusterSite) -> None:
-    site.cluster.script("engine-*", say(state="ready"))
+@pytest.mark.long
+def test_an_abandoned_job_does_not_begin_later(site: ClusterSite) -> None:
+    site.cluster.script("engine-*", say(name="node1", kind="vllm", state="ready"))
     site.cluster.script("run-*", scripts.never_pulled(IMAGE))
     assert site.play(run_id="waits") == 2, site.output()
     (failure,) = site.read("waits", "result.json")["failures"]
@@ -76,6 +79,7 @@ def test_a_job_that_is_given_up_does_not_begin_later(site: ClusterSite) -> None:
     assert running(site) == []
 
 
+@pytest.mark.long
 def test_stop_ends_a_run_and_its_engines_whoever_watched_it(site: ClusterSite) -> None:
     site.interrupt(begin(site, "stopped"))
     assert {name.rsplit("-", 1)[0] for name in running(site)} == {"engine-stopped-node1", "run-stopped-node1"}
@@ -85,10 +89,10 @@ def test_stop_ends_a_run_and_its_engines_whoever_watched_it(site: ClusterSite) -
     assert [one["reason"] for one in result["failures"]] == ["stopped on request by playbooks/stop.yml"]
 
 
-def test_what_is_missing_ends_in_preflight_with_one_sentence(site: ClusterSite) -> None:
+def test_a_missing_requirement_fails_preflight_with_one_sentence(site: ClusterSite) -> None:
     site.cluster.user(OPERATOR, rules([right for right in RIGHTS if right.resource != "services"]))
     assert site.play(run_id="refused") == 2
-    assert "no permission to get, create, delete services in namespace mlperf" in site.output()
+    assert "no permission to get, list, create, delete services in namespace mlperf" in site.output()
     site.cluster.user(OPERATOR, rules(RIGHTS))
     more = {"harness_cluster": {**site.extra()["harness_cluster"], "runs_claim": "nowhere"}}
     assert site.play(run_id="refused", **more) == 2

@@ -1,4 +1,4 @@
-"""The real DeepSpeed behind its adapter, under the real LoadGen: it answers as the reference does."""
+"""The real DeepSpeed behind its adapter, under the real LoadGen: its answers are the reference's."""
 
 import json
 import os
@@ -11,13 +11,13 @@ import pytest
 
 from tests.engines import everything_of, free_port, harness, until
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engines")]
 SAMPLES = 48
 
 
 @pytest.fixture(scope="module")
 def python(node_python: Path) -> Path:
-    """The node's Python, with DeepSpeed in it."""
+    """The node's Python, with DeepSpeed installed."""
     look = subprocess.run([node_python, "-c", "import deepspeed"], capture_output=True, text=True, timeout=120)
     if look.returncode != 0:
         pytest.skip("DeepSpeed is not in the node's environment; `make long` puts it there")
@@ -25,13 +25,13 @@ def python(node_python: Path) -> Path:
 
 
 def config(**values: Any) -> str:
-    asked = {"name": "ds", "kind": "deepspeed", "port": free_port(), "dtype": "float32", "max_num_seqs": 16}
-    return json.dumps(asked | values)
+    settings = {"name": "ds", "kind": "deepspeed", "port": free_port(), "dtype": "float32", "max_num_seqs": 16}
+    return json.dumps(settings | values)
 
 
 def test_a_benchmark_of_deepspeed(python: Path, sandbox: Path, tmp_path: Path) -> None:
-    asked = {"sandbox": sandbox, "samples": SAMPLES, "scenario": "offline", "mode": "accuracy", "root": tmp_path}
-    words = [word for key, value in asked.items() for word in (f"--{key}", value)]
+    request = {"sandbox": sandbox, "samples": SAMPLES, "scenario": "offline", "mode": "accuracy", "root": tmp_path}
+    words = [word for key, value in request.items() for word in (f"--{key}", value)]
     harness(python, "run", *words, "--run-id", "one", "--engine-config", "-", text=config())
     folder = tmp_path / "runs" / "one"
     reference = json.loads((folder / "accuracy" / "score.json").read_text())["reference"]
@@ -47,7 +47,7 @@ def test_a_benchmark_of_deepspeed(python: Path, sandbox: Path, tmp_path: Path) -
     assert all(entry["first_s"] < entry["last_s"] for entry in stamps if len(entry["token_ids"]) > 16)
 
 
-def test_a_killed_server_is_a_failed_engine_without_remains(python: Path, sandbox: Path, tmp_path: Path) -> None:
+def test_a_killed_server_is_a_failed_engine_and_leaves_no_process(python: Path, sandbox: Path, tmp_path: Path) -> None:
     text = config(model=str(sandbox / "model"), cpu_cores="0")
     state = harness(python, "engine", "up", "--root", tmp_path, "--config", "-", text=text)
     try:

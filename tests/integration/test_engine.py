@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,21 @@ from harness.engine import processes
 from tests.engines import MAX_S, everything_of, free_port, harness, until
 from tests.integration.conftest import Vllms
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.xdist_group("engines")]
 
 
-def complete(url: str, ids: list[int], tokens: int) -> dict[str, Any]:
+def complete(vllms: Vllms, ids: list[int], tokens: int, key: str | None = None) -> dict[str, Any]:
     body = {"prompt": ids, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
+    key = key or vllms.key_file("node1").read_text()
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    request = urllib.request.Request(f"{vllms.url('node1')}/v1/completions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         choice: dict[str, Any] = json.loads(answer.read())["choices"][0]
         return choice
 
 
-def named(pids: set[int], word: str) -> int:
-    """The one process whose command line holds a word."""
+def count_named(pids: set[int], word: str) -> int:
+    """The one process whose command line contains a word."""
     (pid,) = [pid for pid in pids if word in Path(f"/proc/{pid}/cmdline").read_text()]
     return pid
 
@@ -57,16 +59,24 @@ def test_a_running_engine_is_verified_and_not_replaced(vllms: Vllms, sandbox: Pa
     assert state["machine"]["model"]["sandbox"] is True
     assert len(state["machine"]["model"]["sha256"]) == 64
     assert set(state["version"]) == {"vllm", "torch", "package"}
-    assert len(complete(vllms.url("node1"), list(range(10, 40)), 24)["token_ids"]) == 24
+    assert len(complete(vllms, list(range(10, 40)), 24)["token_ids"]) == 24
+    assert vllms.key_file("node1").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        complete(vllms, [10], 1, key="another")
+    for page in ("/health", "/metrics"):  # the kubelet and Prometheus have no key
+        with urllib.request.urlopen(vllms.url("node1") + page, timeout=60) as answer:
+            assert answer.status == 200
     again = vllms.up("node1")
     assert (again["changed"], again["pid"], again["engine_pid"]) == (False, state["pid"], state["engine_pid"])
     error = vllms.up("node1", codes=(2,), max_num_seqs=16)
     assert "max_num_seqs: existing 32, requested 16" in error["error"]
-    taken = vllms.up("node1", codes=(3,), name="other")
-    assert f"port {state['config']['port']} on 127.0.0.1 is in use by pid {state['engine_pid']}" in taken["error"]
+    refusal = vllms.up("node1", codes=(3,), name="other")
+    assert f"port {state['config']['port']} on 127.0.0.1 is in use by pid {state['engine_pid']}" in refusal["error"]
     assert until(lambda: any(line["running"] == "0" for line in telemetry(vllms.root)))
     assert os.getsid(state["engine_pid"]) == state["engine_pid"]
-    named(everything_of(vllms.root, "node1"), "EngineCore")  # its children carry the mark, although vLLM renames them
+    count_named(
+        everything_of(vllms.root, "node1"), "EngineCore"
+    )  # its children carry the mark, although vLLM renames them
 
 
 @pytest.mark.long
@@ -76,7 +86,7 @@ def test_nothing_survives_a_killed_engine_core(vllms: Vllms) -> None:
     try:
         assert (state["state"], state["changed"]) == ("ready", True)
         alive = everything_of(vllms.root, "killed")
-        os.kill(named(alive, "EngineCore"), signal.SIGKILL)
+        os.kill(count_named(alive, "EngineCore"), signal.SIGKILL)
         stored = vllms.root / "engines" / "killed" / "engine.json"
         assert until(lambda: json.loads(stored.read_text())["state"] == "failed")
         assert until(lambda: everything_of(vllms.root, "killed") == set()), everything_of(vllms.root, "killed")
@@ -125,8 +135,8 @@ def test_a_server_with_prefix_caching_and_speculation_is_rejected(
         assert "speculative_decoding is True on the running server, requested False" in error
         assert "max_model_len is 1024 on the running server, requested 2668" in error
     finally:
-        left = processes.terminate(lambda: processes.marked(processes.ENGINE_MARK, tmp_path), 15, server.poll)
-    assert left == set()
+        survivors = processes.terminate(lambda: processes.marked(processes.ENGINE_MARK, tmp_path), 15, server.poll)
+    assert survivors == set()
 
 
 def answers(url: str, server: "subprocess.Popen[bytes]") -> bool:

@@ -1,7 +1,7 @@
-"""The sandbox gate: answers of a right engine pass, and every way to spoil them is caught.
+"""The sandbox gate: correct answers pass, and every kind of wrong answer is caught.
 
-Spoilt answers are made from the reference's own, or by asking Transformers spoilt prompts; once the real vLLM answers
-right and spoilt prompts through the real LoadGen.
+Wrong answers are made from the reference's own, or by Transformers from corrupted prompts; once the real vLLM answers
+correct and corrupted prompts through the real LoadGen.
 """
 
 import json
@@ -36,10 +36,10 @@ class Box:
     """A real sandbox and its parts."""
 
     def __init__(self, folder: Path) -> None:
-        said: list[str] = []
+        lines: list[str] = []
         self.folder = folder
-        info = build(folder, SAMPLES, 42, said.append)
-        assert any("answered 64 of 64 samples" in line for line in said)
+        info = build(folder, SAMPLES, 42, lines.append)
+        assert any("answered 64 of 64 samples" in line for line in lines)
         self.model, self.references = Path(info.model), Path(info.reference_ids)
         self.dataset: Dataset = load(Path(info.dataset))
         self.answers: Answers = read(self.references)
@@ -73,7 +73,7 @@ def judged(box: Box, folder: Path, answers: Mapping[int, Sequence[int]], model: 
 
 
 def broken_rules(score: Score) -> set[str]:
-    """Names of the rules the gate finds broken; none means the answers pass."""
+    """Names of the broken rules of the gate; none means that the answers pass."""
     assert score.reference
     return {reason.code for reason in reference_gate(score, score.reference) if reason.level is Level.INVALID}
 
@@ -81,7 +81,7 @@ def broken_rules(score: Score) -> set[str]:
 IDS, FAULT = Rule.REFERENCE_IDS.name, Rule.REFERENCE_FAULT.name
 
 
-def test_right_answers_pass(box: Box, tmp_path: Path) -> None:
+def test_correct_answers_pass(box: Box, tmp_path: Path) -> None:
     score = judged(box, tmp_path, box.answers)
     assert broken_rules(score) == set()
     assert score.reference and score.reference.identical == SAMPLES
@@ -97,7 +97,7 @@ def test_answers_are_those_of_a_language_model_not_of_a_loop(box: Box) -> None:
     assert len({tuple(ids[:4]) for ids in box.answers.values()}) > SAMPLES * 0.9
 
 
-def test_an_answer_does_not_hang_on_its_batch(box: Box, transformers: Transformers) -> None:
+def test_an_answer_does_not_depend_on_its_batch(box: Box, transformers: Transformers) -> None:
     alone = {index: transformers([box.dataset.inputs[index]])[0] for index in range(12)}
     assert alone == {index: box.answers[index] for index in range(12)}
 
@@ -113,9 +113,9 @@ def test_broken_decode_that_keeps_special_tokens(box: Box, tmp_path: Path, monke
     real = judge.load_tokenizer
     monkeypatch.setattr(judge, "load_tokenizer", lambda folder: Keeping(real(folder)))
     score = judged(box, tmp_path, box.answers)
-    ended = tuple(index for index, ids in box.answers.items() if len(ids) < 128)
+    complete = tuple(index for index, ids in box.answers.items() if len(ids) < 128)
     assert FAULT in broken_rules(score) and score.reference
-    assert set(ended) <= set(score.reference.decode_differing)
+    assert set(complete) <= set(score.reference.decode_differing)
     assert score.rouge1 > 99, "ROUGE alone would have let it pass"
 
 
@@ -170,30 +170,36 @@ PROMPT: dict[str, Callable[[list[int]], list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("spoil", PROMPT.values(), ids=PROMPT.keys())
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(spoil, id=name, marks=[pytest.mark.long] if number else [])
+        for number, (name, spoil) in enumerate(PROMPT.items())
+    ],
+)
 def test_broken_prompt(
     box: Box, transformers: Transformers, tmp_path: Path, spoil: Callable[[list[int]], list[int]]
 ) -> None:
-    spoilt = transformers([spoil(ids) for ids in box.dataset.inputs[:BLOCK]])
-    score = judged(box, tmp_path, dict(enumerate(spoilt)))
+    corrupted = transformers([spoil(ids) for ids in box.dataset.inputs[:BLOCK]])
+    score = judged(box, tmp_path, dict(enumerate(corrupted)))
     assert IDS in broken_rules(score)
     assert score.reference and score.reference.identical <= BLOCK // 8, "nearly every answer shows it"
 
 
-def answered(vllms: Vllms, sandbox: Path, root: Path, dataset: Path) -> tuple[Any, Any]:
+def run_accuracy(vllms: Vllms, sandbox: Path, root: Path, dataset: Path) -> tuple[Any, Any]:
     """Verdict and score of an accuracy run that sends this data set's prompts to the real engine."""
-    words = ["--sandbox", sandbox, "--dataset", dataset, "--punkt", punkt_data(), "--root", root, "--run-id", "asked"]
+    words = ["--sandbox", sandbox, "--dataset", dataset, "--punkt", punkt_data(), "--root", root, "--run-id", "given"]
     words += ["--samples", SAMPLES, "--scenario", "offline", "--mode", "accuracy", "--target-qps", 50]
-    harness(vllms.python, "run", *words, "--endpoint", vllms.url("node1"), codes=(0, 5))
-    folder = root / "runs" / "asked"
+    key = ["--api-key-file", vllms.key_file("node1")]
+    harness(vllms.python, "run", *words, "--endpoint", vllms.url("node1"), *key, codes=(0, 5))
+    folder = root / "runs" / "given"
     score = json.loads((folder / "accuracy" / "score.json").read_text())
-    # A node judges nothing: its environment lacks the report's libraries, which this one, the controller's, has.
     return report(folder).verdict.model_dump(mode="json"), score
 
 
 @pytest.mark.vllm
 def test_real_engine_passes(vllms: Vllms, sandbox: Path, tmp_path: Path) -> None:
-    verdict, score = answered(vllms, sandbox, tmp_path, sandbox / "cnn_eval.json")
+    verdict, score = run_accuracy(vllms, sandbox, tmp_path, sandbox / "cnn_eval.json")
     assert score["reference"]["compared"] == SAMPLES
     assert score["reference"]["identical_percent"] >= 99, score["reference"]
     assert not {IDS, FAULT} & {reason["code"] for reason in verdict["reasons"]}
@@ -206,7 +212,7 @@ def test_real_engine_with_a_broken_prompt_is_caught(vllms: Vllms, sandbox: Path,
     for record in records:
         record["tok_input"] = record["tok_input"][1:]
     (tmp_path / "no_bos.json").write_text(json.dumps(records))
-    verdict, score = answered(vllms, sandbox, tmp_path, tmp_path / "no_bos.json")
+    verdict, score = run_accuracy(vllms, sandbox, tmp_path, tmp_path / "no_bos.json")
     assert verdict["level"] == "INVALID"
     assert IDS in {reason["code"] for reason in verdict["reasons"]}
     assert score["reference"]["identical"] < SAMPLES / 8

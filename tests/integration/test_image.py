@@ -21,7 +21,7 @@ from harness.files import read_json
 from tests import image, podman
 from tests.integration.conftest import until
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engines")]
 SAMPLES = 64
 USER = 64040
 # The claims of model and data set are the sandbox, which holds both.
@@ -53,11 +53,11 @@ class Kubelet:
     claims: dict[str, Path]
     started: list[str] = field(default_factory=list)
 
-    def start(self, found: list[dict[str, Any]], *others: dict[str, Any]) -> str:
-        """Start the pod of the one Job among the objects `found`; returns its container's name."""
-        (job,) = [one for one in found if one["kind"] == "Job"]
+    def start(self, objects: list[dict[str, Any]], *others: dict[str, Any]) -> str:
+        """Start the pod of the one Job among these objects; returns its container's name."""
+        (job,) = [one for one in objects if one["kind"] == "Job"]
         self.started.append(job["metadata"]["name"])
-        image.call(*podman.run_words(job, [*found, *others], self.claims, self.folder))
+        image.call(*podman.run_words(job, [*objects, *others], self.claims, self.folder))
         return self.started[-1]
 
     @property
@@ -68,53 +68,53 @@ class Kubelet:
 
 @pytest.fixture
 def kubelet(tmp_path: Path, sandbox: Path) -> Iterator[Kubelet]:
-    """A node called `here`; its claim of runs belongs to whom role `namespace` gives it."""
+    """A node called `here`; its claim of runs belongs to the owner that role `namespace` sets."""
     runs = tmp_path / "runs"
     runs.mkdir(mode=0o750)
     os.chown(runs, USER, USER)
-    found = Kubelet(tmp_path, {"runs-here": runs, "model-here": sandbox, "dataset-here": sandbox})
-    yield found
-    for name in found.started:
+    result = Kubelet(tmp_path, {"runs-here": runs, "model-here": sandbox, "dataset-here": sandbox})
+    yield result
+    for name in result.started:
         podman.remove(name)
 
 
 def inside(name: str, *command: str) -> str:
-    """What a command in a running container prints, both streams, whatever its exit code."""
+    """The output of a command in a running container, both streams, whatever its exit code."""
     return _both(["podman", "exec", name, *command])
 
 
 def logs(name: str) -> str:
-    """What a container has printed, both streams."""
+    """The output of a container, both streams."""
     return _both(["podman", "logs", name])
 
 
 def _both(command: list[str]) -> str:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
-    return done.stdout
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    return result.stdout
 
 
 def last_line(name: str) -> dict[str, Any]:
-    """The state that a container has told last, as a launcher reads it from the pod's log."""
+    """The last state that a container has printed, as a launcher reads it from the pod's log."""
     lines = [line for line in logs(name).splitlines() if line.startswith("{")]
     assert lines, logs(name)[-3000:]
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
+    record: dict[str, Any] = json.loads(lines[-1])
+    return record
 
 
 def await_ready(name: str) -> None:
-    """Until the engine in a container says that it is ready."""
+    """Wait until the engine in a container is ready."""
 
     def ready() -> bool:
-        told = logs(name)
+        text = logs(name)
         running = image.call("podman", "inspect", "--format={{.State.Running}}", name).strip() == "true"
-        assert running, f"the engine ended:\n{told[-3000:]}"
-        return '"state": "ready"' in told
+        assert running, f"the engine ended:\n{text[-3000:]}"
+        return '"state": "ready"' in text
 
     until(ready, "the engine is ready", 300)
 
 
 def assert_restricted(name: str) -> None:
-    """No process is root, none can become it, and nothing of the image can be written."""
+    """Assert that no process is or can become root, and that the image is read-only."""
     users = image.call("podman", "top", name, "huser").split()[1:]
     assert users and set(users) <= {str(USER), "mlperf"}, users
     status = dict(line.split(":\t", 1) for line in inside(name, "cat", "/proc/1/status").splitlines() if ":\t" in line)
@@ -126,18 +126,18 @@ def assert_restricted(name: str) -> None:
 
 
 def assert_owned(folder: Path) -> None:
-    """All files that were written belong to the pods' user."""
+    """Assert that all written files belong to the pods' user."""
     paths = list(folder.rglob("*"))
     assert len(paths) > 10
     assert {path.lstat().st_uid for path in paths} == {USER}
 
 
 def assert_report(run_dir: Path, into: Path) -> None:
-    """A copy of the run's files makes a report: nothing failed, all answers are right, the sandbox was recognised."""
+    """Assert that a copy of the run's files makes a report: no failure, all answers correct, the sandbox recognised."""
     copy = into / run_dir.name
     shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns(".*"))
-    done = subprocess.run([sys.executable, "-m", "harness", "report", str(copy)], capture_output=True, text=True)
-    assert done.returncode in (0, errors.FINISHED_BUT_INVALID), done.stderr
+    process = subprocess.run([sys.executable, "-m", "harness", "report", str(copy)], capture_output=True, text=True)
+    assert process.returncode in (0, errors.FINISHED_BUT_INVALID), process.stderr
     (file,) = into.rglob("result.json")
     result = read_json(file, "result")
     assert result["failures"] == []
@@ -152,14 +152,14 @@ def assert_report(run_dir: Path, into: Path) -> None:
 def test_engine_and_run_as_jobs(node_image: str, kubelet: Kubelet, free_ports: list[int], tmp_path: Path) -> None:
     cluster = parse_cluster({**CLUSTER, "image": node_image, "metrics_port": free_ports[1]})
     [(node, config)] = options.engines(cluster, ["here"], 1, {**ENGINE, "port": free_ports[0]})
-    given = {"run_id": f"jobs-{os.getpid()}", "node": node, "samples": SAMPLES, "scenario": "server", "mode": "both"}
-    spec = options.spec(cluster, [(node, config)], given)
+    request = {"run_id": f"jobs-{os.getpid()}", "node": node, "samples": SAMPLES, "scenario": "server", "mode": "both"}
+    spec = options.spec(cluster, [(node, config)], request)
     owner = objects.owner(cluster, spec.run_id)
     of_engine = objects.engine_objects(cluster, spec.run_id, node, config, owner)
     of_run = objects.run_objects(cluster, spec, node, owner)
 
     engine = kubelet.start(of_engine)
-    run = kubelet.start(of_run, *(one for one in of_engine if one["kind"] == "Service"))
+    run = kubelet.start(of_run, *(one for one in of_engine if one["kind"] in ("Service", "Secret")))
     assert_restricted(run)
     await_ready(engine)
     assert_restricted(engine)
@@ -171,13 +171,13 @@ def test_engine_and_run_as_jobs(node_image: str, kubelet: Kubelet, free_ports: l
     assert last_line(run)["state"] == "finished"
     image.call("podman", "stop", engine, timeout_s=90)
     assert image.call("podman", "inspect", "--format={{.State.ExitCode}}", engine).strip() == "0"
-    kept = read_json(kubelet.runs / f"{spec.run_id}.engines" / "engines" / node / "engine.json", "engine")
-    assert kept["state"] == "stopped" and kept["machine"]["image_digest"] == node_image
+    state = read_json(kubelet.runs / f"{spec.run_id}.engines" / "engines" / node / "engine.json", "engine")
+    assert state["state"] == "stopped" and state["machine"]["image_digest"] == node_image
     assert_owned(kubelet.runs)
     assert_report(run_dir, tmp_path / "copied")
 
 
-def test_what_harness_manifests_prints(
+def test_manifests_of_the_command_start(
     node_image: str, kubelet: Kubelet, free_ports: list[int], tmp_path: Path
 ) -> None:
     run_id = f"alone-{os.getpid()}"
@@ -195,14 +195,14 @@ def test_what_harness_manifests_prints(
     assert_report(file.parent, tmp_path / "copied")
 
 
-def test_what_the_image_says_and_holds(node_image: str) -> None:
-    (shown,) = json.loads(image.call("podman", "image", "inspect", node_image))
-    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in shown["Labels"].items()}
+def test_labels_and_content_of_the_image(node_image: str) -> None:
+    (image_record,) = json.loads(image.call("podman", "image", "inspect", node_image))
+    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in image_record["Labels"].items()}
     assert labels["title"] and labels["source"] and labels["description"]
     assert (labels["version"], labels["licenses"]) == (harness.__version__, "Apache-2.0")
     assert (labels["mlperf.engine"], labels["mlperf.sshd"]) == ("cpu", "no")
-    assert shown["Config"]["User"] == f"{USER}:{USER}"
-    assert shown["Healthcheck"]["Test"][0] == "CMD"
+    assert image_record["Config"]["User"] == f"{USER}:{USER}"
+    assert image_record["Healthcheck"]["Test"][0] == "CMD"
     holds = """
 import pathlib, deepspeed
 from torchx.runner import get_runner
@@ -214,13 +214,13 @@ with get_runner("tried") as runner:
     assert "hello" in image.call(*TRY, "--rm", "--entrypoint=python", node_image, "-c", holds)
 
 
-def test_ssh_only_when_asked_for_and_only_by_key(node_image: str, free_ports: list[int], tmp_path: Path) -> None:
+def test_ssh_is_optional_and_by_key_only(node_image: str, free_ports: list[int], tmp_path: Path) -> None:
     with_ssh = image.build("sshd", SSHD="yes")
-    asked, key, name = tmp_path / "asked", tmp_path / "key", f"sshd-{os.getpid()}"
-    asked.mkdir()
+    folder, key, name = tmp_path / "config", tmp_path / "key", f"sshd-{os.getpid()}"
+    folder.mkdir()
     image.call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
-    shutil.copy(key.with_suffix(".pub"), asked / "authorized_keys")
-    mounted = ["--read-only", f"--volume={asked}:/etc/mlperf:ro", "--security-opt=no-new-privileges"]
+    shutil.copy(key.with_suffix(".pub"), folder / "authorized_keys")
+    mounted = ["--read-only", f"--volume={folder}:/etc/mlperf:ro", "--security-opt=no-new-privileges"]
     come_in = ["ssh", "-F", "none", "-p", str(free_ports[0]), "-o", "StrictHostKeyChecking=no"]
     come_in += ["-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"]
     try:
@@ -229,7 +229,7 @@ def test_ssh_only_when_asked_for_and_only_by_key(node_image: str, free_ports: li
         until(lambda: "listening" in logs(name), "sshd listens", 20)
         assert image.call(*come_in, "-i", str(key), "mlperf@127.0.0.1", "id", "-u").strip() == str(USER)
         for refused in (["mlperf@127.0.0.1"], ["-i", str(key), "root@127.0.0.1"]):
-            done = subprocess.run([*come_in, *refused, "id"], capture_output=True, text=True, timeout=30)
-            assert done.returncode == 255 and "Permission denied (publickey)" in done.stderr, done.stderr
+            result = subprocess.run([*come_in, *refused, "id"], capture_output=True, text=True, timeout=30)
+            assert result.returncode == 255 and "Permission denied (publickey)" in result.stderr, result.stderr
     finally:
         podman.remove(name)

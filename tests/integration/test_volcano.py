@@ -1,4 +1,4 @@
-"""Role volcano through the real Ansible, with a kubectl that notes what it is asked."""
+"""Role volcano through the real Ansible, with a kubectl that records its calls."""
 
 import hashlib
 import json
@@ -25,7 +25,8 @@ for word in "$@"; do
 done
 echo "$verb ${file:-objects}" >> calls
 case $verb in
-  diff) [ -e "applied.$(basename "${file:-objects}")" ] && exit 0; echo "+ kind: new"; exit 1;;
+  diff) [ "${file:-}" ] || cat > /dev/null
+        [ -e "applied.$(basename "${file:-objects}")" ] && exit 0; echo "+ kind: new"; exit 1;;
   apply) [ "${file:-}" ] || cat > objects.json; touch "applied.$(basename "${file:-objects}")";;
   wait) [ ! -e away ] || { echo "error: timed out waiting for the condition" >&2; exit 1; };;
 esac
@@ -55,18 +56,18 @@ class Cluster:
         command = [PLAYBOOK, "-i", str(self.folder / "hosts.yml"), "playbooks/volcano.yml", "-e", json.dumps(settings)]
         path = f"{self.folder}:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env=environment
         )
-        self.output = done.stdout + done.stderr
-        return done.returncode
+        self.output = result.stdout + result.stderr
+        return result.returncode
 
     def calls(self) -> list[str]:
-        """What kubectl was asked since the last look, by verb and file."""
+        """Calls of kubectl since the last look, by verb and file."""
         file = self.folder / "calls"
-        found = file.read_text().split("\n")[:-1] if file.exists() else []
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
         file.unlink(missing_ok=True)
-        return [f"{verb} {name.rsplit('/')[-1]}" for verb, _, name in (line.partition(" ") for line in found)]
+        return [f"{verb} {name.rsplit('/')[-1]}" for verb, _, name in (line.partition(" ") for line in lines)]
 
 
 @pytest.fixture
@@ -80,14 +81,14 @@ def cluster(tmp_path: Path) -> Cluster:
     return Cluster(tmp_path, settings={"launcher": "torchx", "volcano_url": url, "volcano_sha256": sha256})
 
 
-def test_it_is_installed_once_pinned_and_its_queue_is_made_when_it_is_up(cluster: Cluster) -> None:
+def test_volcano_is_installed_once_pinned_and_its_queue_created_when_it_is_ready(cluster: Cluster) -> None:
     assert cluster.play("--check") == 0, cluster.output
     assert "would download file://" in cluster.output
     assert not (cluster.folder / "kept").exists()
     assert not {call.split()[0] for call in cluster.calls()} & {"apply", "wait"}
     assert cluster.play(volcano_queue="benchmarks", volcano_queue_settings={"weight": 4}) == 0, cluster.output
     steps = [call for call in cluster.calls() if not call.startswith("diff")]
-    assert steps == ["apply v1.15.0-mirror.yaml", "wait objects", "apply objects"]
+    assert steps == ["apply v1.15.1-mirror.yaml", "wait objects", "apply objects"]
     queue, role, binding = json.loads((cluster.folder / "objects.json").read_text())["items"]
     assert (queue["metadata"], queue["spec"]["weight"]) == ({"name": "benchmarks"}, 4)
     assert role["rules"][0] == {
@@ -121,7 +122,7 @@ def never_up(cluster: Cluster) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("make", "said", "applied"),
+    ("make", "message", "applied"),
     [
         (wrong_file, "checksum", False),
         (not_there, "none.yaml on Ansible's control node: correct volcano_manifest", False),
@@ -130,17 +131,17 @@ def never_up(cluster: Cluster) -> dict[str, Any]:
         (never_up, "were not available after 600 s", True),
     ],
 )
-def test_what_is_wrong_is_said_before_a_queue_is_made(
-    cluster: Cluster, make: Callable[[Cluster], dict[str, Any]], said: str, applied: bool
+def test_errors_are_reported_before_a_queue_is_created(
+    cluster: Cluster, make: Callable[[Cluster], dict[str, Any]], message: str, applied: bool
 ) -> None:
     assert cluster.play(**make(cluster)) == 2
-    assert said in " ".join(cluster.output.split())
+    assert message in " ".join(cluster.output.split())
     calls = cluster.calls()
     assert "apply objects" not in calls
     assert any(call.startswith("apply") for call in calls) is applied
 
 
-def test_a_manifest_of_this_machine_needs_no_network_and_an_unpinned_one_tells_its_checksum(cluster: Cluster) -> None:
+def test_a_local_manifest_needs_no_network_and_an_unpinned_one_is_named_with_its_checksum(cluster: Cluster) -> None:
     local = str(cluster.folder / "mirror.yaml")
     assert cluster.play(volcano_manifest=local, volcano_url="http://nowhere.invalid/x.yaml") == 0, cluster.output
     assert "apply mirror.yaml" in cluster.calls()

@@ -1,4 +1,4 @@
-"""A cluster that really is one: asked for by --kubeconfig, used with care, and left as it was."""
+"""A real cluster, chosen by --kubeconfig, used with care, and left as it was."""
 
 import json
 import secrets
@@ -66,7 +66,7 @@ class Live:
 
 @pytest.fixture(scope="session")
 def live(request: pytest.FixtureRequest) -> Iterator[Live]:
-    """The cluster with a sandbox in a claim of each node; all that was made is removed."""
+    """The cluster with a sandbox in a claim of each node; everything created is removed."""
     option = request.config.getoption
     if not option("--kubeconfig"):
         pytest.skip("needs a cluster: pytest tests/live --kubeconfig FILE --image REFERENCE --node NAME [--node NAME]")
@@ -75,27 +75,27 @@ def live(request: pytest.FixtureRequest) -> Iterator[Live]:
     kubeconfig = Path(option("--kubeconfig")).absolute()
     api = config.new_client_from_config(str(kubeconfig))
     folder = f"mlperf-live-{secrets.token_hex(3)}"
-    given = option("--claim")
-    found = Live(
+    claim = option("--claim")
+    result = Live(
         kubeconfig, option("--image"), tuple(option("--node")), json.loads(option("--settings")),
-        given or f"{folder}-{{node}}", folder, client.CoreV1Api(api),
+        claim or f"{folder}-{{node}}", folder, client.CoreV1Api(api),
     )  # fmt: skip
     place = f"/var/lib/mlperf/runs/{folder}"
     try:
-        for node in found.nodes:
-            if not given:
-                _make_claim(found, node, option("--storage-class"))
-            _work(found, node, ["harness", "sandbox", "--dir", place, "--samples", str(SAMPLES)])
-        yield found
+        for node in result.nodes:
+            if not claim:
+                _make_claim(result, node, option("--storage-class"))
+            _work(result, node, ["harness", "sandbox", "--dir", place, "--samples", str(SAMPLES)])
+        yield result
     finally:
-        for node in found.nodes:
-            _gone(found.core.delete_namespaced_pod, f"{folder}-{node}", found.namespace)
-            if given:
+        for node in result.nodes:
+            _gone(result.core.delete_namespaced_pod, f"{folder}-{node}", result.namespace)
+            if claim:
                 # The sandbox, and runs, which are named after it.
-                _work(found, node, ["sh", "-c", f"rm -rf {place}*"])
+                _work(result, node, ["sh", "-c", f"rm -rf {place}*"])
             else:
-                claims = found.core.delete_namespaced_persistent_volume_claim
-                _gone(claims, found.claim.replace("{node}", node), found.namespace)
+                claims = result.core.delete_namespaced_persistent_volume_claim
+                _gone(claims, result.claim.replace("{node}", node), result.namespace)
 
 
 def _gone(delete: Any, name: str, namespace: str) -> None:
@@ -114,7 +114,7 @@ def _make_claim(live: Live, node: str, storage_class: str | None) -> None:
 
 
 def _work(live: Live, node: str, command: list[str]) -> None:
-    """A pod on the node that does something in the claim, such as building the tiny model and its data set."""
+    """Run a pod on the node with the claim, such as to build the tiny model and its data set."""
     name, user = f"{live.folder}-{node}", live.settings.get("user", 64040)
     claim = live.claim.replace("{node}", node)
     terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]

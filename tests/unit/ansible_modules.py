@@ -11,14 +11,17 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import ansible.module_utils
+import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.testing import patch_module_args
-from ansible.plugins.loader import action_loader, module_loader
+from ansible.plugins.loader import action_loader, fragment_loader, module_loader
+from ansible.utils.plugin_docs import get_docstring
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
 action_loader.add_directory(str(PLUGINS / "action"))
 module_loader.add_directory(str(PLUGINS / "modules"))
+fragment_loader.add_directory(str(PLUGINS / "doc_fragments"))
 Execute = Callable[..., dict[str, Any]]
 
 
@@ -32,8 +35,20 @@ def load(name: str, kind: str = "modules") -> ModuleType:
     return module
 
 
+def documentation(name: str) -> dict[str, Any]:
+    """A module's documentation, with the fragments that it names."""
+    result: dict[str, Any] = get_docstring(str(PLUGINS / "modules" / f"{name}.py"), fragment_loader, is_module=True)[0]
+    return result
+
+
+def step_options(name: str) -> dict[str, Any]:
+    """The options of an action plugin that has no module, as it documents them."""
+    result: dict[str, Any] = yaml.safe_load(load(name, "action").OPTIONS)
+    return result
+
+
 class Failed(Exception):
-    """The task failed; `result` is what it gave."""
+    """The task failed; `result` is its result."""
 
     def __init__(self, result: dict[str, Any]) -> None:
         super().__init__(result["msg"])
@@ -95,16 +110,19 @@ def action(name: str, arguments: dict[str, Any], *, check: bool, execute: Execut
 
 def on_this_machine(command: str, in_data: bytes | None = None, chdir: str | None = None) -> dict[str, Any]:
     """What Ansible's local connection does."""
-    done = subprocess.run(["/bin/sh", "-c", command], input=in_data, cwd=chdir, capture_output=True)
-    return {"rc": done.returncode, "stdout": done.stdout.decode(), "stderr": done.stderr.decode()}
+    process = subprocess.run(["/bin/sh", "-c", command], input=in_data, cwd=chdir, capture_output=True)
+    return {"rc": process.returncode, "stdout": process.stdout.decode(), "stderr": process.stderr.decode()}
 
 
 def call_module(name: str, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
-    """Run a module's main(); returns what it gave to exit_json, raises Failed for fail_json."""
-    module = load(name)
+    """Run a module's main(); returns the arguments of exit_json, raises Failed for fail_json."""
+    module, warnings = load(name), list[str]()
 
     def exit_json(self: Any, **result: Any) -> None:
-        raise _Exited(result)
+        raise _Exited({**result, **({"warnings": warnings} if warnings else {})})
+
+    def warn(self: Any, warning: str) -> None:
+        warnings.append(warning)
 
     def fail_json(self: Any, msg: str, **result: Any) -> None:
         raise Failed({"msg": msg, **result})
@@ -112,26 +130,26 @@ def call_module(name: str, arguments: dict[str, Any], *, check: bool = False) ->
     class Quiet(module.AnsibleModule):  # type: ignore[misc, name-defined]
         pass
 
-    Quiet.exit_json, Quiet.fail_json = exit_json, fail_json
+    Quiet.exit_json, Quiet.fail_json, Quiet.warn = exit_json, fail_json, warn
     module.AnsibleModule = Quiet  # type: ignore[attr-defined]
     try:
         with patch_module_args({**arguments, "_ansible_check_mode": check}):
             module.main()
-    except _Exited as done:
-        return done.result
+    except _Exited as exited:
+        return exited.result
     raise AssertionError(f"{name} ended without exit_json")
 
 
 def argument_spec(name: str) -> tuple[dict[str, Any], bool]:
     """(argument spec, supports check mode) that a module's main() declares."""
-    module, seen = load(name), {}
+    module, captured = load(name), {}
 
     def note(argument_spec: dict[str, Any], supports_check_mode: bool = False) -> None:
-        seen.update(spec=argument_spec, check=supports_check_mode)
+        captured.update(spec=argument_spec, check=supports_check_mode)
         raise _Exited({})
 
     module.AnsibleModule = note  # type: ignore[attr-defined]
     main: Callable[[], None] = module.main
     with contextlib.suppress(_Exited):
         main()
-    return seen["spec"], seen["check"]
+    return captured["spec"], captured["check"]

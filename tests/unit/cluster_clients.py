@@ -65,10 +65,10 @@ def only_on(*nodes: str) -> Object:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
-def soon(what: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """The first true value that a function returns."""
+def soon(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+    """The first true value of `condition`."""
     end = time.monotonic() + seconds
-    while not (value := what()):
+    while not (value := condition()):
         assert time.monotonic() < end, f"nothing within {seconds:g} s"
         time.sleep(0.02)
     return value

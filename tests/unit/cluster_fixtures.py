@@ -14,15 +14,19 @@ from harness.engine import EngineConfig, parse_config
 from harness.spec import Spec, parse_spec
 from tests.cluster import ADMIN, Cluster
 from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE
+from tests.cluster.scripts import exits
 from tests.unit.cluster_clients import soon
 
 IMAGE = "registry.example.org/node@sha256:" + "a" * 64
 OPERATOR = "operator"
+WELL = exits(0, '{"run_id": "r1", "state": "finished", "findings": []}')
+"""The life of a Job that looks into claims in which all is well."""
 Object = dict[str, Any]
 
 
 def furnish(cluster: Cluster, *nodes: str, gpus: int = 1) -> None:
-    """Create nodes with their claims, and what the objects of a benchmark refer to."""
+    """Create nodes with their claims, in which all is well, and the objects that a benchmark refers to."""
+    cluster.script("look-*", WELL)
     cluster.service_account("mlperf-runner")
     cluster.runtime_class()
     for node in nodes:
@@ -60,8 +64,8 @@ def spec(run_id: str = "r1", node: str = "n1", **more: Any) -> Spec:
 
 def names(cluster: Cluster) -> list[str]:
     """The names of all objects of benchmarks."""
-    found = [one["metadata"] for kind in (CONFIG_MAP, SERVICE, JOB, POD) for one in cluster.all(kind)]
-    return sorted(one["name"] for one in found if "mlperf/run" in one.get("labels", {}))
+    metadata = [one["metadata"] for kind in (CONFIG_MAP, SERVICE, JOB, POD) for one in cluster.all(kind)]
+    return sorted(one["name"] for one in metadata if "mlperf/run" in one.get("labels", {}))
 
 
 def pod(cluster: Cluster) -> str:
@@ -76,11 +80,11 @@ def see(
     *,
     node: str = "n1",
     interval_s: float = 0.2,
-    seconds: float = 30.0,
+    seconds: float = 120.0,
     then: Callable[[], None] | None = None,
 ) -> Object:
     """The first snapshot of engine e1 or the run for which `until` holds; `then` is called after the first one."""
-    began = time.monotonic()
+    start = time.monotonic()
     look: Object = {}
     for look in snapshots(starter.api, kind, "r1", ["e1" if kind == "engine" else node], node, interval_s):
         if then is not None:
@@ -88,7 +92,7 @@ def see(
             then = None
         if until(look):
             return look
-        assert time.monotonic() - began < seconds, look
+        assert time.monotonic() - start < seconds, look
     raise AssertionError(f"watching has ended with {look}")
 
 

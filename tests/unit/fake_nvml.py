@@ -15,6 +15,7 @@ class FakeNvml:
         self._gpus, self._fault, self._broken = gpus, fault, broken or set()
         self.holders: list[Any] = []
         self.shut_down = False
+        self.fabric = pynvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("nvml"):
@@ -29,6 +30,7 @@ class FakeNvml:
             "nvmlDeviceGetUtilizationRates": lambda _: SimpleNamespace(gpu=71, memory=40),
             "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(used=18 * GIB, total=24 * GIB),
             "nvmlDeviceGetPowerUsage": lambda _: 163_500,
+            "nvmlDeviceGetTotalEnergyConsumption": lambda _: 7_250_125,
             "nvmlDeviceGetCurrentClocksThrottleReasons": lambda _: 0x4 | 0x20 | 0x1,
             "nvmlDeviceGetClockInfo": lambda _, kind: {pynvml.NVML_CLOCK_SM: 1440}[kind],
             "nvmlDeviceGetTemperature": lambda _, kind: {pynvml.NVML_TEMPERATURE_GPU: 61}[kind],
@@ -40,6 +42,11 @@ class FakeNvml:
             "nvmlDeviceGetMaxClockInfo": lambda _, kind: {pynvml.NVML_CLOCK_SM: 1440}[kind],
             "nvmlDeviceGetMaxPcieLinkGeneration": lambda _: 4,
             "nvmlDeviceGetMaxPcieLinkWidth": lambda _: 16,
+            "nvmlDeviceGetPciInfo": lambda index: SimpleNamespace(busId=f"00000000:0{index}:00.0".encode()),
+            "nvmlDeviceGetCurrPcieLinkGeneration": lambda _: 1,
+            "nvmlDeviceGetCurrPcieLinkWidth": lambda _: 8,
+            "nvmlDeviceGetApplicationsClock": lambda _, kind: {pynvml.NVML_CLOCK_SM: 1200}[kind],
+            "nvmlDeviceGetGpuFabricInfo": self._fabric_info,
             "nvmlDeviceGetComputeRunningProcesses": lambda _: self.holders,
         }[name]
 
@@ -49,6 +56,10 @@ class FakeNvml:
 
     def nvmlShutdown(self) -> None:  # noqa: N802
         self.shut_down = True
+
+    def _fabric_info(self, _: int, info: Any) -> int:
+        info._obj.state = self.fabric
+        return int(pynvml.NVML_SUCCESS)
 
     def _fail(self, *_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)

@@ -2,7 +2,8 @@
 
 `fake_vllm.py PORT JSON` with the keys: start_s, log (lines printed while starting), exit_after_s and exit_code, crash
 (lines printed before that), children (how many), ignore_term (server and children), hide_child (a descendant in a
-session of its own without the environment), dead_after_s (from then on /health is 503), silent (never listens), and
+session of its own without the environment), dead_after_s (from then on /health is 503), stuck_after_s (from then on it
+makes no token of its three requests), silent (never listens), and
 what the pages show: model, max_model_len, prefix, speculative, and what the log says: dtype, quantization.
 """
 
@@ -19,8 +20,8 @@ from pathlib import Path
 PORT = int(sys.argv[1])
 FAKE = {
     "start_s": 0.0, "log": [], "exit_after_s": None, "exit_code": 1, "crash": [], "children": 2, "ignore_term": False,
-    "hide_child": False, "dead_after_s": None, "silent": False, "model": "model", "max_model_len": 2668,
-    "prefix": False, "speculative": False, "dtype": "float32", "quantization": None,
+    "hide_child": False, "dead_after_s": None, "stuck_after_s": None, "silent": False, "model": "model",
+    "max_model_len": 2668, "prefix": False, "speculative": False, "dtype": "float32", "quantization": None,
 }  # fmt: skip
 unknown = set(json.loads(sys.argv[2])) - set(FAKE)
 assert not unknown, unknown
@@ -46,6 +47,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/metrics":
             kind = "text/plain; version=0.0.4"
             body = 'vllm:num_requests_running{engine="0"} 3.0\nvllm:num_requests_waiting{engine="0"} 2.0\n'
+            made_s = min(time.monotonic() - BEGAN, FAKE["stuck_after_s"] or float("inf"))
+            body += f'vllm:generation_tokens_total{{engine="0"}} {made_s:.3f}\n'
             body += 'vllm:kv_cache_usage_perc{engine="0"} 0.25\n'
             body += f'vllm:cache_config_info{{block_size="16",enable_prefix_caching="{FAKE["prefix"]}"}} 1.0\n'
             if FAKE["speculative"]:

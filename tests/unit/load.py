@@ -1,4 +1,4 @@
-"""What the tests of the load path share: a small model directory and data set, and specs against fake servers."""
+"""Shared by tests of the load path: a small model directory and data set, and specs of runs on fake servers."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def prompts(count: int = SAMPLES) -> list[list[int]]:
     return [[source.randrange(VOCABULARY) for _ in range(source.randint(5, 60))] for _ in range(count)]
 
 
-def spec(folder: Path, *servers: FakeServer, max_in_flight: int = 32, **values: Any) -> Spec:
+def make_spec(folder: Path, *servers: FakeServer, max_in_flight: int = 32, **values: Any) -> Spec:
     """A spec over fake servers with a model and a data set written to `folder`."""
     model, data = folder / "model", folder / "data.json"
     model.mkdir(exist_ok=True)
@@ -38,9 +38,9 @@ def spec(folder: Path, *servers: FakeServer, max_in_flight: int = 32, **values: 
     return parse_spec({**common, **values})
 
 
-def samples(asked: Spec) -> Dataset:
+def samples(spec: Spec) -> Dataset:
     """The samples of a spec's share."""
-    return dataset.load(asked.dataset, limit=asked.samples).share(asked.window.start, asked.window.stop)
+    return dataset.load(spec.dataset, limit=spec.samples).share(spec.window.start, spec.window.stop)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import random
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import Tokenizer
 
+from harness.accuracy_parts import Part, begin, parts
 from harness.dataset import Dataset
 from harness.errors import BadInput
 from harness.sandbox.model import BEGIN, ENDS, VOCABULARY, model_files
 from harness.scoring import punkt
 from harness.scoring.accuracy import describe, merge, score
+from harness.spec import Share
 from tests.punkt_data import punkt_data
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -71,10 +74,10 @@ def samples(tokenizer: Any, count: int) -> tuple[dict[int, list[int]], list[str]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_figures_are_those_of_the_plain_loop(tmp_path: Path, model: Path, tokenizer: Any, workers: int) -> None:
+def test_figures_equal_those_of_a_plain_loop(tmp_path: Path, model: Path, tokenizer: Any, workers: int) -> None:
     answers, targets = samples(tokenizer, 300)
     folder = punkt_data()
-    found = score(
+    scored = score(
         write_log(tmp_path / "log.json", answers),
         dataset(targets, start=40),
         model,
@@ -92,9 +95,14 @@ def test_figures_are_those_of_the_plain_loop(tmp_path: Path, model: Path, tokeni
             expected[metric].append(value.fmeasure)
         characters.append(len(text))
     for metric in METRICS:
-        assert getattr(found, metric) == round(100 * sum(expected[metric]) / 300, 4)
-    assert 20 < found.rougeLsum < 99 and found.rougeLsum != found.rougeL
-    assert (found.gen_len, found.gen_num, found.punkt, found.workers) == (sum(characters), 300, True, workers)
+        assert getattr(scored, metric) == round(100 * sum(expected[metric]) / 300, 4)
+    assert 20 < scored.rougeLsum < 99 and scored.rougeLsum != scored.rougeL
+    assert (scored.gen_len, scored.gen_num, scored.punkt, scored.workers) == (
+        sum(characters),
+        300,
+        True,
+        workers,
+    )
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "qsl_idx,rouge1,rouge2,rougeL,rougeLsum,gen_len,n_tokens"
     for index in (0, 1, 7, 299):
@@ -110,15 +118,17 @@ def test_figures_are_those_of_the_plain_loop(tmp_path: Path, model: Path, tokeni
 def test_files_written(tmp_path: Path, model: Path, tokenizer: Any) -> None:
     answers, targets = samples(tokenizer, 30)
     log = write_log(tmp_path / "log.json", answers)
-    found = score(log, dataset(targets), model, reference_ids=None, punkt_dir=punkt_data(), out_dir=tmp_path / "out")
+    scored = score(log, dataset(targets), model, reference_ids=None, punkt_dir=punkt_data(), out_dir=tmp_path / "out")
     stored = json.loads((tmp_path / "out" / "score.json").read_text())
     assert stored["schema"] == 1 and stored["share"] == {"start": 0, "stop": 30} and stored["reference"] is None
-    assert stored["rouge2"] == found.rouge2 and stored["samples_expected"] == 30
+    assert stored["rouge2"] == scored.rouge2 and stored["samples_expected"] == 30
     assert stored["log_sha256"] == hashlib.sha256(log.read_bytes()).hexdigest()
     first, second = (tmp_path / "out" / "accuracy.txt").read_text().splitlines()
     pattern = r"\{'rouge1': '([\d.]+)', 'rouge2': '([\d.]+)', 'rougeL': '([\d.]+)', 'rougeLsum': '([\d.]+)', "
     matched = re.fullmatch(pattern + r"'gen_len': (\d+), 'gen_num': (\d+)\}", first)
-    assert matched and matched.groups() == tuple(str(getattr(found, name)) for name in (*METRICS, "gen_len", "gen_num"))
+    assert matched and matched.groups() == tuple(
+        str(getattr(scored, name)) for name in (*METRICS, "gen_len", "gen_num")
+    )
     assert second == f"hash={stored['log_sha256']}"
 
 
@@ -141,7 +151,7 @@ def compare(tmp_path: Path, model: Path, answers: Any, targets: Sequence[str], r
     )
 
 
-def test_what_is_wrong_with_a_log_is_listed_by_global_index(tmp_path: Path, model: Path, tokenizer: Any) -> None:
+def test_errors_in_a_log_are_listed_by_global_index(tmp_path: Path, model: Path, tokenizer: Any) -> None:
     answers, targets = perfect(tokenizer, 10)
     answers[1] = [*answers[1][:60], ENDS[0], *answers[1][61:]]
     answers[2] = [7]
@@ -149,18 +159,18 @@ def test_what_is_wrong_with_a_log_is_listed_by_global_index(tmp_path: Path, mode
     answers[4] = []
     del answers[6]
     log = [*answers.items(), (5, answers[8]), (8, [1, 2]), (5, [3, 4]), (10, [1, 2]), (-1, [1, 2])]
-    found = compare(tmp_path, model, log, targets, {}, start=100)
-    assert found.end_token_violations == (101,)
-    assert found.one_token_answers == (102, 104)
-    assert found.missing == (106,)
-    assert found.duplicates == (105, 108)
-    assert found.foreign == (99, 110)
-    assert (found.gen_num, found.samples_expected) == (9, 10)
+    scored = compare(tmp_path, model, log, targets, {}, start=100)
+    assert scored.end_token_violations == (101,)
+    assert scored.one_token_answers == (102, 104)
+    assert scored.missing == (106,)
+    assert scored.duplicates == (105, 108)
+    assert scored.foreign == (99, 110)
+    assert (scored.gen_num, scored.samples_expected) == (9, 10)
     figures = {
         int(line.split(",")[0]): line.split(",")[1] for line in (tmp_path / "scores.csv").read_text().split()[1:]
     }
     assert figures[105] == "1.0" and figures[108] == "1.0", "the first entry of a sample counts"
-    assert "missing: 1 (qsl_idx 106)" in describe(found)
+    assert "missing: 1 (qsl_idx 106)" in describe(scored)
 
 
 def test_answers_are_compared_id_by_id(tmp_path: Path, model: Path, tokenizer: Any) -> None:
@@ -178,13 +188,13 @@ def test_answers_are_compared_id_by_id(tmp_path: Path, model: Path, tokenizer: A
     answers[4], answers[5] = references[5], references[4]
     targets[6] += "!"
     other = {100 + i: ids for i, ids in references.items() if i != 7}
-    found = compare(tmp_path, model, answers, targets, other, start=100).reference
-    assert (found.compared, found.identical) == (11, 4)
-    assert found.identical_percent == pytest.approx(100 * 4 / 11)
-    assert found.differing == (100, 101, 102, 103, 104, 105, 106)
-    assert found.shifted == (101, 102, 103)
-    assert found.misplaced == (104, 105)
-    assert found.decode_differing == (106,)
+    comparison = compare(tmp_path, model, answers, targets, other, start=100).reference
+    assert (comparison.compared, comparison.identical) == (11, 4)
+    assert comparison.identical_percent == pytest.approx(100 * 4 / 11)
+    assert comparison.differing == (100, 101, 102, 103, 104, 105, 106)
+    assert comparison.shifted == (101, 102, 103)
+    assert comparison.misplaced == (104, 105)
+    assert comparison.decode_differing == (106,)
 
 
 def test_without_punkt_only_what_needs_sentences_is_missing(tmp_path: Path, model: Path, tokenizer: Any) -> None:
@@ -225,7 +235,7 @@ def test_merging_shows_gaps_and_overlaps(tmp_path: Path, model: Path, tokenizer:
     assert (merged.gen_num, merged.samples_expected, merged.rouge1) == (10, 12, 100.0)
 
 
-def test_what_cannot_be_merged(tmp_path: Path, model: Path, tokenizer: Any) -> None:
+def test_shares_that_cannot_be_merged(tmp_path: Path, model: Path, tokenizer: Any) -> None:
     answers, targets = perfect(tokenizer, 6)
     folders = shares(tmp_path, model, answers, targets, [(0, 3), (3, 6)])
     with pytest.raises(BadInput, match="no scores to merge"):
@@ -282,3 +292,80 @@ def test_missing_files_give_one_clear_error(tmp_path: Path, model: Path) -> None
     (bare / "tokenizer.json").write_text("{}")
     with pytest.raises(BadInput, match=r"tokenizer\.json cannot be read"):
         attempt(log, bare)
+
+
+def parts_of(folder: Path, answers: dict[int, list[int]], first: int, start: int = 0) -> list[Part]:
+    """Parts of a run that was killed after its `first` answers and resumed."""
+    window = Share(start=start, stop=start + len(answers))
+    indexes = list(answers)
+    killed = begin(folder, window, [start + index for index in indexes])
+    whole = write_log(killed.log, {index: answers[index] for index in indexes[:first]}).read_text()
+    killed.log.write_text(whole.rstrip("]\n") + ',\n{ "seq_id" : 99, "qsl_i')
+    resumed = begin(folder, window, [start + index for index in indexes[first:]])
+    write_log(resumed.log, {local: answers[index] for local, index in enumerate(indexes[first:])})
+    return parts(folder, window)
+
+
+def test_a_resumed_run_is_scored_as_one_that_nothing_interrupted(tmp_path: Path, model: Path, tokenizer: Any) -> None:
+    answers, targets = samples(tokenizer, 60)
+    options: dict[str, Any] = {"reference_ids": None, "punkt_dir": punkt_data(), "workers": 1}
+    log = write_log(tmp_path / "log.json", answers)
+    expected = score(log, dataset(targets, 40), model, out_dir=tmp_path / "whole", **options)
+    union = parts_of(tmp_path / "run", answers, 25, start=40)
+    kept = {40 + index: answers[index] for index in range(25)}
+    merged_score = score(union, dataset(targets, 40), model, out_dir=tmp_path / "parts", kept=kept, **options)
+    assert (tmp_path / "parts/scores.csv").read_bytes() == (tmp_path / "whole/scores.csv").read_bytes()
+    hashes = {part.folder.name: hashlib.sha256(part.log.read_bytes()).hexdigest() for part in union}
+    assert merged_score.part_logs_sha256 == hashes and merged_score.log_sha256 is None
+    assert replace(merged_score, seconds=0, log_sha256=None, part_logs_sha256={}) == replace(
+        expected, seconds=0, log_sha256=None
+    )
+
+
+def test_an_interrupted_part_without_a_log_is_scored_from_the_journal(
+    tmp_path: Path, model: Path, tokenizer: Any
+) -> None:
+    """Fault: a machine loses power before LoadGen's log is on its disk."""
+    answers, targets = samples(tokenizer, 20)
+    union = parts_of(tmp_path, answers, 10)
+    union[0].log.unlink()
+    kept = {index: answers[index] for index in range(10)}
+    options: dict[str, Any] = {"reference_ids": None, "punkt_dir": None, "out_dir": tmp_path, "workers": 1}
+    merged_score = score(union, dataset(targets), model, kept=kept, **options)
+    assert not merged_score.missing and set(merged_score.part_logs_sha256) == {"accuracy.2"}
+
+
+def test_a_part_whose_making_is_interrupted_does_not_prevent_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: a run is killed while it makes the folder of an accuracy run's part."""
+    window = Share(start=0, stop=10)
+    begin(tmp_path, window, range(10))
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("harness.accuracy_parts.write_json", kill)
+        begin(tmp_path, window, [3, 4])
+    assert [part.folder.name for part in parts(tmp_path, window)] == ["accuracy"]
+    assert begin(tmp_path, window, [3, 4]).folder.name == "accuracy.2"
+    assert parts(tmp_path, window)[1].qsl_idx == [3, 4]
+
+
+def test_an_answer_that_is_lost_in_all_parts_is_missing(tmp_path: Path, model: Path, tokenizer: Any) -> None:
+    answers, targets = samples(tokenizer, 20)
+    union = parts_of(tmp_path, answers, 10)
+    kept = {index: answers[index] for index in range(9)}
+    merged_score = score(
+        union, dataset(targets), model, reference_ids=None, punkt_dir=None, out_dir=tmp_path, kept=kept, workers=1
+    )
+    assert merged_score.missing == (9,)
+
+
+def test_a_journal_that_contradicts_a_cut_log_is_refused(tmp_path: Path, model: Path, tokenizer: Any) -> None:
+    answers, targets = samples(tokenizer, 20)
+    union = parts_of(tmp_path, answers, 10)
+    kept = {index: answers[index] for index in range(10)} | {3: [1, 2, 3]}
+    with pytest.raises(BadInput, match=r"accuracy\.json and the journal differ in sample 3; one of them was changed"):
+        score(union, dataset(targets), model, reference_ids=None, punkt_dir=None, out_dir=tmp_path, kept=kept)

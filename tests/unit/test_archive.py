@@ -1,5 +1,6 @@
-"""Files that come as one stream: whole or not at all, whatever happens to it on the way."""
+"""Files in one stream: complete or not at all, whatever happens to the connection."""
 
+import gzip
 import hashlib
 import io
 import subprocess
@@ -11,7 +12,8 @@ import pytest
 
 from harness import checksums
 from harness.cluster.archive import pack, unpack
-from harness.errors import BadInput, RunFailed
+from harness.collected import Refused
+from harness.errors import RunFailed
 from tests.conftest import REPOSITORY
 
 
@@ -75,21 +77,69 @@ def test_a_file_with_another_hash_is_an_error(tmp_path: Path) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    with pytest.raises(RunFailed, match="damaged: a"):
+    with pytest.raises(RunFailed, match=r"damaged \(1\): 'a'"):
         unpack(io.BytesIO(out.getvalue()), tmp_path / "into")
 
 
-def test_a_path_outside_of_the_folder_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../outside", "/var/tmp/outside", "a/../../outside"])
+def test_a_path_outside_of_the_folder_is_an_error(tmp_path: Path, name: str) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w|gz") as archive:
-        archive.addfile(tarfile.TarInfo("../outside"), io.BytesIO())
-    with pytest.raises(BadInput, match="outside"):
+        archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(RunFailed, match="outside"):
         unpack(io.BytesIO(out.getvalue()), tmp_path / "into")
-    assert not (tmp_path / "outside").exists()
+    assert not list(tmp_path.rglob("outside"))
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+)
+def test_what_is_no_ordinary_file_is_an_error(tmp_path: Path, kind: bytes) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w|gz") as archive:
+        entry = tarfile.TarInfo("status.json")
+        entry.type, entry.linkname = kind, "/etc/passwd"
+        archive.addfile(entry)
+    with pytest.raises(RunFailed, match=r"has 'status\.json', which is no ordinary file"):
+        unpack(io.BytesIO(out.getvalue()), tmp_path / "into")
+    assert not list(tmp_path.rglob("status.json"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "length"),
+    [
+        (tarfile.XHDTYPE, 1 << 40),
+        (tarfile.XGLTYPE, 100),
+        (tarfile.GNUTYPE_LONGNAME, 1 << 40),
+        (tarfile.GNUTYPE_SPARSE, 1),
+    ],
+)
+def test_headers_that_would_be_read_into_memory_are_refused(tmp_path: Path, kind: bytes, length: int) -> None:
+    entry = tarfile.TarInfo("status.json")
+    entry.type, entry.size = kind, length
+    content = gzip.compress(entry.tobuf(tarfile.GNU_FORMAT) + b"\0" * 4096)
+    with pytest.raises(Refused, match="has a header of type"):
+        unpack(io.BytesIO(content), tmp_path / "into")
+
+
+def test_long_names_and_other_scripts_arrive(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / ("ä" * 90) / ("b" * 200)
+    folder.mkdir(parents=True)
+    (folder / "log").write_text("x")
+    names, _ = unpack(io.BytesIO(packed((tmp_path / "run", ""))), tmp_path / "into")
+    assert names == [f"{'ä' * 90}/{'b' * 200}/log"]
+
+
+def test_endless_long_names_are_one_failure(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 2
+    content = gzip.compress((entry.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * 3000)
+    with pytest.raises(RunFailed, match="cut off or damaged"):
+        unpack(io.BytesIO(content), tmp_path / "into")
 
 
 def test_the_command_prints_the_stream(run: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "harness", "pack", f"{run}="], cwd=REPOSITORY, capture_output=True, check=True
     )
-    assert unpack(io.BytesIO(done.stdout), tmp_path / "into")[0][-1] == "status.json"
+    assert unpack(io.BytesIO(result.stdout), tmp_path / "into")[0][-1] == "status.json"

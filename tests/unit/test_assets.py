@@ -1,8 +1,11 @@
-"""mlperf_assets against a server that can cut, refuse, redirect and lie."""
+"""mlperf_assets against a server that interrupts, refuses, redirects and corrupts."""
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.unit.ansible_modules import Failed, call
-from tests.unit.role_vars import render
+from tests.unit.role_values import value
 
 CONTENT = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -27,7 +31,7 @@ class Store(ThreadingHTTPServer):
         self.cuts: list[int] = []
         self.status = 0
         self.to = ""
-        self.seen: list[dict[str, str]] = []
+        self.requests: list[dict[str, str]] = []
 
     @property
     def url(self) -> str:
@@ -45,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         store = self.server
-        store.seen.append({"path": self.path, **dict(self.headers)})
+        store.requests.append({"path": self.path, **dict(self.headers)})
         if store.status or store.to:
             self.send_response(store.status or 302)
             self.send_header("Location", store.to + self.path)
@@ -82,28 +86,28 @@ def fetch(folder: Path, url: str, *, check: bool = False, **more: Any) -> dict[s
     return call("mlperf_assets", {"path": str(folder), "files": {"a.bin": SHA256}, "url": url, **more}, check=check)
 
 
-def test_cut_download_is_taken_up_where_it_ended(tmp_path: Path, store: Store) -> None:
+def test_interrupted_download_is_resumed(tmp_path: Path, store: Store) -> None:
     store.cuts = [1000, 2000]
     assert fetch(tmp_path, store.url)["changed"]
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    assert [seen.get("Range") for seen in store.seen] == [None, "bytes=1000-", "bytes=3000-"]
+    assert [headers.get("Range") for headers in store.requests] == [None, "bytes=1000-", "bytes=3000-"]
     assert sorted(file.name for file in tmp_path.iterdir()) == [".verified.json", "a.bin"]
 
 
-def test_what_came_is_kept_for_the_next_run(tmp_path: Path, store: Store) -> None:
+def test_partial_download_is_kept_for_the_next_run(tmp_path: Path, store: Store) -> None:
     store.cuts = [500]
     with pytest.raises(Failed, match=r"ended 101900 bytes early, after 1 tries. The part is kept"):
         fetch(tmp_path, store.url, tries=1)
     assert (tmp_path / "a.bin.part").stat().st_size == 500
     fetch(tmp_path, store.url)
-    assert store.seen[-1]["Range"] == "bytes=500-"
+    assert store.requests[-1]["Range"] == "bytes=500-"
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
-def test_second_run_asks_nothing_and_reads_nothing(tmp_path: Path, store: Store) -> None:
+def test_second_run_requests_and_reads_nothing(tmp_path: Path, store: Store) -> None:
     fetch(tmp_path, store.url)
     assert not fetch(tmp_path, store.url)["changed"]
-    assert len(store.seen) == 1
+    assert len(store.requests) == 1
     # What was found right is remembered by size and time of change: another checksum or a changed file is noticed.
     (tmp_path / "a.bin").write_bytes(b"spoiled")
     assert fetch(tmp_path, "")["wrong"] == ["a.bin"]
@@ -113,30 +117,30 @@ def test_check_mode_fetches_nothing(tmp_path: Path, store: Store) -> None:
     result = fetch(tmp_path, store.url, check=True)
     assert result["changed"]
     assert result["diff"] == {"before": "", "after": "a.bin\n"}
-    assert store.seen == []
+    assert store.requests == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_checksum_is_not_kept(tmp_path: Path, store: Store) -> None:
     store.content = CONTENT + b"!"
-    found = hashlib.sha256(store.content).hexdigest()
-    with pytest.raises(Failed, match=f"has the sha256 {found}, expected {SHA256}"):
+    digest = hashlib.sha256(store.content).hexdigest()
+    with pytest.raises(Failed, match=f"has the sha256 {digest}, expected {SHA256}"):
         fetch(tmp_path, store.url)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_refusal_is_not_tried_again(tmp_path: Path, store: Store) -> None:
+def test_refused_request_is_not_retried(tmp_path: Path, store: Store) -> None:
     store.status = 403
     with pytest.raises(Failed, match=r"weights/a.bin: 403 .* licence"):
         fetch(tmp_path, store.url)
-    assert len(store.seen) == 1
+    assert len(store.requests) == 1
 
 
-def test_token_goes_to_its_own_host_alone(tmp_path: Path, store: Store, other: Store) -> None:
+def test_token_is_sent_to_its_own_host_only(tmp_path: Path, store: Store, other: Store) -> None:
     store.to = f"http://127.0.0.1:{other.server_port}"
     fetch(tmp_path, store.url, token="secret")
-    assert store.seen[0]["Authorization"] == "Bearer secret"
-    assert "Authorization" not in other.seen[0]
+    assert store.requests[0]["Authorization"] == "Bearer secret"
+    assert "Authorization" not in other.requests[0]
     assert "secret" not in json.dumps(json.loads((tmp_path / ".verified.json").read_text()))
 
 
@@ -147,11 +151,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, store: Store) 
         fetch(file / "folder", store.url)
 
 
-def refusals(name: str = "model", **given: Any) -> list[str]:
-    """Why role assets brings none of an asset."""
-    asset = render("assets", "__assets_all", **given)[name]
-    found: list[str] = render("assets", "__assets_errors", __assets_asset=asset, **given)
-    return found
+def refusals(name: str = "model", **variables: Any) -> list[str]:
+    """Why role assets refuses an asset."""
+    asset = value("assets", "__assets_all", **variables)[name]
+    errors: list[str] = value("assets", "__assets_errors", __assets_asset=asset, **variables)
+    return errors
 
 
 def folder_with(tmp_path: Path, *names: str) -> dict[str, Any]:
@@ -163,11 +167,11 @@ def folder_with(tmp_path: Path, *names: str) -> dict[str, Any]:
 def test_settings_that_can_work_are_not_refused(tmp_path: Path) -> None:
     assert refusals(**folder_with(tmp_path, "a.bin", "b.bin")) == []
     assert refusals(assets_model_source="https://models.example.org/llama", assets_token="secret") == []
-    assert [asset["name"] for asset in render("assets", "__assets_wanted", assets_punkt_source="/punkt")] == ["punkt"]
+    assert [asset["name"] for asset in value("assets", "__assets_wanted", assets_punkt_source="/punkt")] == ["punkt"]
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("settings", "words"),
     [
         ({"assets_model_source": "models/llama"}, "neither a folder nor an address"),
         ({"assets_model_source": "https://models.example.org", "assets_model_files": {}}, "_files is empty"),
@@ -183,10 +187,10 @@ def test_settings_that_can_work_are_not_refused(tmp_path: Path) -> None:
         ({"assets_token_file": "/no/such/token"}, "assets_token_file = '/no/such/token': there is no such file"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(tmp_path: Path, given: dict[str, Any], words: str) -> None:
-    given = {**folder_with(tmp_path, "a.bin"), **given}
-    given = {name: str(tmp_path / "a.bin") if value == "{file}" else value for name, value in given.items()}
-    (refusal,) = refusals(**given)
+def test_settings_that_cannot_work_are_refused(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
+    settings = {**folder_with(tmp_path, "a.bin"), **settings}
+    settings = {name: str(tmp_path / "a.bin") if value == "{file}" else value for name, value in settings.items()}
+    (refusal,) = refusals(**settings)
     assert re.search(words, refusal)
     assert "secret" not in refusal
 
@@ -197,17 +201,61 @@ def test_data_set_without_its_checksum_is_refused_by_name() -> None:
 
 
 def test_room_is_what_the_missing_files_take(tmp_path: Path) -> None:
-    def needed(*missing: str, **given: Any) -> int:
-        asset = render("assets", "__assets_all", **given)["model"]
+    def needed(*missing: str, **settings: Any) -> int:
+        asset = value("assets", "__assets_all", **settings)["model"]
         return int(
-            render("assets", "__assets_needed_bytes", __assets_asset=asset, __assets_missing=list(missing), **given)
+            value("assets", "__assets_needed_bytes", __assets_asset=asset, __assets_missing=list(missing), **settings)
         )
 
     folder = folder_with(tmp_path, "a.bin", "b b.bin")
     assert needed("a.bin", **folder) == len(CONTENT)
     assert needed("a.bin", "b b.bin", **folder) == 2 * len(CONTENT)
     official = {"assets_model_source": "https://models.example.org/llama"}
-    weights = render("assets", "assets_model_files", **official)
+    weights = value("assets", "assets_model_files", **official)
     # Bytes of 8,030,261,248 weights of two bytes each, and a little for the headers of four files.
     assert 0 < needed(*weights, **official) - 2 * 8_030_261_248 < 100_000
     assert needed("config.json", **official) == 0
+
+
+# Takes the place of the module that looks at a host: a user's folder cannot be closed to a test that runs as root.
+LOOK = """\
+#!/usr/bin/python3
+# WANT_JSON
+import json, sys
+(path,) = json.load(open(sys.argv[1]))["paths"]
+place = {"writable": path.endswith("open"), "existing": "/srv", "owner": "root"}
+disk = {"path": path, "free": 1 << 40}
+print(json.dumps({"changed": False, "facts": {"user": "lab", "disk": disk, "paths": {path: place}}}))
+"""
+
+
+def test_a_folder_that_the_login_user_may_not_write_to_is_said_before_anything_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "mlperf_host_facts.py").write_text(LOOK)
+    (tmp_path / "source").mkdir()
+    host = {
+        "ansible_connection": "local", "ansible_python_interpreter": sys.executable, "assets_owner": -1,
+        **folder_with(tmp_path / "source", "a.bin"),
+    }  # fmt: skip
+    inventory = tmp_path / "hosts.json"
+    inventory.write_text(json.dumps({"gpu_nodes": {"hosts": {"gpu1": host}}, "cluster": {"hosts": {}}}))
+    playbook = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), "playbooks/assets.yml"]
+
+    def play(folder: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*playbook, "-e", f"assets_model_path={tmp_path / folder}"],
+            cwd=REPOSITORY,
+            env={**os.environ, "ANSIBLE_LIBRARY": f"{tmp_path / 'modules'}:plugins/modules", "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    refused, folder = play("closed"), tmp_path / "closed"
+    words = (
+        f"gpu1: user lab may not write to {folder}, since /srv belongs to root: run `sudo install -d -o lab {folder}`"
+    )
+    assert refused.returncode == 2 and words in " ".join(refused.stdout.split()), refused.stdout + refused.stderr
+    assert not folder.exists()
+    assert play("open").returncode == 0
+    assert (tmp_path / "open" / "a.bin").read_bytes() == CONTENT

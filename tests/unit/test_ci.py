@@ -1,20 +1,24 @@
-"""The CI entry's checks: nothing may start on bad input."""
+"""Checks of the interface for CI: nothing may start on bad input."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness import ci
-from harness.errors import BadInput
+from harness import ci, report
+from harness.errors import BadInput, HarnessError, RunFailed
+from tests.unit.results_tree import benchmark
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("settings", "sentence"),
     [
         ({"samples": 0}, "samples = 0: give a whole number from 1 to 13368"),
         ({"samples": -5}, "samples = -5"),
@@ -24,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ({"scenario": "singlestream"}, "scenario = 'singlestream': give server or offline or interactive"),
         ({"mode": "submission"}, "mode = 'submission'"),
         ({"topology": "ring"}, "topology = 'ring': give fleet or per_node"),
-        ({"target_qps": 0}, "target_qps = 0: give samples per second as a number above 0, or auto"),
+        ({"target_qps": 0}, "target_qps = 0: give samples per second as a number from 0.001 to 13368"),
         ({"target_qps": "fast"}, "target_qps = 'fast'"),
         ({"rate_attempts": 11}, "rate_attempts = 11: give a whole number from 1 to 10"),
         ({"target_qps": 3, "rate_attempts": 2}, "rate_attempts = 2: a performance run is repeated only with"),
@@ -34,9 +38,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ({"project": Path("/nonexistent")}, "has no benchmark.yml"),
     ],
 )
-def test_bad_input_is_refused_before_anything_starts(given: dict[str, object], sentence: str) -> None:
+def test_bad_input_is_refused_before_anything_starts(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(BadInput, match=sentence):
-        ci.benchmark(**({"project": REPOSITORY} | given))  # type: ignore[arg-type]
+        ci.benchmark(**({"project": REPOSITORY} | settings))  # type: ignore[arg-type]
 
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +58,59 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("arguments", [["--samples", "0"], ["--samples", "many"], ["--mode", "x"], ["--surprise"]])
 def test_command_refuses_bad_input_with_2(arguments: list[str]) -> None:
-    done = run_command(*arguments)
-    assert done.returncode == 2
-    assert done.stderr and "Traceback" not in done.stderr
+    result = run_command(*arguments)
+    assert result.returncode == 2
+    assert result.stderr and "Traceback" not in result.stderr
+
+
+class Ended:
+    """A playbook that has ended: it reports the run, then does what the test says."""
+
+    def __init__(self, act: Callable[[], None], error: HarnessError | None) -> None:
+        self._act, self._error = act, error
+
+    def running(self) -> bool:
+        self._act()
+        return False
+
+    @property
+    def return_code(self) -> int:
+        return 2 if self._error else 0
+
+    def error(self, what: str) -> HarnessError:
+        assert self._error
+        return self._error
+
+
+@pytest.mark.parametrize(
+    ("products", "error", "code"),
+    [
+        ({}, None, 0),
+        ({}, RunFailed("a repeat failed"), 4),
+        ({}, BadInput("the baseline has other weights"), 2),
+        ({"compare.json": {"gate": {"failed": True}}}, RunFailed("slower"), 6),
+        ({"compare.json": {"gate": {"failed": False}}}, None, 0),
+        ({"compare.json": {"gate": None}}, None, 0),
+        ({"repeats.json": {"verdicts": ["UNOFFICIAL", "INVALID"]}}, RunFailed("a repeat is INVALID"), 5),
+        (
+            {"repeats.json": {"verdicts": ["INVALID"]}, "compare.json": {"gate": {"failed": True}}},
+            RunFailed("a repeat is INVALID"),
+            5,
+        ),
+    ],
+)
+def test_exit_codes_say_what_came_of_repeats_and_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, products: dict[str, Any], error: HarnessError | None, code: int
+) -> None:
+    run = ci.benchmark(project=REPOSITORY, run_id="run")
+    run.directory = tmp_path / "run"
+
+    def act() -> None:
+        if not run.directory.exists():
+            report.report(benchmark(run.directory))
+        for name, content in products.items():
+            (run.directory / name).write_text(json.dumps(content))
+
+    monkeypatch.setattr(ci, "Play", lambda *_: Ended(act, error))
+    assert list(run) == []
+    assert run.exit_code == code

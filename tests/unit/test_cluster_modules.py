@@ -1,4 +1,4 @@
-"""Modules that make a cluster: the truth in check mode, one call where nothing changes, no token in any output."""
+"""Modules for cluster nodes: correct check mode, one call where nothing changes, no token in any output."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ TOKEN = "abcdef.0123456789abcdef"
 
 
 class Commands:
-    """Stand-ins of commands: they write down how they were called, and answer what they were told."""
+    """Stand-ins of commands: they record their calls, and answer as set."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -35,9 +35,9 @@ class Commands:
                 import json, pathlib, sys
                 here = pathlib.Path(__file__)
                 verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-                given = sys.stdin.read() if "-" in sys.argv or "--set-selections" in sys.argv else ""
+                stdin = sys.stdin.read() if "-" in sys.argv or "--set-selections" in sys.argv else ""
                 with here.with_suffix(".calls").open("a") as stream:
-                    stream.write(json.dumps([sys.argv[1:], given]) + "\\n")
+                    stream.write(json.dumps([sys.argv[1:], stdin]) + "\\n")
                 answers = json.loads(here.with_suffix(".json").read_text())
                 code, out, err = answers.get(verb.replace("-", "_"), answers.get("other", [0, "", ""]))
                 sys.stdout.write(out)
@@ -71,12 +71,12 @@ def manifests(tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {"manifests": [NAMESPACE], "kubeconfig": str(tmp_path / "admin.conf"), **more}
 
 
-def test_objects_as_they_should_be_cost_one_call(commands: Commands, tmp_path: Path) -> None:
+def test_unchanged_objects_cost_one_call(commands: Commands, tmp_path: Path) -> None:
     commands.answer("kubectl", diff=(0, "", ""))
     assert call("mlperf_manifests", manifests(tmp_path))["changed"] is False
-    ((argv, given),) = commands.calls("kubectl")
+    ((argv, stdin),) = commands.calls("kubectl")
     assert argv[1:] == ["diff", "--server-side", "--force-conflicts", "--field-manager=mlperf", "--filename", "-"]
-    assert json.loads(given)["items"] == [NAMESPACE]
+    assert json.loads(stdin)["items"] == [NAMESPACE]
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -97,14 +97,12 @@ def test_objects_that_differ_are_shown_and_applied_unless_in_check_mode(
         'resource mapping not found: no matches for kind "X"',
     ],
 )
-def test_namespace_or_kind_that_is_still_to_come_is_a_change(commands: Commands, tmp_path: Path, err: str) -> None:
+def test_a_missing_namespace_or_kind_is_a_change(commands: Commands, tmp_path: Path, err: str) -> None:
     commands.answer("kubectl", diff=(2, "", err))
     assert call("mlperf_manifests", manifests(tmp_path), check=True)["changed"] is True
 
 
-def test_cluster_that_does_not_answer_is_would_apply_in_check_mode_and_else_an_error(
-    commands: Commands, tmp_path: Path
-) -> None:
+def test_an_unreachable_cluster_is_an_error_except_in_check_mode(commands: Commands, tmp_path: Path) -> None:
     commands.answer("kubectl", diff=(2, "", "The connection to the server 192.0.2.11:6443 was refused"))
     result = call("mlperf_manifests", manifests(tmp_path), check=True)
     assert (result["changed"], result["msg"][:21]) == (True, "would apply 1 objects")
@@ -112,7 +110,7 @@ def test_cluster_that_does_not_answer_is_would_apply_in_check_mode_and_else_an_e
         call("mlperf_manifests", manifests(tmp_path))
 
 
-def test_objects_that_the_cluster_refuses_are_an_error_also_in_check_mode(commands: Commands, tmp_path: Path) -> None:
+def test_rejected_objects_are_an_error_also_in_check_mode(commands: Commands, tmp_path: Path) -> None:
     commands.answer("kubectl", diff=(2, "", "Error from server (Forbidden): no"))
     with pytest.raises(Failed, match="Forbidden"):
         call("mlperf_manifests", manifests(tmp_path), check=True)
@@ -130,13 +128,15 @@ def test_manifests_need_one_source(tmp_path: Path) -> None:
         call("mlperf_manifests", {"src": "/x.yaml", **manifests(tmp_path)})
 
 
-def shown(**packages: tuple[str, str]) -> tuple[int, str, str]:
+def dpkg_output(**packages: tuple[str, str]) -> tuple[int, str, str]:
     return 0, "".join(f"{name}\t{version}\t{want}\tinstalled\n" for name, (version, want) in packages.items()), ""
 
 
-def test_packages_as_they_should_be_cost_one_look(commands: Commands) -> None:
+def test_unchanged_packages_cost_one_query(commands: Commands) -> None:
     commands.answer(
-        "dpkg-query", other=shown(kubelet=("1.36.1-1.1", "hold")), kubelet=shown(kubelet=("1.36.1-1.1", "hold"))
+        "dpkg-query",
+        other=dpkg_output(kubelet=("1.36.1-1.1", "hold")),
+        kubelet=dpkg_output(kubelet=("1.36.1-1.1", "hold")),
     )
     commands.answer("apt-get")
     result = call("mlperf_packages", {"packages": {"kubelet": "1.36.*"}, "hold": True})
@@ -144,11 +144,11 @@ def test_packages_as_they_should_be_cost_one_look(commands: Commands) -> None:
     assert commands.calls("apt-get") == []
 
 
-@pytest.mark.parametrize("found", [{}, {"kubelet": ("1.35.9-1.1", "hold")}])
-def test_package_that_is_missing_or_another_is_installed_at_its_version_and_held(
-    commands: Commands, found: dict[str, tuple[str, str]]
+@pytest.mark.parametrize("installed", [{}, {"kubelet": ("1.35.9-1.1", "hold")}])
+def test_a_missing_or_other_package_is_installed_at_its_version_and_held(
+    commands: Commands, installed: dict[str, tuple[str, str]]
 ) -> None:
-    commands.answer("dpkg-query", kubelet=shown(**found))
+    commands.answer("dpkg-query", kubelet=dpkg_output(**installed))
     commands.answer("apt-get")
     commands.answer("dpkg")
     arguments = {"packages": {"kubelet": "1.36.*"}, "hold": True}
@@ -157,14 +157,14 @@ def test_package_that_is_missing_or_another_is_installed_at_its_version_and_held
     assert "kubelet 1.36.* (held)" in checked["diff"]["after"]
     assert commands.calls("apt-get") == commands.calls("dpkg") == []
     assert call("mlperf_packages", arguments)["changed"] is True
-    ((asked, _given),) = commands.calls("apt-get")
-    assert (asked[-1], "install" in asked) == ("kubelet=1.36.*", True)
-    ((argv, given),) = commands.calls("dpkg")
-    assert (argv, given.strip()) == (["--set-selections"], "kubelet hold")
+    ((apt, _given),) = commands.calls("apt-get")
+    assert (apt[-1], "install" in apt) == ("kubelet=1.36.*", True)
+    ((argv, selections),) = commands.calls("dpkg")
+    assert (argv, selections.strip()) == (["--set-selections"], "kubelet hold")
 
 
 def test_package_that_is_not_held_is_held_without_apt(commands: Commands) -> None:
-    commands.answer("dpkg-query", kubelet=shown(kubelet=("1.36.1-1.1", "install")))
+    commands.answer("dpkg-query", kubelet=dpkg_output(kubelet=("1.36.1-1.1", "install")))
     commands.answer("apt-get")
     commands.answer("dpkg")
     assert call("mlperf_packages", {"packages": {"kubelet": "1.36.*"}, "hold": True})["changed"] is True
@@ -172,8 +172,8 @@ def test_package_that_is_not_held_is_held_without_apt(commands: Commands) -> Non
     assert commands.calls("dpkg")[0][1].strip() == "kubelet hold"
 
 
-def test_package_that_no_repository_has_is_refused_with_apts_own_words(commands: Commands) -> None:
-    commands.answer("dpkg-query", kubelet=shown())
+def test_an_unavailable_package_is_reported_in_apts_words(commands: Commands) -> None:
+    commands.answer("dpkg-query", kubelet=dpkg_output())
     commands.answer("apt-get", install=(100, "", "E: Version '1.99.*' for 'kubelet' was not found\n"))
     with pytest.raises(Failed, match=r"Version '1\.99\.\*' for 'kubelet' was not found"):
         call("mlperf_packages", {"packages": {"kubelet": "1.99.*"}})
@@ -181,9 +181,9 @@ def test_package_that_no_repository_has_is_refused_with_apts_own_words(commands:
     assert commands.verbs("apt-get") == ["install", "update", "install"]
 
 
-def test_what_a_cut_installation_left_is_configured_first(commands: Commands) -> None:
+def test_an_interrupted_installation_is_configured_first(commands: Commands) -> None:
     err = "E: dpkg was interrupted, you must manually run 'dpkg --configure -a'\n"
-    commands.answer("dpkg-query", kubelet=shown())
+    commands.answer("dpkg-query", kubelet=dpkg_output())
     commands.answer("dpkg")
     commands.answer("apt-get", install=(100, "", err))
     with pytest.raises(Failed, match="dpkg was interrupted"):
@@ -229,7 +229,7 @@ def test_kubeadm_that_fails_names_its_errors_and_can_be_run_again(commands: Comm
     assert commands.calls("kubeadm")[0][0] == ["init", "--ignore-preflight-errors=Swap"]
 
 
-def test_remains_of_a_cut_try_are_forgiven(commands: Commands, tmp_path: Path) -> None:
+def test_remains_of_an_interrupted_run_are_tolerated(commands: Commands, tmp_path: Path) -> None:
     commands.answer("kubeadm")
     (tmp_path / "ca.crt").write_text("")
     call(
@@ -258,7 +258,7 @@ def wait(tmp_path: Path, *names: str, **more: Any) -> dict[str, Any]:
     return {"wait_for": list(names), "timeout_s": 0, "kubeconfig": str(tmp_path / "admin.conf"), **more}
 
 
-def test_nodes_that_are_not_ready_are_named_with_what_they_say(commands: Commands, tmp_path: Path) -> None:
+def test_nodes_that_are_not_ready_are_named_with_their_message(commands: Commands, tmp_path: Path) -> None:
     commands.answer("kubectl", get=listed(node("jw1", "True"), node("jw2", "False", "cni plugin not initialized")))
     arguments = wait(tmp_path, "jw1", "jw2", "jw3")
     assert set(call("mlperf_k8s_nodes", arguments, check=True)["not_ready"]) == {"jw2", "jw3"}
@@ -285,7 +285,7 @@ def test_nodes_without_gpu_and_jobs_that_failed_are_named(commands: Commands, tm
     assert call("mlperf_k8s_nodes", {**gpu, "jobs": ["proof"]})["changed"] is False
 
 
-def test_swap_is_commented_out_and_comes_back_as_it_was() -> None:
+def test_swap_is_commented_out_and_restored_exactly() -> None:
     swap = load("mlperf_swap")
     table = [
         "# swap was here",
@@ -316,7 +316,7 @@ def apt(tmp_path: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def test_repository_is_read_once_and_again_when_it_is_another(apt: Path, commands: Commands) -> None:
+def test_a_repository_is_read_again_only_when_it_changed(apt: Path, commands: Commands) -> None:
     arguments = {"name": "k", "uri": "http://192.0.2.1/k/", "key": "-----BEGIN PGP PUBLIC KEY BLOCK-----\nx\n-----END"}
     assert call("mlperf_apt_repository", arguments, check=True)["changed"] is True
     assert not list((apt / "sources").iterdir())
@@ -339,7 +339,7 @@ def test_key_of_an_address_is_fetched_once(apt: Path) -> None:
         call("mlperf_apt_repository", {**arguments, "key": f"file://{apt}/other.asc"})
 
 
-def test_binary_keyring_becomes_the_text_that_its_name_promises(apt: Path) -> None:
+def test_a_binary_keyring_is_stored_as_armored_text(apt: Path) -> None:
     (apt / "binary.gpg").write_bytes(bytes(range(256)))
     arguments = {"name": "k", "uri": "http://192.0.2.1/k/", "key": f"{apt}/binary.gpg"}
     assert [call("mlperf_apt_repository", arguments)["changed"] for _ in range(2)] == [True, False]
@@ -348,13 +348,13 @@ def test_binary_keyring_becomes_the_text_that_its_name_promises(apt: Path) -> No
     assert base64.b64decode("".join(lines)) == bytes(range(256))
 
 
-def test_repository_that_cannot_be_read_leaves_no_file_behind(apt: Path, commands: Commands) -> None:
+def test_an_unreadable_repository_leaves_no_file(apt: Path, commands: Commands) -> None:
     commands.answer("apt-get", update=(100, "", "E: The repository is not signed.\n"))
     with pytest.raises(Failed, match="The repository is not signed"):
         call("mlperf_apt_repository", {"name": "k", "uri": "http://192.0.2.1/k/"})
     assert not list((apt / "sources").iterdir())
 
 
-def test_text_that_is_no_key_is_refused(apt: Path) -> None:
+def test_text_that_is_not_a_key_is_refused(apt: Path) -> None:
     with pytest.raises(Failed, match="give an address"):
         call("mlperf_apt_repository", {"name": "k", "uri": "http://192.0.2.1/k/", "key": "pkgs.k8s.io/Release.key"})

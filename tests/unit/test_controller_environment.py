@@ -1,4 +1,4 @@
-"""The controlling machine lacks what only a node needs: nothing that it imports may need that."""
+"""The controller lacks packages that only a node needs: nothing that it imports may need them."""
 
 import subprocess
 import sys
@@ -38,10 +38,10 @@ SCRIPT = """
 
 def test_no_module_of_the_controller_needs_a_package_of_the_node() -> None:
     script = textwrap.dedent(SCRIPT).format(node_only=set(NODE_ONLY), controller=CONTROLLER)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_controllers_lock_has_none_of_them() -> None:

@@ -41,14 +41,14 @@ def test_share_maps_local_to_global(tmp_path: Path) -> None:
             data.share(start, stop)
 
 
-def test_hash_of_the_samples_is_of_those_asked_for(tmp_path: Path) -> None:
-    asked = load(write(tmp_path / "d.json", RECORDS), limit=3)
+def test_hash_covers_the_requested_samples(tmp_path: Path) -> None:
+    part = load(write(tmp_path / "d.json", RECORDS), limit=3)
     grown = load(write(tmp_path / "grown.json", RECORDS * 2), limit=3)
-    assert grown.samples_sha256 == asked.samples_sha256 and grown.sha256 != asked.sha256
-    assert load(tmp_path / "d.json", limit=4).samples_sha256 != asked.samples_sha256
+    assert grown.samples_sha256 == part.samples_sha256 and grown.sha256 != part.sha256
+    assert load(tmp_path / "d.json", limit=4).samples_sha256 != part.samples_sha256
     for field, value in (("tok_input", [1, 5, 8]), ("output", "another")):
         other = [*RECORDS[:2], {**RECORDS[2], field: value}]
-        assert load(write(tmp_path / "other.json", other)).samples_sha256 != asked.samples_sha256
+        assert load(write(tmp_path / "other.json", other)).samples_sha256 != part.samples_sha256
 
 
 def without(field: str) -> Any:
@@ -100,7 +100,7 @@ def test_largest_allowed_values_pass(tmp_path: Path) -> None:
         ("[7]", "record 0: the number 7 instead of an object"),
     ],
 )
-def test_files_that_are_no_data_set(tmp_path: Path, content: str, message: str) -> None:
+def test_files_that_are_not_a_data_set(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         load(write(tmp_path / "d.json", content))
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,19 +42,19 @@ class Counting:
 
 
 def answer(samples: list[Sample], model: Counting | None = None) -> list[list[tuple[int, list[int], str | None]]]:
-    """What is delivered at each step: which sample, its ids, how it ends."""
-    found: list[list[tuple[int, list[int], str | None]]] = []
+    """The output of each step: sample, its ids, its finish reason."""
+    answers: list[list[tuple[int, list[int], str | None]]] = []
     served = model or Counting()
 
     class Steps(Counting):
         def generate(self, prompts: list[list[int]], most: int, step: Callable[[list[int]], object]) -> None:
-            served.generate(prompts, most, lambda ids: (found.append([]), step(ids)))
+            served.generate(prompts, most, lambda ids: (answers.append([]), step(ids)))
 
     def deliver(sample: Sample, piece: tuple[list[int], str | None]) -> None:
-        found[-1].append((samples.index(sample), *piece))
+        answers[-1].append((samples.index(sample), *piece))
 
     Batcher(cast(DeepSpeed, Steps()), 8, deliver).answer(samples)
-    return found
+    return answers
 
 
 def test_the_command_of_a_deepspeed_engine() -> None:
@@ -70,9 +70,9 @@ def test_the_command_of_a_deepspeed_engine() -> None:
 
 
 def test_the_environment_of_a_deepspeed_engine(tmp_path: Path) -> None:
-    given = launch.environment(config(gpus="1"), CUDA, tmp_path)
-    assert (given["DS_ACCELERATOR"], given["CUDA_VISIBLE_DEVICES"]) == ("cuda", "1")
-    assert (given["HF_HUB_OFFLINE"], given["HARNESS_ENGINE_DIR"]) == ("1", str(tmp_path))
+    environment = launch.environment(config(gpus="1"), CUDA, tmp_path)
+    assert (environment["DS_ACCELERATOR"], environment["CUDA_VISIBLE_DEVICES"]) == ("cuda", "1")
+    assert (environment["HF_HUB_OFFLINE"], environment["HARNESS_ENGINE_DIR"]) == ("1", str(tmp_path))
     on_cpu = launch.environment(config(cpu_cores="0"), CPU, tmp_path)
     assert on_cpu["DS_ACCELERATOR"] == "cpu"
     assert not {"VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"} & set(on_cpu)
@@ -80,7 +80,7 @@ def test_the_environment_of_a_deepspeed_engine(tmp_path: Path) -> None:
         launch.check_platform(config(gpus="0"), CPU)
 
 
-def test_the_installed_deepspeed_is_told_from_the_installed_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_installed_deepspeed_is_distinguished_from_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"deepspeed": "0.19.8", "torch": "2.13.0+cpu", "vllm-cpu": "0.32.0"}
     monkeypatch.setattr(launch, "_version", versions.get)
     assert launch.build_for(config()) == CPU
@@ -91,15 +91,20 @@ def test_the_installed_deepspeed_is_told_from_the_installed_vllm(monkeypatch: py
         launch.build_for(config())
 
 
-def test_settings_that_the_server_shows_to_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = {"max_model_len": 2000, "enable_prefix_caching": False, "speculative_decoding": False, "dtype": "bfloat16"}
-    shown |= {"model": "/models/llama", "root": None}
-    assert [sentence.split(" is ")[0] for sentence in verify.mismatches(config(dtype="float32"), shown)] == [
+def test_settings_that_differ_on_the_server_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {
+        "max_model_len": 2000,
+        "enable_prefix_caching": False,
+        "speculative_decoding": False,
+        "dtype": "bfloat16",
+    }
+    settings |= {"model": "/models/llama", "root": None}
+    assert [sentence.split(" is ")[0] for sentence in verify.mismatches(config(dtype="float32"), settings)] == [
         "max_model_len", "dtype",
     ]  # fmt: skip
 
 
-def test_steps_of_a_start_are_told(tmp_path: Path) -> None:
+def test_steps_of_a_start_are_reported(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("Loading weights:   0%|  | 0/21 [00:00<?]\rLoading weights: 50%|  | 11/21 [00:01<?]\r")
     following = logs.StartLog(log)
@@ -126,12 +131,12 @@ def test_an_answer_ends_at_max_tokens_and_at_an_end_in_its_first_place() -> None
     assert steps[2] == [(0, [101, 102], "length")]
 
 
-def test_nobody_is_answered_who_has_left() -> None:
-    gone = Sample([100, 2], 128)
-    gone.over = True
-    assert all(which == 1 for step in answer([gone, Sample([500, 5], 128)]) for which, *_ in step)
+def test_no_answer_is_made_for_a_client_that_left() -> None:
+    abandoned = Sample([100, 2], 128)
+    abandoned.over = True
+    assert all(which == 1 for step in answer([abandoned, Sample([500, 5], 128)]) for which, *_ in step)
     batcher = Batcher(cast(DeepSpeed, Counting()), 8, lambda sample, piece: None)
-    batcher.waiting.put(gone)
+    batcher.waiting.put(abandoned)
     assert batcher.gather() == []
 
 
@@ -147,13 +152,15 @@ def test_a_batch_is_what_has_arrived_up_to_its_size() -> None:
 class Pages:
     """The server's application, called as a web server calls it."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "") -> None:
         self.model = Counting()
-        self.app = App(cast(DeepSpeed, self.model), "/models/llama", 4, 2668)
+        self.app = App(cast(DeepSpeed, self.model), "/models/llama", 4, 2668, key)
 
-    async def ask(self, path: str, body: bytes = b"", *, leaves: bool = False) -> tuple[int, str, bytes]:
+    async def ask(
+        self, path: str, body: bytes = b"", *, leaves: bool = False, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> tuple[int, str, bytes]:
         """Status, content type and body of an answer."""
-        sent: list[Any] = []
+        messages: list[Any] = []
         received = iter([{"type": "http.request", "body": body[:20], "more_body": True}])
 
         async def receive() -> Any:
@@ -166,11 +173,22 @@ class Pages:
             return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
-            sent.append(message)
+            messages.append(message)
 
-        await asyncio.wait_for(self.app({"type": "http", "path": path}, receive, send), 20)
-        kind = dict(sent[0]["headers"])[b"content-type"].decode()
-        return sent[0]["status"], kind, b"".join(message["body"] for message in sent[1:])
+        await asyncio.wait_for(self.app({"type": "http", "path": path, "headers": headers}, receive, send), 20)
+        kind = dict(messages[0]["headers"])[b"content-type"].decode()
+        return messages[0]["status"], kind, b"".join(message["body"] for message in messages[1:])
+
+
+def test_what_is_below_v1_wants_the_key() -> None:
+    async def scenario() -> None:
+        pages = Pages(key="k")
+        assert (await pages.ask("/v1/models"))[0] == 401
+        assert (await pages.ask("/v1/models", headers=[(b"authorization", b"Bearer other")]))[0] == 401
+        assert (await pages.ask("/v1/models", headers=[(b"authorization", b"Bearer k")]))[0] == 200
+        assert [(await pages.ask(page))[0] for page in ("/health", "/metrics")] == [200, 200]
+
+    asyncio.run(scenario())
 
 
 def test_many_answers_stream_as_the_client_reads_them() -> None:
@@ -190,7 +208,7 @@ def test_many_answers_stream_as_the_client_reads_them() -> None:
     asyncio.run(scenario())
 
 
-def test_what_the_harness_reads_of_the_server() -> None:
+def test_pages_that_the_harness_reads() -> None:
     async def scenario() -> None:
         pages = Pages()
         assert (await pages.ask("/health"))[0] == 200
@@ -208,7 +226,7 @@ def test_what_the_harness_reads_of_the_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"temperature": 0.7}, "temperature must be 0"),
         ({"stream": False}, "stream must be True"),
@@ -217,14 +235,14 @@ def test_what_the_harness_reads_of_the_server() -> None:
         ({"prompt": [1] * 2600}, "at most max_model_len = 2668"),
     ],
 )
-def test_what_it_cannot_answer_is_refused(wrong: dict[str, Any], said: str) -> None:
+def test_unsupported_requests_are_rejected(wrong: dict[str, Any], message: str) -> None:
     async def scenario() -> tuple[int, str, bytes]:
-        asked = json.loads(request_body("m", [1, 2], 42)) | wrong
-        return await Pages().ask("/v1/completions", json.dumps(asked).encode())
+        request = json.loads(request_body("m", [1, 2], 42)) | wrong
+        return await Pages().ask("/v1/completions", json.dumps(request).encode())
 
     status, _, body = asyncio.run(scenario())
     assert status == 400
-    assert said in json.loads(body)["error"]["message"]
+    assert message in json.loads(body)["error"]["message"]
 
 
 def test_a_client_that_leaves_before_its_batch_is_forgotten() -> None:
@@ -244,8 +262,8 @@ def pins(name: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("engine", ["engine-cpu.txt", "engine-cuda.txt"])
-def test_its_lock_and_an_engines_hold_all_that_it_needs(engine: str) -> None:
+def test_the_locks_contain_all_its_requirements(engine: str) -> None:
     needed = {"einops", "hjson", "msgpack", "ninja", "numpy", "packaging", "psutil", "py-cpuinfo", "pydantic", "tqdm"}
-    found = {**dict(pins("deepspeed.txt")), **dict(pins(engine))}
-    assert needed | {"uvicorn", "transformers"} <= set(found)
+    pinned = {**dict(pins("deepspeed.txt")), **dict(pins(engine))}
+    assert needed | {"uvicorn", "transformers"} <= set(pinned)
     assert not set(dict(pins("deepspeed.txt"))) & set(dict(pins(engine)))

@@ -1,4 +1,4 @@
-"""What starts engines and runs when nobody says: a cluster where its credentials are; never one on inventory/local."""
+"""The default launcher: a cluster where there are credentials for one; never on inventory/local."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ def default(kubeconfig: str, **more: object) -> str:
 
 
 def test_credentials_on_this_machine_decide(tmp_path: Path) -> None:
-    there, gone = tmp_path / "config", tmp_path / "gone"
+    there, missing = tmp_path / "config", tmp_path / "gone"
     there.write_text("{}")
-    assert default(str(there)) == default(f"{there}:{gone}") == "kubernetes"
-    assert default(str(gone)) == default("") == "process"
+    assert default(str(there)) == default(f"{there}:{missing}") == "kubernetes"
+    assert default(str(missing)) == default("") == "process"
     # A kubeconfig of another cluster makes no cluster of hosts.
     assert default(str(there), groups={"gpu_nodes": ["jw2"]}) == "process"
     assert default(str(there), groups={"gpu_nodes": ["jw2"], "cluster": []}) == "process"

@@ -1,11 +1,11 @@
-"""Every way in which a Job, its pod or its node may fail is named, with what was seen and what to do next."""
+"""Every failure of a Job, its pod or its node is named, with the evidence and the next step."""
 
 import math
 from typing import Any
 
 import pytest
 
-from harness.cluster.diagnosis import Cause, Observation, diagnose
+from harness.cluster.diagnosis import Cause, Kind, Observation, diagnose
 from harness.cluster.status_record import record
 
 NOW = 1_800_000_000.0
@@ -24,7 +24,7 @@ def job(*conditions: Object) -> Object:
     }  # fmt: skip
 
 
-def ended(kind: str, reason: str = "", message: str = "") -> Object:
+def job_with_condition(kind: str, reason: str = "", message: str = "") -> Object:
     return job({"type": kind, "status": "True", "reason": reason, "message": message})
 
 
@@ -99,7 +99,7 @@ def observe(the_job: Object | None, *pods: Object, **more: Any) -> Observation:
     return Observation(**{"job": the_job, "pods": list(pods), "events": [], "node": node(), "now": NOW, **more})
 
 
-POLICY = ended(
+POLICY = job_with_condition(
     "Failed",
     "PodFailurePolicy",
     "Container run for pod bench/x failed with exit code 4 matching FailJob rule at index 1",
@@ -299,7 +299,7 @@ SCRIPTED: list[tuple[Cause, str, Observation, str]] = [
         Cause.DISRUPTED,
         "failed",
         observe(
-            ended(
+            job_with_condition(
                 "Failed",
                 "PodFailurePolicy",
                 "Pod bench/x has condition DisruptionTarget matching FailJob rule at index 0",
@@ -309,7 +309,7 @@ SCRIPTED: list[tuple[Cause, str, Observation, str]] = [
     ),
     (Cause.DELETED, "failed", observe(None, job_existed=True), "deleted by someone"),
     (Cause.ABSENT, "blocked", observe(None), "start it again"),
-    (Cause.DEADLINE, "failed", observe(ended("Failed", "DeadlineExceeded")), "60"),
+    (Cause.DEADLINE, "failed", observe(job_with_condition("Failed", "DeadlineExceeded")), "60"),
     (
         Cause.SILENT,
         "blocked",
@@ -330,8 +330,10 @@ def test_each_cause_is_diagnosed_with_its_evidence_and_advice(
     assert words in diagnosis.reason
     assert "jw2" in diagnosis.reason or "engine" in diagnosis.reason or "run_id" in diagnosis.reason
     assert "\n" not in diagnosis.reason
-    # A state that may pass says how it is shown and has an end; harness's own words say themselves what to do.
-    assert diagnosis.state == "failed" or (diagnosis.grace_s < 600 and (diagnosis.progress or cause is Cause.ABSENT))
+    # A state that may pass says how it is shown and has an end, which for a silent run its watcher decides; harness's
+    # own words say themselves what to do.
+    ends = diagnosis.grace_s < 600 or cause is Cause.SILENT
+    assert diagnosis.state == "failed" or (ends and (diagnosis.progress or cause is Cause.ABSENT))
     assert ";" in diagnosis.reason or "kubectl" in diagnosis.reason or cause is Cause.HARNESS
 
 
@@ -343,7 +345,7 @@ PINNED = (
 PULLED = 'failed to resolve reference "registry.example/node@sha256:{}": {}'
 HEX = "4014034040" * 6 + "abcd"
 UNREADY = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
-BACKOFF = ended("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+BACKOFF = job_with_condition("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 TAINTED = {**node(), "spec": {"taints": [{"key": "team", "effect": "NoSchedule"}]}}
 # As a cluster of release 1.36 words it, for a pod pinned to its node by name.
 WORDED: list[tuple[Cause, Observation, str]] = [
@@ -359,7 +361,112 @@ WORDED: list[tuple[Cause, Observation, str]] = [
         ),
         "offers 0 of its 1 nvidia.com/gpu; check `nvidia-smi`",
     ),
+    (
+        Cause.GPU,
+        observe(
+            job(), asking(unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, ")), 1), node=node(gpus=(0, 0))
+        ),
+        "cannot be scheduled: node jw2 has no nvidia.com/gpu; is the device plugin there",
+    ),
+    (
+        Cause.GPU,
+        observe(
+            job(),
+            asking(unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, ")), 1),
+            node={**node(), "status": {**node()["status"], "capacity": {"cpu": "8"}, "allocatable": {"cpu": "8"}}},
+        ),
+        "cannot be scheduled: node jw2 has no nvidia.com/gpu; is the device plugin there",
+    ),
     (Cause.NODE_UNKNOWN, observe(job(), unschedulable(PINNED.format("")), node=None), "set harness_node"),
+    (
+        Cause.GPU,
+        observe(job(), asking(unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, ")), 2)),
+        "on node jw2: it asks for 2 nvidia.com/gpu, and the node has 1; lower tensor_parallel",
+    ),
+    (
+        Cause.NODE_UNKNOWN,
+        observe(
+            job(),
+            nowhere("3 node(s) didn't satisfy plugin(s) [NodeAffinity]. no new claims to deallocate, preemption: no"),
+            node=None,
+            claims={"runs-jw2": "absent"},
+        ),
+        "the cluster has no such node: set harness_node",
+    ),
+    (
+        Cause.NODE_UNKNOWN,
+        observe(
+            job(),
+            nowhere('persistentvolumeclaim "runs-jw2" not found. not found'),
+            node=None,
+            node_absent=True,
+            claims={"runs-jw2": "absent"},
+        ),
+        "run jw2 cannot be scheduled on node jw2; the cluster has no such node: set harness_node",
+    ),
+    (
+        Cause.CLAIM_MISSING,
+        observe(job(), nowhere('persistentvolumeclaim "runs-jw2" not found. not found'), node=None),
+        "needs PersistentVolumeClaim runs-jw2, which does not exist",
+    ),
+    (
+        Cause.GPU,
+        observe(
+            job(),
+            nowhere(
+                "1 Insufficient nvidia.com/gpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity VolumeBinding]. "
+                "preemption: no"
+            ),
+        ),
+        "on node jw2: 1 Insufficient nvidia.com/gpu;",
+    ),
+    (
+        Cause.VOLUME_UNBOUND,
+        observe(job(), nowhere("3 node(s) didn't satisfy plugin(s) [NodeAffinity VolumeBinding] simultaneously.")),
+        "another node than jw2",
+    ),
+    (
+        Cause.CLAIM_MISSING,
+        observe(job(), nowhere('persistentvolumeclaim "nope" not found. not found')),
+        "needs PersistentVolumeClaim nope, which does not exist",
+    ),
+    (
+        Cause.VOLUME_UNBOUND,
+        observe(job(), nowhere("pod has unbound immediate PersistentVolumeClaims. not found")),
+        "pod has unbound immediate PersistentVolumeClaims; PersistentVolumeClaim of its claims",
+    ),
+    (
+        Cause.QUOTA,
+        observe(
+            job(),
+            events=[event("FailedCreate", 'Error creating: pods "run-r1-jw2-kdpfv" is forbidden: exceeded quota: q')],
+        ),
+        'pods "run-r1-jw2" is forbidden: exceeded quota',
+    ),
+    (
+        Cause.TAINT,
+        observe(
+            POLICY,
+            disrupted("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"),
+            node={**node(), "spec": {"taints": [{"key": "maintenance", "effect": "NoExecute"}]}},
+        ),
+        "a taint with effect NoExecute (maintenance); remove it",
+    ),
+    (
+        Cause.NODE_LOST,
+        observe(POLICY, disrupted("DeletionByTaintManager"), node=node("Unknown", "Kubelet stopped posting.")),
+        "Kubelet stopped posting; check its kubelet",
+    ),
+    (
+        Cause.DELETED,
+        observe(job_with_condition("Complete"), leaving(pod("Succeeded")), last_status={"state": "running"}),
+        "pod run-r1-jw2-abcde of run jw2 was deleted by someone",
+    ),
+    (
+        Cause.PREEMPTED,
+        observe(job({"type": "Suspended", "status": "True"}), last_status={"state": "running"}),
+        "was suspended while it ran",
+    ),
     (
         Cause.VOLUME_UNBOUND,
         observe(job(), unschedulable(PINNED.format("1 node(s) didn't match PersistentVolume's node affinity, "))),
@@ -442,6 +549,14 @@ WORDED: list[tuple[Cause, Observation, str]] = [
         "not here; kubectl",
     ),
     (
+        Cause.POD_REJECTED,
+        observe(
+            BACKOFF,
+            pod("Failed", reason="UnexpectedAdmissionError", message="write checkpoint: no space left on device"),
+        ),
+        "no space left on device; kubectl -n bench describe node jw2",
+    ),
+    (
         Cause.NODE_LOST,
         observe(POLICY, disrupted("TerminationByKubelet", SHUTDOWN)),
         "shut down while run jw2 was running",
@@ -452,7 +567,9 @@ WORDED: list[tuple[Cause, Observation, str]] = [
     (
         Cause.NODE_LOST,
         observe(
-            ended("Failed", "PodFailurePolicy", "Pod bench/x has condition DisruptionTarget matching FailJob rule"),
+            job_with_condition(
+                "Failed", "PodFailurePolicy", "Pod bench/x has condition DisruptionTarget matching FailJob rule"
+            ),
             node=node("Unknown", "Kubelet stopped posting node status."),
         ),
         "stopped posting node status; check its kubelet",
@@ -505,6 +622,15 @@ WORDED: list[tuple[Cause, Observation, str]] = [
 ]
 
 
+def test_a_node_without_gpus_is_not_waited_for_as_one_whose_gpus_are_taken() -> None:
+    pending = asking(unschedulable(PINNED.format("1 Insufficient nvidia.com/gpu, ")), 1)
+    absent, taken = (
+        diagnose("run", "jw2", "jw2", observe(job(), pending, node=node(gpus=gpus))) for gpus in ((0, 0), (1, 1))
+    )
+    assert (absent.state, taken.state) == ("blocked", "blocked")
+    assert absent.grace_s <= 30 < taken.grace_s
+
+
 @pytest.mark.parametrize(("cause", "observation", "words"), WORDED, ids=[f"{row[0]}-{row[2]}" for row in WORDED])
 def test_messages_of_a_real_cluster(cause: Cause, observation: Observation, words: str) -> None:
     diagnosis = diagnose("run", "jw2", "jw2", observation)
@@ -514,6 +640,72 @@ def test_messages_of_a_real_cluster(cause: Cause, observation: Observation, word
         assert words in record("run", "jw2", diagnosis, observation)["phase"]
     assert "preemption" not in diagnosis.reason
     assert ";" in diagnosis.reason or "kubectl" in diagnosis.reason
+
+
+@pytest.mark.parametrize(
+    ("log", "status", "cause", "words"),
+    [
+        (
+            "CUDA error: system not yet initialized\nRuntimeError: end",
+            "",
+            Cause.HARNESS,
+            "initialized; the GPUs' NVSwitch",
+        ),
+        ("CUDA error: unspecified launch failure", "", Cause.HARNESS, "launch failure; a kernel failed"),
+        ("CUDA error: unspecified launch failure", "Free memory on device cuda:0; end it", Cause.HARNESS, "end it"),
+        ("CUDA error: unknown error\nNVMLError_GpuIsLost: GPU is lost", "", Cause.GPU_LOST, "GPU is lost"),
+        ("CUDA error: unknown error", "RuntimeError: uncorrectable ECC error; x", Cause.GPU_LOST, "check `nvidia-smi`"),
+    ],
+)
+def test_only_a_broken_gpu_is_called_lost(log: str, status: str, cause: Cause, words: str) -> None:
+    last = {"state": "failed", "reason": status} if status else None
+    diagnosis = diagnose("engine", "e1", "jw2", observe(POLICY, terminated(4), log_tail=log, last_status=last))
+    assert diagnosis.cause is cause and words in diagnosis.reason
+    assert ("lost its GPU" in diagnosis.reason) is (cause is Cause.GPU_LOST)
+
+
+def test_the_cause_of_a_failed_pull_is_shown_however_long_the_name_is() -> None:
+    image = f"registry.example.org:5000/department/team/mlperf-node@sha256:{HEX}"
+    words = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": {image}: not found'
+    message = f'Failed to pull image "{image}": rpc error: code = NotFound desc = {words}'
+    assert len(message) > 400
+    diagnosis = diagnose("run", "jw2", "jw2", observe(job(), waiting("ErrImagePull", message)))
+    assert f"{image}: not found; correct harness_image" in diagnosis.reason
+
+
+RAW = "\x1b[31mValueError\x1b[0m: \x07\x00 a\rb\n" + "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [
+        observe(POLICY, terminated(4), log_tail=RAW),
+        observe(POLICY, terminated(4), last_status={"state": "failed", "reason": RAW, "log": RAW, "progress": RAW}),
+        observe(POLICY, terminated(4), last_status={"error": RAW}),
+        observe(POLICY, terminated(139), log_tail=RAW),
+        observe(POLICY, terminated(4, message=RAW)),
+        observe(POLICY, terminated(128, "StartError", message=RAW)),
+        observe(POLICY, pod("Failed", reason="UnexpectedAdmissionError", message=RAW)),
+        observe(POLICY, disrupted("SomethingElse", RAW)),
+        observe(job_with_condition("Failed", "BackoffLimitExceeded", RAW)),
+        observe(job(), waiting("SomeNewError", RAW)),
+        observe(job(), events=[refused(RAW)]),
+        observe(job(), pod("Running"), node=node("Unknown", RAW)),
+        observe(
+            job(),
+            pod("Running", containerStatuses=[{"state": {"running": {}}}]),
+            last_status={"state": "running", "phase": RAW, "reason": RAW},
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["engine", "run"])
+def test_what_nodes_and_pods_print_arrives_as_short_plain_lines(kind: Kind, observation: Observation) -> None:
+    diagnosis = diagnose(kind, "jw2", "jw2", observation)
+    one = record(kind, "jw2", diagnosis, observation)
+    for text in (diagnosis.reason, diagnosis.progress, *(value for value in one.values() if isinstance(value, str))):
+        assert not set(text) & {chr(code) for code in [*range(9), *range(11, 32), 127]}
+    for text in (diagnosis.reason, diagnosis.progress, one["reason"] or ""):
+        assert "\n" not in text and len(text) <= 2500
 
 
 def test_the_harness_own_status_takes_precedence() -> None:
@@ -540,6 +732,12 @@ def test_pods_of_an_earlier_job_of_the_same_name_are_ignored() -> None:
     assert diagnose("engine", "jw2", "jw2", observation).state == "progressing"
 
 
+def test_an_orphaned_pod_of_a_job_that_is_gone_is_ignored() -> None:
+    orphan = terminated(137)
+    orphan["metadata"]["labels"] = {"batch.kubernetes.io/controller-uid": "of an earlier Job"}
+    assert diagnose("run", "jw2", "jw2", observe(job(), orphan)).cause is Cause.STARTING
+
+
 def test_only_the_newest_event_counts() -> None:
     creating = waiting("ContainerCreating")
     failed, later = event("FailedCreatePodSandBox", "no network yet"), "2027-01-15T08:00:20Z"
@@ -552,9 +750,9 @@ def test_only_the_newest_event_counts() -> None:
     assert diagnosis.progress == "starting its container"
 
 
-def test_a_suspended_job_waits_for_its_queue_without_limit() -> None:
-    held = observe(ended("Suspended", "JobSuspended", "Job suspended"))
-    diagnosis = diagnose("run", "jw2", "jw2", held)
+def test_a_suspended_job_may_wait_for_its_queue_without_limit() -> None:
+    suspended = observe(job_with_condition("Suspended", "JobSuspended", "Job suspended"))
+    diagnosis = diagnose("run", "jw2", "jw2", suspended)
     assert (diagnosis.state, diagnosis.grace_s) == ("progressing", math.inf)
     assert "suspended" in diagnosis.progress
 
@@ -576,51 +774,51 @@ def test_a_lost_node_is_a_failure_within_90_s() -> None:
     assert 15 < diagnose("run", "jw2", "jw2", unwell).grace_s < 90
 
 
-def test_every_cause_has_a_case() -> None:
-    told = {row[0] for row in SCRIPTED}
-    assert set(Cause) - told == {Cause.STARTING, Cause.RUNNING, Cause.READY, Cause.FINISHED, Cause.STOPPED}
+def test_every_cause_has_a_test_case() -> None:
+    covered = {row[0] for row in SCRIPTED}
+    assert set(Cause) - covered == {Cause.STARTING, Cause.RUNNING, Cause.READY, Cause.FINISHED, Cause.STOPPED}
 
 
 def test_the_record_of_a_run() -> None:
     pulling = observe(job(), pod(), events=[event("Pulling", "Pulling image")])
     assert diagnose("run", "jw2", "jw2", pulling).progress == "pulling the image"
-    shown = record("run", "jw2", diagnose("run", "jw2", "jw2", pulling), pulling)
-    assert (shown["state"], shown["phase"], shown["run_id"]) == ("running", "pulling the image", "r1")
+    result = record("run", "jw2", diagnose("run", "jw2", "jw2", pulling), pulling)
+    assert (result["state"], result["phase"], result["run_id"]) == ("running", "pulling the image", "r1")
     status = {"run_id": "r1", "state": "running", "phase": "performance", "samples_done": 3, "updated_unix": NOW}
     running = observe(job(), pod("Running"), last_status=status)
     assert record("run", "jw2", diagnose("run", "jw2", "jw2", running), running)["samples_done"] == 3
-    done = observe(
-        ended("Complete"),
+    finished = observe(
+        job_with_condition("Complete"),
         pod("Succeeded"),
         last_status={**status, "state": "finished", "calibration": {"target_qps": 5}},
     )
-    shown = record("run", "jw2", diagnose("run", "jw2", "jw2", done), done)
-    assert (shown["state"], shown["calibration"]) == ("finished", {"target_qps": 5})
-    unread = observe(ended("Complete"), pod("Succeeded"))
+    result = record("run", "jw2", diagnose("run", "jw2", "jw2", finished), finished)
+    assert (result["state"], result["calibration"]) == ("finished", {"target_qps": 5})
+    unread = observe(job_with_condition("Complete"), pod("Succeeded"))
     assert record("run", "jw2", diagnose("run", "jw2", "jw2", unread), unread)["state"] == "finished"
 
 
 def test_the_record_of_an_engine() -> None:
     status = {"name": "jw2", "state": "starting", "progress": "loading weights", "started_unix": 5.0, "config": {}}
     loading = observe(job(), pod("Running"), last_status=status)
-    shown = record("engine", "jw2", diagnose("engine", "jw2", "jw2", loading), loading)
-    assert (shown["state"], shown["progress"], shown["started_unix"]) == ("starting", "loading weights", 5.0)
-    assert "config" not in shown
+    result = record("engine", "jw2", diagnose("engine", "jw2", "jw2", loading), loading)
+    assert (result["state"], result["progress"], result["started_unix"]) == ("starting", "loading weights", 5.0)
+    assert "config" not in result
     ready = observe(job(), pod("Running"), last_status={**status, "state": "ready", "telemetry": {"running": 3.0}})
-    shown = record("engine", "jw2", diagnose("engine", "jw2", "jw2", ready), ready)
-    assert (shown["state"], shown["telemetry"]) == ("ready", {"running": 3.0})
-    gone = observe(
-        ended("Complete"),
+    result = record("engine", "jw2", diagnose("engine", "jw2", "jw2", ready), ready)
+    assert (result["state"], result["telemetry"]) == ("ready", {"running": 3.0})
+    deleted = observe(
+        job_with_condition("Complete"),
         pod("Succeeded"),
         last_status={**status, "state": "stopped", "reason": "asked to stop (SIGTERM)"},
     )
-    assert diagnose("engine", "jw2", "jw2", gone).cause is Cause.STOPPED
-    assert record("engine", "jw2", diagnose("engine", "jw2", "jw2", gone), gone)["state"] == "failed"
+    assert diagnose("engine", "jw2", "jw2", deleted).cause is Cause.STOPPED
+    assert record("engine", "jw2", diagnose("engine", "jw2", "jw2", deleted), deleted)["state"] == "failed"
 
 
 def test_a_diagnosed_failure_overrides_the_last_status() -> None:
     status = {"run_id": "r1", "state": "running", "phase": "performance", "samples_done": 3, "updated_unix": NOW}
     killed = observe(POLICY, terminated(137, "OOMKilled"), last_status=status)
-    shown = record("run", "jw2", diagnose("run", "jw2", "jw2", killed), killed)
-    assert (shown["state"], shown["samples_done"]) == ("failed", 3)
-    assert "was OOM-killed: exceeded its memory limit of 8Gi" in shown["reason"]
+    result = record("run", "jw2", diagnose("run", "jw2", "jw2", killed), killed)
+    assert (result["state"], result["samples_done"]) == ("failed", 3)
+    assert "was OOM-killed: exceeded its memory limit of 8Gi" in result["reason"]

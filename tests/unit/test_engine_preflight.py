@@ -95,10 +95,10 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ha
 
 
 def test_a_port_in_use_names_the_process(attempt: Callable[..., HarnessError]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         error = attempt(port=port)
     assert isinstance(error, NotReady)
     assert f"port {port} on 127.0.0.1 is in use by pid {os.getpid()}" in str(error)

@@ -15,6 +15,7 @@ from harness import engine
 from harness.engine import logs, verify
 from harness.errors import BadInput, NotReady
 from harness.node import probe
+from harness.spec import unverified
 from tests.engines import write_model
 
 LOG = Path(__file__).resolve().parents[1] / "fixtures" / "vllm" / "worker_died.txt"
@@ -56,13 +57,13 @@ def serving(pages: dict[str, tuple[str, str]], status: int = 200) -> Iterator[st
 
 
 def pages(*, metrics: str | None = GAUGE + cache(False), version: str | None = "0.32.0", **card: Any) -> dict[str, Any]:
-    shown: dict[str, tuple[str, str]] = {"/v1/models": ("application/json", json.dumps({"data": [CARD | card]}))}
-    shown["/health"] = ("text/plain", "")
+    result: dict[str, tuple[str, str]] = {"/v1/models": ("application/json", json.dumps({"data": [CARD | card]}))}
+    result["/health"] = ("text/plain", "")
     if metrics is not None:
-        shown["/metrics"] = ("text/plain; version=0.0.4", metrics)
+        result["/metrics"] = ("text/plain; version=0.0.4", metrics)
     if version is not None:
-        shown["/version"] = ("application/json", json.dumps({"version": version}))
-    return shown
+        result["/version"] = ("application/json", json.dumps({"version": version}))
+    return result
 
 
 def endpoint(url: str, **values: Any) -> engine.EngineConfig:
@@ -82,15 +83,15 @@ def test_an_endpoint_that_reports_everything_is_verified(tmp_path: Path) -> None
     assert state.verified["kv_cache_tokens"] == 4096
     assert state.unverified == ["weights"]
     assert state.max_in_flight == 36
-    gone = engine.status(tmp_path, "ep")
-    assert gone.state == "failed"
-    assert "no server answers" in str(gone.reason)
+    final_status = engine.status(tmp_path, "ep")
+    assert final_status.state == "failed"
+    assert "no server answers" in str(final_status.reason)
     assert engine.down(tmp_path, "ep").changed is True
     assert engine.down(tmp_path, "ep").changed is False
 
 
 @pytest.mark.parametrize(
-    ("shown", "unverified"),
+    ("contents", "unverified"),
     [
         (pages(metrics=None), ["enable_prefix_caching", "speculative_decoding"]),
         (pages(version=None), ["speculative_decoding"]),
@@ -102,16 +103,16 @@ def test_an_endpoint_that_reports_everything_is_verified(tmp_path: Path) -> None
     ],
 )
 def test_what_an_endpoint_does_not_report_is_unverified(
-    shown: dict[str, Any], unverified: list[str], tmp_path: Path
+    contents: dict[str, Any], unverified: list[str], tmp_path: Path
 ) -> None:
-    with serving(shown) as url:
+    with serving(contents) as url:
         state = engine.up(tmp_path, endpoint(url))
     assert state.unverified == [*unverified, "weights"]
     assert [state.verified[key] for key in unverified] == [None] * len(unverified)
 
 
 @pytest.mark.parametrize(
-    ("shown", "message"),
+    ("contents", "message"),
     [
         (pages(metrics=GAUGE + cache(True)), "enable_prefix_caching is True on the running server, requested False"),
         (
@@ -122,8 +123,8 @@ def test_what_an_endpoint_does_not_report_is_unverified(
         (pages(id="gpt", root="/srv/gpt"), "model is 'gpt' on the running server, requested '/models/llama'"),
     ],
 )
-def test_an_endpoint_that_violates_a_rule_is_rejected(shown: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with serving(shown) as url, pytest.raises(BadInput) as error:
+def test_an_endpoint_that_violates_a_rule_is_rejected(contents: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with serving(contents) as url, pytest.raises(BadInput) as error:
         engine.up(tmp_path, endpoint(url))
     assert message in str(error.value)
     assert engine.names(tmp_path) == []
@@ -196,11 +197,11 @@ def test_the_quantization_must_be_the_requested_one_or_that_of_the_weights(
     )
 
 
-def test_what_the_log_does_not_contain_is_unverified(tmp_path: Path) -> None:
-    assert verify.unverified(vllm(tmp_path, dtype="float32"), SHOWN) == ["dtype", "quantization"]
-    assert verify.unverified(vllm(tmp_path), SHOWN | {"quantization": None}) == []
+def test_what_the_log_does_not_contain_is_unverified() -> None:
+    assert unverified("vllm", "float32", SHOWN) == ["dtype", "quantization"]
+    assert unverified("vllm", "auto", SHOWN | {"quantization": None}) == []
     with serving(pages()) as url:
-        assert verify.unverified(endpoint(url, dtype="bfloat16"), verify.reported_settings(url)) == ["dtype", "weights"]
+        assert unverified("endpoint", "bfloat16", verify.reported_settings(url)) == ["dtype", "weights"]
 
 
 def test_observing_stores_and_rejects_nothing(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_observing_stores_and_rejects_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shown", "status", "message"),
+    ("contents", "status", "message"),
     [
         ({"/v1/models": ("text/html", "<!doctype html><p>Hello")}, 200, "answered 200 text/html instead of JSON"),
         ({"/v1/models": ("text/html", "<h1>Bad Gateway</h1>")}, 502, "answered 502 text/html instead of JSON"),
@@ -222,9 +223,9 @@ def test_observing_stores_and_rejects_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_a_server_that_is_not_openai_compatible_is_reported(
-    shown: dict[str, Any], status: int, message: str, tmp_path: Path
+    contents: dict[str, Any], status: int, message: str, tmp_path: Path
 ) -> None:
-    with serving(shown, status) as url, pytest.raises(BadInput) as error:
+    with serving(contents, status) as url, pytest.raises(BadInput) as error:
         engine.up(tmp_path, endpoint(url))
     assert message in str(error.value)
     assert url in str(error.value)
@@ -271,7 +272,8 @@ def test_metrics_are_matched_by_their_full_name() -> None:
 def test_a_real_log_of_a_crashed_worker_gives_the_first_cause_only() -> None:
     assert (
         logs.root_cause(LOG)
-        == "RuntimeError: Unsupported CPU attention configuration: head_dim=16 isa=2 kv_cache_idx=0"
+        == "its log names no known cause, and ends with: RuntimeError: Unsupported CPU attention configuration: "
+        "head_dim=16 isa=2 kv_cache_idx=0"
     )
 
 
@@ -296,13 +298,26 @@ def test_a_real_log_of_a_crashed_worker_gives_the_first_cause_only() -> None:
         ),
         (
             ["(E pid=2) ValueError: No available memory for the cache blocks."],
-            "lower max_num_seqs, free the GPU's memory",
+            "; too little memory is left for the KV cache: raise gpu_memory_utilization",
         ),
         (["OSError: [Errno 98] Address already in use"], "choose another port"),
         (["just", "words", ""], "just | words"),
         (
             ["EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the root cause.", "last"],
             "last",
+        ),
+        (
+            [
+                "the server was stopped",
+                "/usr/lib/python3/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear "
+                "to be 1 leaked shared_memory objects to clean up at shutdown",
+                "  warnings.warn('resource_tracker: There appear to be %d '",
+                "Traceback (most recent call last):",
+                '  File "/usr/lib/python3.12/multiprocessing/resource_tracker.py", line 239, in main',
+                "    cache[rtype].remove(name)",
+                "KeyError: '/psm_1'",
+            ],
+            "the server was stopped",
         ),
         ([], ""),
     ],
@@ -312,6 +327,7 @@ def test_causes_and_advice(lines: list[str], cause: str, tmp_path: Path) -> None
     log.write_text("\n".join(lines))
     text = logs.root_cause(log)
     assert cause in text if cause else text == ""
+    assert "resource_tracker" not in text and "KeyError" not in text
 
 
 def test_the_steps_of_a_real_start(tmp_path: Path) -> None:
@@ -350,3 +366,14 @@ def test_a_method_of_quantization_is_not_its_configuration(tmp_path: Path) -> No
     begins = "Initializing a V1 LLM engine (v0.32.0) with config: model='/srv/model', dtype=torch.bfloat16, "
     log.write_text(begins + "quantization=fp8, quantization_config=None, enforce_eager=True, x=Y(quantized=False)\n")
     assert [logs.core_settings(log)[key] for key in ("dtype", "quantization")] == ["bfloat16", "fp8"]
+
+
+def test_the_dtype_of_weights_that_are_quantized_at_loading_is_not_the_models(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    key = "QuantKey(dtype=torch.float8_e4m3fn, scale=ScaleDesc(dtype=torch.float32, static=True), scale2=None)"
+    log.write_text(
+        "Initializing a V1 LLM engine (v0.32.0) with config: model='/srv/model', dtype=torch.bfloat16, "
+        f"quantization=fp8_per_channel, quantization_config=QuantizationConfigArgs(linear=QuantSpec(weight={key})), "
+        "enforce_eager=True\n"
+    )
+    assert [logs.core_settings(log)[key] for key in ("dtype", "quantization")] == ["bfloat16", "fp8_per_channel"]

@@ -1,4 +1,4 @@
-"""The fake server by the steps of an engine: what a request costs, and that requests delay each other."""
+"""The fake server by the steps of an engine: the cost of a request, and how requests delay each other."""
 
 import json
 import threading
@@ -38,25 +38,25 @@ def test_the_first_token_comes_alone_after_its_prefill_and_the_others_step_by_st
     assert record["tokens"] == 20
 
 
-def test_a_prompt_delays_who_is_decoding_and_metrics_tell_who_runs() -> None:
+def test_a_prompt_delays_decoding_requests_and_metrics_count_running_ones() -> None:
     with FakeServer(**STEPS, tokens=100, slots=2) as server:
         prompts = [[7], [8] * 300, [9]]
         threads = [threading.Thread(target=ask, args=(server, prompt)) for prompt in prompts]
         for thread in threads:
             thread.start()
             time.sleep(0.05)
-        seen = server.request("GET", "/metrics")
+        response = server.request("GET", "/metrics")
         for thread in threads:
             thread.join(20)
         records = {record["prompt"]: record for record in server.records()}
-    assert 'num_requests_running{engine="0",model_name="fake"} 2.0' in seen
-    assert 'num_requests_waiting{engine="0",model_name="fake"} 1.0' in seen
+    assert 'num_requests_running{engine="0",model_name="fake"} 2.0' in response
+    assert 'num_requests_waiting{engine="0",model_name="fake"} 1.0' in response
     first, second, third = (records[hash(tuple(prompt))] for prompt in prompts)
     assert first["last_s"] - first["arrived_s"] >= 0.001 + 99 * 0.003 + 0.300
     assert third["first_s"] >= min(first["last_s"], second["last_s"])
 
 
-def test_speed_divides_and_a_change_is_for_requests_to_come() -> None:
+def test_a_change_of_speed_applies_to_later_requests() -> None:
     with FakeServer(**STEPS, tokens=1, speed=0.5) as server:
         ask(server, [5] * 100)
         server.set(step_ms=0, prefill_ms_per_token=0, decode_ms_per_sequence=0)

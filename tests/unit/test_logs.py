@@ -8,7 +8,7 @@ import pytest
 from harness.errors import BadInput
 from harness.report import logs
 from harness.report.logs import Percentiles
-from tests.unit.results_tree import LOGS
+from tests.unit.loadgen_logs import LOGS
 
 SEEDS = (2085463073848966840, 2747215439041700203, 16159082839903944936)
 
@@ -103,5 +103,5 @@ def test_empty_summary_is_refused(copied: Path) -> None:
 
 def test_summary_of_another_run_is_refused(copied: Path) -> None:
     shutil.copy(LOGS / "offline_50" / "mlperf_log_summary.txt", copied)
-    with pytest.raises(BadInput, match=r"says VALID but .* says INVALID"):
+    with pytest.raises(BadInput, match=r"says Result is VALID but .* says INVALID"):
         logs.read(copied)

@@ -29,7 +29,7 @@ class Deadly:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_chunk_comes_back_under_its_number(workers: int) -> None:
+def test_every_chunk_is_returned_under_its_number(workers: int) -> None:
     results = dict(spread(partial(Tenfold, 10), [5, 6, 7, 8, 9], workers))
     assert {number: value for number, (value, _) in results.items()} == {0: 50, 1: 60, 2: 70, 3: 80, 4: 90}
     makers = {maker for _, maker in results.values()}
@@ -38,12 +38,12 @@ def test_every_chunk_comes_back_under_its_number(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_errors_of_the_work_come_through(workers: int) -> None:
+def test_exceptions_of_the_work_are_raised(workers: int) -> None:
     with pytest.raises(ValueError, match="chunk -1"):
         list(spread(partial(Tenfold, 10), [1, -1, 2], workers))
 
 
-def test_death_of_a_worker_is_told() -> None:
+def test_death_of_a_worker_is_reported() -> None:
     with pytest.raises(RunFailed, match="one of 2 worker processes died"):
         list(spread(Deadly, [1, 2, 3], 2))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput, NotReady
+from harness.files import sha256_file, sha256_json
 from harness.scoring import punkt
 from tests.punkt_data import punkt_data
 
@@ -28,6 +29,14 @@ def copy(data: Path, folder: Path) -> Path:
     return folder
 
 
+def test_the_manifest_has_the_hash_of_what_was_found(data: Path, tmp_path: Path) -> None:
+    folder = copy(data, tmp_path / "punkt")
+    facts = punkt.facts(punkt.find(None, tmp_path))
+    assert facts["punkt"] == str(folder)
+    assert facts["punkt_sha256"] == sha256_json({name: sha256_file(folder / name) for name in punkt.FILES})
+    assert punkt.facts(None) == {"punkt": None, "punkt_sha256": None}
+
+
 def test_splits_as_nltk_does(data: Path, tmp_path: Path) -> None:
     copy(data, tmp_path / "tokenizers/punkt_tab/english")
     program = "import sys, nltk; print(nltk.sent_tokenize(sys.argv[1]))"
@@ -40,7 +49,7 @@ def test_splits_as_nltk_does(data: Path, tmp_path: Path) -> None:
     assert ours[0] == "Dr. Smith met Mr. J."  # even its mistakes are kept
 
 
-def test_order_of_places(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_of_search(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = copy(data, tmp_path / "explicit/punkt_tab/english")
     second = copy(data, tmp_path / "environment")
     third = copy(data, tmp_path / "root/punkt")
@@ -51,7 +60,7 @@ def test_order_of_places(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert punkt.find(None, tmp_path / "root") == third
 
 
-def test_nowhere_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_where_there_is_no_punkt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nltk.data
 
     monkeypatch.delenv("HARNESS_PUNKT", raising=False)
@@ -59,9 +68,7 @@ def test_nowhere_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert punkt.find(None, tmp_path) is None
 
 
-def test_changed_data_is_refused_where_it_was_named(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_data_is_refused_with_its_path(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copy(data, tmp_path / "p")
     whole = (folder / "ortho_context.tab").read_bytes()
     (folder / "ortho_context.tab").write_bytes(whole[: len(whole) // 2])

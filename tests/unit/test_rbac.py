@@ -1,18 +1,23 @@
-"""What a benchmark may need on a cluster is what the role grants and what the documents list, neither more nor less."""
+"""The rights of a benchmark on a cluster are exactly those that the role grants and the documents list."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from click.testing import CliRunner
 
-from harness.cluster.rbac import RIGHTS, VOLCANO, VOLCANO_RIGHTS
+from harness.cli import cli
+from harness.cluster.rbac import RIGHTS, VOLCANO, VOLCANO_RIGHTS, Right
+from tests.unit.ansible_modules import call
+from tests.unit.role_values import GROUPS, validate, value
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Rights = set[tuple[str, str, str]]
 
 
-def wanted(*, cluster_wide: bool, collecting: bool = True) -> Rights:
+def required_rights(*, cluster_wide: bool, collecting: bool = True) -> Rights:
     return {
         (right.group, right.resource, verb)
         for right in RIGHTS
@@ -31,14 +36,14 @@ def granted(rules: list[dict[str, Any]]) -> Rights:
     }
 
 
-def test_role_namespace_grants_exactly_the_required_rights() -> None:
-    defaults = yaml.safe_load((REPOSITORY / "roles" / "namespace" / "defaults" / "main.yml").read_text())
-    more = yaml.safe_load((REPOSITORY / "roles" / "namespace" / "vars" / "main.yml").read_text())
-    assert defaults["namespace_collector"] is False
-    assert granted(defaults["namespace_rules"]) == wanted(cluster_wide=False, collecting=False)
-    collector = more["__namespace_collector_rules"]
-    assert granted(defaults["namespace_rules"] + collector) == wanted(cluster_wide=False)
-    assert granted(defaults["namespace_node_rules"]) == wanted(cluster_wide=True)
+@pytest.mark.parametrize("collecting", [False, True])
+def test_role_namespace_grants_exactly_the_required_rights(collecting: bool) -> None:
+    arguments = {"namespace": "mlperf", "runner": "mlperf-runner", "operator": "mlperf-operator"}
+    objects = call("mlperf_access", {**arguments, "collecting": collecting})["objects"]
+    rules = {one["kind"]: one["rules"] for one in objects if "rules" in one}
+    assert granted(rules["Role"]) == required_rights(cluster_wide=False, collecting=collecting)
+    assert granted(rules["ClusterRole"]) == required_rights(cluster_wide=True)
+    validate(value("namespace", "__namespace_objects", __namespace_access={"objects": objects}, groups=GROUPS))
 
 
 def test_the_documents_list_exactly_the_required_rights() -> None:
@@ -49,7 +54,33 @@ def test_the_documents_list_exactly_the_required_rights() -> None:
         for group, resource, verbs in rows
         for verb in re.findall(r"\w+", verbs)
     }
-    assert listed == wanted(cluster_wide=False) | wanted(cluster_wide=True)
+    assert listed == required_rights(cluster_wide=False) | required_rights(cluster_wide=True)
+
+
+def test_the_documented_account_may_clean_up_as_documented() -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text()
+    (kinds,) = set(re.findall(r"kubectl -n mlperf delete (\S+,\S+) -l mlperf/run=", text))
+    granted_there = {(resource, verb) for _group, resource, verb in required_rights(cluster_wide=False)}
+    # kubectl lists what has the label, then deletes each by its name.
+    assert {(f"{kind}s", verb) for kind in kinds.split(",") for verb in ("list", "delete")} <= granted_there
+    in_volcano = {(right.group, verb) for right in VOLCANO for verb in right.verbs if right.resource == "jobs"}
+    assert {("batch.volcano.sh", "list"), ("batch.volcano.sh", "delete")} <= in_volcano
+
+
+@pytest.mark.parametrize(("launcher", "rights"), [("kubernetes", RIGHTS), ("torchx", VOLCANO_RIGHTS)])
+@pytest.mark.parametrize("nodes", [["jw2"], ["jw2", "jw3"]])
+def test_the_documented_clean_up_finds_every_secret(launcher: str, rights: tuple[Right, ...], nodes: list[str]) -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text()
+    (kind,) = re.findall(r"delete secret --wait=false .*\$\(kubectl -n mlperf get (\S+) -l mlperf/run=", text)
+    granted_there = {(right.resource, verb) for right in rights for verb in right.verbs}
+    assert {(f"{kind}s", "list"), ("secrets", "delete")} <= granted_there
+    image = "registry.example.org/node@sha256:" + "a" * 64
+    words = ["manifests", "--launcher", launcher, "--image", image, "--run-id", "first"]
+    printed = CliRunner().invoke(cli, [*words, *(word for node in nodes for word in ("--node", node))])
+    objects = [one for one in yaml.safe_load_all(printed.stdout) if one["metadata"]["labels"]["mlperf/run"] == "first"]
+    listed = {one["metadata"]["name"] for one in objects if one["kind"].lower() == kind}
+    secrets = {one["metadata"]["name"] for one in objects if one["kind"] == "Secret"}
+    assert len(secrets) == len(nodes) and secrets <= listed
 
 
 def test_role_volcano_grants_exactly_the_required_rights() -> None:

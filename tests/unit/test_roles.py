@@ -1,4 +1,4 @@
-"""Roles: every input stands in defaults and in argument_specs with the same value, and is used."""
+"""Roles: every input is in defaults and argument_specs with the same value, and is used."""
 
 import re
 from pathlib import Path
@@ -47,13 +47,13 @@ def test_internal_names_begin_with_two_underscores_and_the_role(role: str) -> No
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_variable_of_a_role_is_used_without_being_known(role: str) -> None:
+def test_no_undefined_variable_is_used(role: str) -> None:
     """A misspelt role variable would only be found when its task runs."""
-    known = {*read(role, "defaults/main.yml"), *read(role, "vars/main.yml")}
+    names = {*read(role, "defaults/main.yml"), *read(role, "vars/main.yml")}
     texts = yaml_texts(role, "tasks", "vars", "defaults")
-    known |= set(re.findall(r"register: (\w+)", texts)) | set(re.findall(r"^\s+(__\w+|harness_\w+):", texts, re.M))
+    names |= set(re.findall(r"register: (\w+)", texts)) | set(re.findall(r"^\s+(__\w+|harness_\w+):", texts, re.M))
     used = set(re.findall(rf"\b((?:__)?{role}_\w+)", re.sub(r"#.*", "", texts)))
-    assert used <= known
+    assert used <= names
 
 
 @pytest.mark.parametrize("inventory", ["local", "jw"])
@@ -68,7 +68,7 @@ SITE = ("node", "containerd", "kubernetes", "calico", "nvidia", "images", "names
 
 
 @pytest.mark.parametrize("role", SITE)
-def test_roles_of_the_site_look_for_what_would_fail_before_they_touch_anything(role: str) -> None:
+def test_roles_of_the_site_check_before_they_change_anything(role: str) -> None:
     first = read(role, "tasks/main.yml")[0]
     first = first.get("block", [first])[0]
     assert first["ansible.builtin.import_tasks"] == "preflight.yml"
@@ -80,25 +80,51 @@ def test_roles_of_the_site_look_for_what_would_fail_before_they_touch_anything(r
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_what_is_notified_is_handled_and_every_handler_is_notified(role: str) -> None:
-    """Where nothing that runs must restart, a role has no handlers."""
+def test_every_notification_has_a_handler_and_every_handler_is_notified(role: str) -> None:
+    """A role without a service to restart has no handlers."""
     notified = set(re.findall(r"notify: (.+)", yaml_texts(role, "tasks")))
     file = REPOSITORY / "roles" / role / "handlers" / "main.yml"
     assert notified == ({task["name"] for task in yaml.safe_load(file.read_text())} if file.exists() else set())
 
 
-def test_kernel_settings_that_differ_are_the_ones_to_apply() -> None:
-    settings = {"net.ipv4.ip_forward": 1, "net.ipv4.tcp_rmem": "4096 131072  6291456", "net.bridge.bridge-nf": 1}
-    # What grep prints of /proc/sys; a parameter whose module is not loaded has no file.
-    lines = ["/proc/sys/net/ipv4/ip_forward:0", "/proc/sys/net/ipv4/tcp_rmem:4096\t131072\t6291456"]
-    given = {"node_sysctls": settings, "__node_sysctl_values": {"stdout_lines": lines}}
-    assert value("node", "__node_sysctls_to_set", **given) == [
-        "/proc/sys/net/ipv4/ip_forward:1",
-        "/proc/sys/net/bridge/bridge-nf:1",
-    ]
-    assert value("node", "__node_kernel_files", **given)["/etc/sysctl.d/90-mlperf.conf"][:2] == [
+@pytest.mark.parametrize(
+    ("wanted", "result", "differs"),
+    [
+        (1, {"stdout": "1"}, False),
+        (1, {"stdout": "0"}, True),
+        ("4096 131072  6291456", {"stdout": "4096\t131072\t6291456"}, False),
+        # A parameter whose module is not loaded; a host that has no sysctl.
+        (1, {"stdout": "", "rc": 255}, True),
+        (1, {"msg": "No such file or directory: b'sysctl'"}, True),
+    ],
+)
+def test_a_kernel_parameter_differs_by_its_value(wanted: Any, result: dict[str, Any], differs: bool) -> None:
+    block = next(task["block"] for task in read("node", "tasks/kernel.yml") if "block" in task)
+    (condition,) = (task["changed_when"] for task in block if task.get("register") == "__node_sysctl")
+    assert value("node", condition, item={"key": "k", "value": wanted}, __node_sysctl=result) is differs
+
+
+def test_kernel_settings_are_written_as_the_boot_reads_them() -> None:
+    settings = {"net.ipv4.ip_forward": 1, "net.ipv4.tcp_rmem": "4096 131072 6291456"}
+    assert value("node", "__node_kernel_files", node_sysctls=settings)["/etc/sysctl.d/90-mlperf.conf"] == [
         "net.ipv4.ip_forward = 1",
         "net.ipv4.tcp_rmem = 4096 131072 6291456",
     ]
     loaded = {"node_modules": ["overlay", "br-netfilter"], "__node_loaded": {"stdout_lines": ["module", "overlay"]}}
     assert value("node", "__node_modules_to_load", **loaded) == ["br_netfilter"]
+
+
+def test_a_share_of_a_lost_node_is_run_resumed_and_watched_as_the_nodes_own() -> None:
+    def options(file: str, module: str) -> dict[str, Any]:
+        (block,) = read("harness", f"tasks/{file}.yml")
+        (task,) = [task for task in block["block"] if module in task]
+        return dict(task[module])
+
+    for module, of_one_run in (
+        ("mlperf_run", {"run_id", "spec"}),
+        ("mlperf_watch", {"run_id", "notice", "together", "engine_files", "hosts"}),
+    ):
+        own, share = (options(file, module) for file in ("run", "take_over"))
+        assert {name: own[name] for name in own.keys() - of_one_run} == {
+            name: share[name] for name in share.keys() - of_one_run
+        }

@@ -24,12 +24,12 @@ def text(draw: random.Random, longest: int, words: list[str]) -> str:
 
 def pairs() -> list[tuple[str, str]]:
     draw = random.Random(7)
-    made = [(text(draw, 60, WORDS), text(draw, 60, WORDS)) for _ in range(200)]
+    result = [(text(draw, 60, WORDS), text(draw, 60, WORDS)) for _ in range(200)]
     # A tiny vocabulary repeats words, so that there are many longest common subsequences to choose from.
-    made += [(text(draw, 40, list("abcd")), text(draw, 40, list("abcd"))) for _ in range(300)]
+    result += [(text(draw, 40, list("abcd")), text(draw, 40, list("abcd"))) for _ in range(300)]
     letters = ["".join(draw.choices(string.ascii_lowercase, k=draw.randrange(1, 12))) for _ in range(400)]
-    made += [(text(draw, 90, letters), text(draw, 90, letters)) for _ in range(60)]
-    return made
+    result += [(text(draw, 90, letters), text(draw, 90, letters)) for _ in range(60)]
+    return result
 
 
 FIXED = [
@@ -57,7 +57,7 @@ def test_same_figures_as_rouge_score(reused: bool) -> None:
 
 
 def test_known_figures() -> None:
-    found = Scorer().score("the cat sat", "the cat ran home")
-    assert found.rouge1 == pytest.approx(2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3))
-    assert found.rouge2 == pytest.approx(2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2))
+    scores = Scorer().score("the cat sat", "the cat ran home")
+    assert scores.rouge1 == pytest.approx(2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3))
+    assert scores.rouge2 == pytest.approx(2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2))
     assert Scorer().score("ponies running", "pony runs") == (1.0, 1.0, 1.0, 1.0)

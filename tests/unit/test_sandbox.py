@@ -19,6 +19,7 @@ from harness.errors import BadInput, NotReady
 from harness.sandbox import build, paths, references
 from harness.sandbox.model import BEGIN, ENDS, VOCABULARY, model_files
 from harness.sandbox.text import PROMPT, Language
+from tests.unit.ansible_modules import call
 
 
 def silent(line: str) -> None:
@@ -191,6 +192,21 @@ def test_concurrent_builds_build_once(tmp_path: Path) -> None:
         thread.join()
     assert sorted(results) == [False, False, True]
     assert len(Mirror.blocks) == 7
+
+
+def test_plays_know_without_the_harness_whether_a_build_is_needed(tmp_path: Path) -> None:
+    def complete(samples: int = 40, seed: int = 1) -> bool:
+        arguments = {"path": str(tmp_path), "samples": samples, "seed": seed}
+        return bool(call("mlperf_sandbox_info", arguments)["complete"])
+
+    assert not complete()
+    build(tmp_path, 40, 1, silent)
+    assert complete() and complete(1)
+    assert not complete(41) and not complete(seed=2)
+    record = json.loads((tmp_path / "sandbox.json").read_text())
+    for content in (json.dumps({**record, "recipe": 0}), "{}", "[]", "{"):
+        (tmp_path / "sandbox.json").write_text(content)
+        assert not complete()
 
 
 def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The test for steadiness, against a simulated engine whose speed is known."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
+from harness.report.journals import Table
 from harness.report.record import Steadiness
 from harness.report.steadiness import concurrency, steadiness
+from harness.report.tables import JOURNAL
 from tests.unit.results_tree import START
 
 TOKENS = 16
@@ -16,15 +18,15 @@ RUNS = 60
 
 
 def speeds(random: np.random.Generator, deviation: float, memory_s: float) -> Iterator[float]:
-    """A factor on the time of each second's steps, which forgets itself within `memory_s`."""
-    kept = np.exp(-1 / memory_s)
+    """A factor on the time of each second's steps, correlated over `memory_s`."""
+    memory = np.exp(-1 / memory_s)
     noise = random.normal()
     while True:
         yield float(np.exp(deviation * noise))
-        noise = kept * noise + np.sqrt(1 - kept**2) * random.normal()
+        noise = memory * noise + np.sqrt(1 - memory**2) * random.normal()
 
 
-def run(seed: int, change: float = 0.0, deviation: float = 0.02, memory_s: float = 60.0) -> pd.DataFrame:
+def run(seed: int, change: float = 0.0, deviation: float = 0.02, memory_s: float = 60.0) -> Table:
     """The journal of an engine at a Poisson rate of 4/s: each step makes a token of every sequence in the batch.
 
     A step takes 100 ms and 3 % more for each sequence, 20 ms for each prompt, 10 % noise, and `1 + change` times as
@@ -52,23 +54,30 @@ def run(seed: int, change: float = 0.0, deviation: float = 0.02, memory_s: float
             if not entry[1]:
                 last[entry[0]] = now
         batch = [entry for entry in batch if entry[1]]
-    return pd.DataFrame(
-        {
-            "engine": "alpha-0",
-            "issued_unix": START + issued,
-            "done_unix": START + last,
-            "ttft_ms": (first - issued) * 1e3,
-            "tpot_ms": (last - first) / (TOKENS - 1) * 1e3,
-        }
+    return changed(
+        np.empty(SAMPLES, JOURNAL),
+        engine="alpha-0",
+        issued_unix=START + issued,
+        done_unix=START + last,
+        ttft_ms=(first - issued) * 1e3,
+        tpot_ms=(last - first) / (TOKENS - 1) * 1e3,
     )
 
 
+def changed(rows: Table, **columns: Any) -> Table:
+    """A copy with other columns."""
+    rows = rows.copy()
+    for name, values in columns.items():
+        rows[name] = values
+    return rows
+
+
 def alarms(**settings: float) -> float:
-    """The part of runs that are reported as not steady."""
+    """The fraction of runs that are reported as not steady."""
     return float(np.mean([not compared(run(seed, **settings)).steady for seed in range(RUNS)]))
 
 
-def compared(rows: pd.DataFrame) -> Steadiness:
+def compared(rows: Table) -> Steadiness:
     result = steadiness(rows)
     assert result
     return result
@@ -79,12 +88,12 @@ def test_steady_engines_are_rarely_reported() -> None:
 
 
 def test_serial_correlation_is_accounted_for() -> None:
-    """With noise that lasts for 15 s a test that takes samples for independent reports two runs in five."""
+    """With noise correlated over 15 s, a test that assumes independent samples reports two runs in five."""
 
-    def independent(rows: pd.DataFrame) -> bool:
-        first, second = np.array_split(np.log(rows.sort_values("issued_unix")["tpot_ms"]), 2)
+    def independent(rows: Table) -> bool:
+        first, second = np.array_split(np.log(rows["tpot_ms"]), 2)
         difference = second.mean() - first.mean()
-        error = np.sqrt(first.var() / len(first) + second.var() / len(second))
+        error = np.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second))
         return bool(abs(np.exp(difference) - 1) > 0.05 and abs(difference) > 2.6 * error)
 
     noise = {"deviation": 0.06, "memory_s": 15.0}
@@ -110,18 +119,20 @@ def test_both_figures_are_those_of_equal_load() -> None:
 def test_two_unlike_engines_are_not_a_change() -> None:
     """The fast one answers the first two thirds, the slow one the last two; each is compared with itself."""
     fast, slow = run(1), run(2)
-    slow = slow.assign(engine="alpha-1", tpot_ms=slow["tpot_ms"] * 2)
-    both = pd.concat([fast.iloc[: 2 * SAMPLES // 3], slow.iloc[SAMPLES // 3 :]], ignore_index=True)
+    slow = changed(slow, engine="alpha-1", tpot_ms=slow["tpot_ms"] * 2)
+    both = np.concatenate([fast[: 2 * SAMPLES // 3], slow[SAMPLES // 3 :]])
     assert compared(both).steady
-    assert not compared(both.assign(engine="one")).steady
+    assert not compared(changed(both, engine="one")).steady
 
 
-def test_too_little_to_be_compared() -> None:
+def test_too_few_answers_to_compare() -> None:
     rows = run(0)
-    assert steadiness(rows.iloc[:199]) is None
-    assert steadiness(rows.assign(tpot_ms=0.0)) is None
-    assert steadiness(rows.iloc[:0]) is None
-    hurried = rows.assign(issued_unix=START + np.arange(SAMPLES) / 100, done_unix=START + np.arange(SAMPLES) / 100 + 1)
+    assert steadiness(rows[:199]) is None
+    assert steadiness(changed(rows, tpot_ms=0.0)) is None
+    assert steadiness(rows[:0]) is None
+    hurried = changed(
+        rows, issued_unix=START + np.arange(SAMPLES) / 100, done_unix=START + np.arange(SAMPLES) / 100 + 1
+    )
     assert steadiness(hurried) is None
 
 

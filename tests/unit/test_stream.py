@@ -1,4 +1,4 @@
-"""Ids out of streamed text: what is read fast is what reading every event would give."""
+"""Ids from a stream: the fast path gives the same as parsing every event."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ USUAL = [
 
 
 @pytest.mark.parametrize("text", USUAL)
-def test_the_fast_way_reads_what_parsing_every_event_reads(text: bytes) -> None:
+def test_the_fast_path_equals_parsing_every_event(text: bytes) -> None:
     assert _parse_vllm(text) == _parse_any(text)
     assert answered_ids(text, 100) == _parse_any(text)
 
 
-def test_a_usage_chunk_comments_and_spaced_json_are_read_the_long_way() -> None:
+def test_a_usage_chunk_comments_and_spaced_json_are_parsed() -> None:
     spaced = b'data: {"choices": [{"token_ids": [5], "finish_reason": "stop"}]}\n\n'
     usage = b'data: {"choices":[],"usage":{"total_tokens":3}}\n\n'
     for text in (spaced + DONE, b": ping\n\n" + spaced + DONE, event([5], "stop") + usage + DONE):
@@ -59,7 +59,7 @@ def test_a_usage_chunk_comments_and_spaced_json_are_read_the_long_way() -> None:
         (b"", "without [DONE]"),
     ],
 )
-def test_what_is_no_answer_says_why(text: bytes, reason: str) -> None:
+def test_an_invalid_answer_has_a_reason(text: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason.replace("[", r"\[")):
         answered_ids(text, 100)
 

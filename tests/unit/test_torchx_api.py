@@ -1,4 +1,4 @@
-"""Launcher torchx on the double with Volcano: idempotent creation, names, states, failures and what is left."""
+"""Launcher torchx on the double with Volcano: idempotent creation, names, states, failures and remains."""
 
 import os
 import subprocess
@@ -21,21 +21,21 @@ from harness.cluster.settings import parse_cluster
 from harness.cluster.torchx_api import TorchxApi, job_state
 from harness.errors import BadInput
 from tests.cluster import ADMIN, Cluster, scripts
-from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SERVICE, VOLCANO_GROUP, VOLCANO_JOB
+from tests.cluster.kinds import CONFIG_MAP, JOB, POD, SECRET, SERVICE, VOLCANO_GROUP, VOLCANO_JOB
 from tests.cluster.kinds import NODE as NODES
 from tests.unit import cluster_fixtures
 from tests.unit.cluster_fixtures import IMAGE, OPERATOR, Object, engine, failure, furnish, operator, see, soon, spec
 
 RUN = "20261125-093000-server-13368"
 NODE = "gpu-017.cluster.hpc.example.org"
-RUNNING = [scripts.Running(), scripts.Log('{"state": "running", "phase": "performance"}')]
+RUNNING = [scripts.Running(), scripts.Log('{"run_id": "r1", "state": "running", "phase": "performance"}')]
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    with Cluster() as found:
-        furnish(found, "n1", gpus=2)
-        yield found
+    with Cluster() as double:
+        furnish(double, "n1", gpus=2)
+        yield double
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +49,8 @@ def launcher(cluster: Cluster, token: str = ADMIN, queue: str = "default") -> La
 
 
 def names(cluster: Cluster) -> list[str]:
-    found = [one["metadata"]["name"] for kind in (VOLCANO_JOB, VOLCANO_GROUP, JOB, POD) for one in cluster.all(kind)]
-    return [*found, *cluster_fixtures.names(cluster)]
+    result = [one["metadata"]["name"] for kind in (VOLCANO_JOB, VOLCANO_GROUP, JOB, POD) for one in cluster.all(kind)]
+    return [*result, *cluster_fixtures.names(cluster)]
 
 
 def test_pod_names_fit_into_63_characters_and_match_their_labels(cluster: Cluster) -> None:
@@ -65,8 +65,8 @@ def test_pod_names_fit_into_63_characters_and_match_their_labels(cluster: Cluste
     for pod in pods:
         values = [pod["metadata"]["name"], *pod["metadata"]["labels"].values()]
         assert all(len(value) <= 63 for value in values), values
-        (found,) = starter.api.list_objects("Pod", f"mlperf/name={pod['metadata']['labels']['mlperf/name']}")
-        assert found["metadata"]["name"] == pod["metadata"]["name"]
+        (listed,) = starter.api.list_objects("Pod", f"mlperf/name={pod['metadata']['labels']['mlperf/name']}")
+        assert listed["metadata"]["name"] == pod["metadata"]["name"]
         # What `torchx log` looks for.
         role = pod["metadata"]["labels"]["torchx.pytorch.org/role-name"]
         job = pod["metadata"]["labels"]["volcano.sh/job-name"]
@@ -82,7 +82,10 @@ def furnish_another(cluster: Cluster, node: str) -> None:
 
 def test_an_engine_is_created_once_and_deleted_with_its_pod(cluster: Cluster) -> None:
     cluster.queue("benchmarks")
-    cluster.script("engine-*", [scripts.Running(), scripts.Log('{"state": "ready", "url": "http://e1:8000"}')])
+    cluster.script(
+        "engine-*",
+        [scripts.Running(), scripts.Log('{"name": "e1", "kind": "vllm", "state": "ready", "url": "http://e1:8000"}')],
+    )
     starter = launcher(cluster, queue="benchmarks")
     assert [starter.engine_up("r1", "n1", engine()).changed for _ in range(2)] == [True, False]
     assert starter.engine_up("r1", "n1", engine(), dry_run=True).changed is False
@@ -146,8 +149,8 @@ def test_phases_become_conditions_of_a_batch_job(
     starter.engine_up("r1", "n1", engine())
     soon(lambda: phase_of(cluster) == ("Pending" if phase == "Pending" else "Running"))
     if condition:
-        ended = {"phase": phase, "message": "its policy"}
-        cluster.edit(VOLCANO_JOB, "engine-r1-e1", lambda job: job["status"].update(state=ended))
+        final_state = {"phase": phase, "message": "its policy"}
+        cluster.edit(VOLCANO_JOB, "engine-r1-e1", lambda job: job["status"].update(state=final_state))
     api = starter.api
     assert isinstance(api, TorchxApi)
     assert api.state("engine-r1-e1") == state
@@ -210,8 +213,8 @@ def test_the_reason_of_a_pending_job_is_reported(cluster: Cluster, arrange: obje
     starter: Launcher = arrange(cluster)  # type: ignore[operator]
     starter.engine_up("r1", "n1", engine())
     look = see(starter, "engine", lambda look: words in str(look["records"][0].get("progress")))
-    said = str(look["records"][0]["progress"])
-    assert "ErrStatus" not in said and "pod group is not ready" not in said
+    text = str(look["records"][0]["progress"])
+    assert "ErrStatus" not in text and "pod group is not ready" not in text
 
 
 def test_a_failed_pod_is_diagnosed_after_volcano_ends_the_job(cluster: Cluster) -> None:
@@ -228,8 +231,8 @@ def test_an_evicted_run_is_diagnosed(cluster: Cluster) -> None:
     starter = launcher(cluster)
     starter.start(spec(), "n1")
     going = soon(lambda: [one for one in cluster.all(POD) if one["status"]["phase"] == "Running"])
-    told = failure(starter, then=lambda: cluster.evict(going[0]["metadata"]["name"]))
-    assert "evicted through the API, as `kubectl drain` does" in told
+    message = failure(starter, then=lambda: cluster.evict(going[0]["metadata"]["name"]))
+    assert "evicted through the API, as `kubectl drain` does" in message
     soon(lambda: starter.state("r1", "n1") == "failed" and not cluster.all(POD))
     assert starter.stop("r1", "n1") is False
 
@@ -240,8 +243,8 @@ def test_a_deleted_job_is_diagnosed(cluster: Cluster) -> None:
     starter.start(spec(), "n1")
     soon(lambda: cluster.all(POD))
     (job,) = cluster.all(VOLCANO_JOB)
-    told = failure(starter, then=lambda: cluster.delete_volcano_job(job["metadata"]["name"]))
-    assert "was deleted by someone" in told
+    message = failure(starter, then=lambda: cluster.delete_volcano_job(job["metadata"]["name"]))
+    assert "was deleted by someone" in message
 
 
 def test_stopping_a_run_deletes_its_pod(cluster: Cluster) -> None:
@@ -304,9 +307,9 @@ def torchx(cluster: Cluster, *arguments: str) -> str:
     """The output of TorchX's own command."""
     command = [Path(sys.executable).with_name("torchx"), *arguments]
     environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig())}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_a_merged_job_is_gang_scheduled_and_completes_with_its_run(cluster: Cluster) -> None:
@@ -314,10 +317,10 @@ def test_a_merged_job_is_gang_scheduled_and_completes_with_its_run(cluster: Clus
     cluster.script("*-engine-*", [scripts.Running()])
     cluster.script("*-run-*", scripts.exits(0, after_s=0.5))
     words = ["--node", "n1", "--node", NODE, "--image", IMAGE, "--run-id", RUN, "--launcher", "torchx"]
-    done = CliRunner().invoke(cli, ["manifests", *words])
-    assert done.exit_code == 0, done.output
-    kind = {**{one.kind: one for one in (CONFIG_MAP, SERVICE)}, "Job": VOLCANO_JOB}
-    for body in yaml.safe_load_all(done.stdout):
+    result = CliRunner().invoke(cli, ["manifests", *words])
+    assert result.exit_code == 0, result.output
+    kind = {**{one.kind: one for one in (CONFIG_MAP, SECRET, SERVICE)}, "Job": VOLCANO_JOB}
+    for body in yaml.safe_load_all(result.stdout):
         cluster.create(kind[body["kind"]], body)
     soon(lambda: len(cluster.all(POD)) == 3)
     assert all(len(pod["metadata"]["name"]) <= 63 for pod in cluster.all(POD))

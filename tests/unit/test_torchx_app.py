@@ -18,7 +18,7 @@ from harness.cluster.settings import Cluster, parse_cluster
 from harness.cluster.torchx_api import dryrun
 from harness.errors import BadInput
 from tests.cluster.security import breaches
-from tests.unit.role_vars import REPOSITORY
+from tests.conftest import REPOSITORY
 
 IMAGE = "registry.example.org/mlperf-node@sha256:" + "a" * 64
 Object = dict[str, Any]
@@ -34,14 +34,14 @@ def jobs(
     """The batch/v1 Jobs of a benchmark, with an owner that the cluster knows."""
     where = cluster(**more)
     configs = options.engines(where, nodes, per_node, {})
-    given = {"run_id": run_id, "node": nodes[0], "samples": 600, "scenario": "server", "mode": "both"}
+    request = {"run_id": run_id, "node": nodes[0], "samples": 600, "scenario": "server", "mode": "both"}
     owner = objects.owner(where, run_id)
     owner["metadata"]["uid"] = "0-1"
-    return torchx_app.jobs_of(options.benchmark_objects(where, configs, options.spec(where, configs, given), owner))
+    return torchx_app.jobs_of(options.benchmark_objects(where, configs, options.spec(where, configs, request), owner))
 
 
 def completed(name: str, of: list[Object]) -> Object:
-    """The completed request, as a dry run without a cluster gives it."""
+    """The completed request of a dry run without a cluster."""
     with get_runner() as runner:
         return dict(dryrun(runner, "mlperf", "benchmarks", name, of).request.resource)
 
@@ -53,10 +53,10 @@ def names_of(job: Object) -> list[str]:
 
 @pytest.mark.parametrize("per_node", [1, 2])
 def test_each_task_has_the_pod_template_of_its_batch_job(per_node: int) -> None:
-    wanted = jobs(per_node=per_node)
-    request = completed("mlperf-june", wanted)
-    assert len(request["spec"]["tasks"]) == len(wanted) == 2 * per_node + 1
-    for task, job in zip(request["spec"]["tasks"], wanted, strict=True):
+    batch_jobs = jobs(per_node=per_node)
+    request = completed("mlperf-june", batch_jobs)
+    assert len(request["spec"]["tasks"]) == len(batch_jobs) == 2 * per_node + 1
+    for task, job in zip(request["spec"]["tasks"], batch_jobs, strict=True):
         template = job["spec"]["template"]
         assert task["template"]["spec"] == template["spec"]
         assert task["replicas"] == 1
@@ -64,12 +64,12 @@ def test_each_task_has_the_pod_template_of_its_batch_job(per_node: int) -> None:
         assert template["metadata"]["labels"].items() <= task["template"]["metadata"]["labels"].items()
         assert task["template"]["metadata"]["labels"]["torchx.pytorch.org/version"]
         assert "serviceAccountToken" not in json.dumps(task)
-    assert [torchx_app.node_of(job) for job in wanted] == ["jw2"] * per_node + ["jw3"] * per_node + ["jw2"]
+    assert [torchx_app.node_of(job) for job in batch_jobs] == ["jw2"] * per_node + ["jw3"] * per_node + ["jw2"]
     validated(request)
 
 
 def validated(request: Object) -> None:
-    """What Volcano's definitions and its admission ask of a job."""
+    """Check a job by Volcano's definitions and admission."""
     spec = request["spec"]
     assert set(spec) <= {"schedulerName", "queue", "tasks", "maxRetry", "plugins", "minAvailable", "policies"}
     for name in [*(task["name"] for task in spec["tasks"]), *names_of(request), request["metadata"]["name"]]:
@@ -132,7 +132,7 @@ def test_the_application_has_the_jobs_resources_and_claims() -> None:
 
 
 def component(*words: str) -> subprocess.CompletedProcess[str]:
-    """`torchx run --dryrun` of the component, in a folder that has nothing to do with it, without a cluster."""
+    """`torchx run --dryrun` of the component, in an unrelated folder, without a cluster."""
     command = [Path(sys.executable).with_name("torchx"), "run", "--dryrun", "--workspace", "", "--scheduler"]
     command += ["kubernetes", "-cfg", "queue=default,namespace=mlperf"]
     where = f"{REPOSITORY}/harness/cluster/torchx_app.py:benchmark"
@@ -140,10 +140,10 @@ def component(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_component_runs_under_torchxs_own_command() -> None:
-    given = ("--nodes", "jw2,jw3", "--image", IMAGE, "--samples", "600", "--run_id", "june")
-    done = component(*given, "--cluster", '{"memory": "24Gi"}', "--engine", '{"max_num_seqs": 48}')
-    assert done.returncode == 0, done.stderr
-    request = yaml.safe_load(done.stdout.partition("=== SCHEDULER REQUEST ===")[2])
+    arguments = ("--nodes", "jw2,jw3", "--image", IMAGE, "--samples", "600", "--run_id", "june")
+    result = component(*arguments, "--cluster", '{"memory": "24Gi"}', "--engine", '{"max_num_seqs": 48}')
+    assert result.returncode == 0, result.stderr
+    request = yaml.safe_load(result.stdout.partition("=== SCHEDULER REQUEST ===")[2])
     tasks = request["spec"]["tasks"]
     assert [task["name"] for task in tasks] == ["engine-jw2-0", "engine-jw3-0", "run-jw2-0"]
     assert tasks[0]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -151,7 +151,7 @@ def test_the_component_runs_under_torchxs_own_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ("--engines_per_node", "2"),
@@ -163,27 +163,32 @@ def test_the_component_runs_under_torchxs_own_command() -> None:
         (("--nodes", "jw2,jw2"), "name each node once"),
     ],
 )
-def test_the_component_reports_wrong_options(words: tuple[str, str], said: str) -> None:
-    given = {"nodes": "jw2", "image": IMAGE, words[0].removeprefix("--"): words[1]}
-    given = {key: int(value) if key == "engines_per_node" else value for key, value in given.items()}
+def test_the_component_reports_wrong_options(words: tuple[str, str], message: str) -> None:
+    arguments = {"nodes": "jw2", "image": IMAGE, words[0].removeprefix("--"): words[1]}
+    arguments = {key: int(value) if key == "engines_per_node" else value for key, value in arguments.items()}
     with pytest.raises(BadInput) as refused:
-        torchx_app.benchmark(**given)
-    assert said in str(refused.value)
+        torchx_app.benchmark(**arguments)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_manifests_print_one_job_of_volcano_with_its_config_maps() -> None:
     words = ["--node", "jw2", "--node", "jw3", "--image", IMAGE, "--run-id", "june", "--launcher", "torchx"]
-    done = CliRunner().invoke(cli, ["manifests", *words])
-    assert done.exit_code == 0, done.output
-    found = list(yaml.safe_load_all(done.stdout))
-    assert [one["kind"] for one in found] == ["ConfigMap", *["ConfigMap", "Service"] * 2, "ConfigMap", "Job"]
-    validated(found[-1])
-    assert found[-1]["apiVersion"] == "batch.volcano.sh/v1alpha1"
-    read = {
+    result = CliRunner().invoke(cli, ["manifests", *words])
+    assert result.exit_code == 0, result.output
+    documents = list(yaml.safe_load_all(result.stdout))
+    assert [one["kind"] for one in documents] == [
+        "ConfigMap",
+        *["ConfigMap", "Secret", "Service"] * 2,
+        "ConfigMap",
+        "Job",
+    ]
+    validated(documents[-1])
+    assert documents[-1]["apiVersion"] == "batch.volcano.sh/v1alpha1"
+    rendered = {
         volume["configMap"]["name"]
-        for task in found[-1]["spec"]["tasks"]
+        for task in documents[-1]["spec"]["tasks"]
         for volume in task["template"]["spec"]["volumes"]
         if "configMap" in volume
     }
-    assert read == {one["metadata"]["name"] for one in found[1:] if one["kind"] == "ConfigMap"}
+    assert rendered == {one["metadata"]["name"] for one in documents[1:] if one["kind"] == "ConfigMap"}

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ import pytest
 from harness.report.build import build
 from harness.report.record import Level, Verdict
 from harness.report.rules import Rule
+from harness.spec import parse_spec
 from tests.unit import results_tree
-from tests.unit.results_tree import LOGS, REAL, benchmark, edit
+from tests.unit.loadgen_logs import LOGS
+from tests.unit.results_tree import REAL, Pace, benchmark, edit
 
 SMOKE = {"EARLY_STOPPING_SUBSET", "SHORT", "TINY_MODEL", "SUBSET"}
-FULL = {"samples": 13_368, "performance": "server_full", "accuracy": "server_full_accuracy"}
 
 
 def judge(folder: Path) -> Verdict:
+    """The verdict, as if the files had been collected as they are now."""
+    results_tree.seal(folder)
     return build(folder)[0].verdict
 
 
@@ -26,13 +29,21 @@ def codes(verdict: Verdict) -> set[str]:
     return {reason.code for reason in verdict.reasons}
 
 
-def smoke(tmp_path: Path, **asked: Any) -> Path:
-    return benchmark(tmp_path / "run", **asked)
+def smoke(tmp_path: Path, **request: Any) -> Path:
+    return benchmark(tmp_path / "run", **request)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shrunk() -> Iterator[None]:
+    """A data set of 700 samples is judged like that of 13,368."""
+    with pytest.MonkeyPatch.context() as patch:
+        results_tree.shrink(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A full run of the sandbox in fleet, made once; tests change a copy."""
+    """A full run of the sandbox in fleet, built once; tests change a copy."""
     return full(tmp_path_factory.mktemp("embedded"))
 
 
@@ -41,8 +52,8 @@ def copied(embedded: Path, tmp_path: Path) -> Path:
     return shutil.copytree(embedded, tmp_path / "run")
 
 
-def full(tmp_path: Path, **asked: Any) -> Path:
-    return benchmark(tmp_path / "run", **(FULL | asked))
+def full(tmp_path: Path, **request: Any) -> Path:
+    return benchmark(tmp_path / "run", **(results_tree.whole() | request))
 
 
 def test_full_embedded_run_is_unofficial_for_the_tiny_model_only(copied: Path) -> None:
@@ -50,8 +61,8 @@ def test_full_embedded_run_is_unofficial_for_the_tiny_model_only(copied: Path) -
     assert (verdict.level, codes(verdict)) == (Level.UNOFFICIAL, {"TINY_MODEL"})
 
 
-def test_full_embedded_offline_run_too(tmp_path: Path) -> None:
-    folder = full(tmp_path, scenario="offline", performance="offline_full", accuracy="offline_full_accuracy")
+def test_full_embedded_offline_run_is_unofficial_for_the_tiny_model_only(tmp_path: Path) -> None:
+    folder = full(tmp_path, scenario="offline")
     assert codes(judge(folder)) == {"TINY_MODEL"}
 
 
@@ -65,11 +76,11 @@ def test_smoke_run_is_unofficial_with_every_reason(tmp_path: Path) -> None:
     verdict = judge(smoke(tmp_path))
     assert (verdict.level, codes(verdict)) == (Level.UNOFFICIAL, SMOKE)
     sentences = " ".join(reason.sentence for reason in verdict.reasons)
-    assert "LoadGen needs at least 409 more" in sentences and "50 of 13,368 samples" in sentences
+    assert "LoadGen needs at least 409 more" in sentences and "50 of 700 samples" in sentences
 
 
 def test_invalid_outranks_unofficial_and_comes_first(tmp_path: Path) -> None:
-    verdict = judge(smoke(tmp_path, performance="server_50_over_limit"))
+    verdict = judge(smoke(tmp_path, pace=Pace(tpot_ms=190)))
     assert verdict.level == Level.INVALID
     assert verdict.reasons[0].code == "LATENCY_LIMITS"
     assert codes(verdict) == {"LATENCY_LIMITS", "SHORT", "TINY_MODEL", "SUBSET"}
@@ -77,25 +88,20 @@ def test_invalid_outranks_unofficial_and_comes_first(tmp_path: Path) -> None:
         "alpha: a latency limit was broken: TPOT p99 is 190 ms of 100 ms allowed")  # fmt: skip
 
 
-def test_too_few_queries_are_no_excuse_for_a_full_run(copied: Path) -> None:
-    folder = copied
-    for name in ("mlperf_log_detail.txt", "mlperf_log_summary.txt"):
-        path = folder / "nodes/alpha/performance" / name
-        text = path.read_text().replace('"result_validity", "value": "VALID"', '"result_validity", "value": "INVALID"')
-        text = text.replace("Result is : VALID", "Result is : INVALID")
-        path.write_text(text.replace('"early_stopping_met", "value": true', '"early_stopping_met", "value": false'))
+def test_a_full_run_with_too_few_queries_is_invalid(tmp_path: Path) -> None:
+    """3 queries over a limit are less than 1 %, but more than early stopping forgives."""
+    folder = full(tmp_path, **results_tree.whole(slow=3))
     assert codes(judge(folder)) == {"EARLY_STOPPING", "TINY_MODEL"}
 
 
 def test_run_that_ended_too_early_is_invalid(tmp_path: Path) -> None:
-    folder = smoke(tmp_path, scenario="offline", samples=5, performance="offline_5_too_short", accuracy="offline_50")
-    shutil.rmtree(folder / "nodes/alpha/accuracy")
-    edit(folder / "nodes/alpha/spec.json", lambda spec: spec["common"].update(mode="performance"))
+    pace = Pace(min_duration_s=3, target_qps=1)
+    folder = smoke(tmp_path, scenario="offline", samples=5, mode="performance", pace=pace)
     assert codes(judge(folder)) == {"MIN_DURATION", "SHORT", "TINY_MODEL", "SUBSET", "BOTH_MODES"}
 
 
 def test_invalid_without_a_known_cause_is_still_invalid(tmp_path: Path) -> None:
-    folder = smoke(tmp_path, scenario="offline", performance="offline_50", accuracy="offline_full_accuracy")
+    folder = smoke(tmp_path, scenario="offline")
     for name in ("mlperf_log_detail.txt", "mlperf_log_summary.txt"):
         path = folder / "nodes/alpha/performance" / name
         text = path.read_text().replace('"result_validity", "value": "VALID"', '"result_validity", "value": "INVALID"')
@@ -104,27 +110,30 @@ def test_invalid_without_a_known_cause_is_still_invalid(tmp_path: Path) -> None:
 
 
 def test_one_token_answers_are_loadgen_errors(tmp_path: Path) -> None:
-    verdict = judge(smoke(tmp_path, samples=5, performance="server_5_one_token"))
+    verdict = judge(smoke(tmp_path, samples=5, pace=Pace(tokens=1)))
     reason = next(reason for reason in verdict.reasons if reason.code == "LOADGEN_ERRORS")
     assert reason.level == Level.INVALID
     assert "5 errors in performance: Number of tokens need to be greater than 1 (5 times)" in reason.sentence
 
 
 def test_run_under_another_scenarios_limits_is_invalid(tmp_path: Path) -> None:
-    verdict = judge(smoke(tmp_path, scenario="interactive"))
+    folder = smoke(tmp_path)
+    edit(folder / "nodes/alpha/spec.json", lambda spec: spec["common"].update(scenario="interactive"))
+    verdict = judge(folder)
     broken = [reason.sentence for reason in verdict.reasons if reason.code == "LOADGEN_RULES"]
     assert any("TTFT limit in ms (performance) is 2000.0, the rule is 500.0" in sentence for sentence in broken)
 
 
 def test_other_loadgen_seeds_are_invalid(copied: Path) -> None:
     folder = copied
-    path = folder / "nodes/alpha/performance/mlperf_log_detail.txt"
-    path.write_text(path.read_text().replace("2085463073848966840", "1"))
+    for path in (folder / "nodes/alpha/performance").glob("mlperf_log_*.txt"):
+        path.write_text(path.read_text().replace("2085463073848966840", "1"))
     assert codes(judge(folder)) == {"LOADGEN_RULES", "TINY_MODEL"}
 
 
-def test_fewer_queries_than_samples_are_invalid(tmp_path: Path) -> None:
-    assert "QUERY_COUNT" in codes(judge(full(tmp_path, performance="server_50")))
+def test_fewer_queries_than_samples_are_invalid(copied: Path) -> None:
+    results_tree.relog(copied, lines_of=results_tree.lines(copied, "performance")[:50])
+    assert {"QUERY_COUNT", "JOURNAL_LOG", "LOG_NUMBERS"} <= codes(judge(copied))
 
 
 def outcome(change: Callable[[Any], object]) -> Callable[[Path], None]:
@@ -135,8 +144,25 @@ def score(**values: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "nodes/alpha/accuracy/score.json", lambda content: content.update(values))
 
 
+def rescored(**figures: float | None) -> Callable[[Path], None]:
+    """Scores of which both the sums and the rows reach these figures."""
+
+    def change(folder: Path) -> None:
+        home = folder / "nodes/alpha"
+        asked, model = (json.loads((home / name).read_text()) for name in ("spec.json", "manifest.json"))
+        tokens = results_tree.lines(folder, "accuracy")[0]["n_tokens"]
+        results_tree.score(home / "accuracy", parse_spec(asked), model["model"], tokens, **figures)
+
+    return change
+
+
 def engine(node: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
     return lambda folder: edit(folder / f"nodes/{node}/engines/{node}-0/engine.json", change)
+
+
+def shown(**values: Any) -> Callable[[Path], None]:
+    """Another value in what the server of beta's engine showed, as its own host has it."""
+    return engine("beta", lambda content: content["verified"].update(values))
 
 
 def manifest(**values: Any) -> Callable[[Path], None]:
@@ -156,10 +182,8 @@ def drop(name: str) -> Callable[[Path], None]:
 
 
 def same_samples_over_and_over(folder: Path) -> None:
-    path = folder / "nodes/alpha/journal.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    changed = [line | {"qsl_idx": line["qsl_idx"] % 25} if line["mode"] == "performance" else line for line in lines]
-    path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    changed = [line | {"qsl_idx": line["qsl_idx"] % 25} for line in results_tree.lines(folder, "performance")]
+    results_tree.journal(folder / "nodes/alpha", [*changed, *results_tree.lines(folder, "accuracy")])
 
 
 REFERENCE = {
@@ -172,46 +196,50 @@ REFERENCE = {
     "decode_differing": [],
 }
 FAILED = {"mode": "accuracy", "qsl_idx": 7, "engine": "alpha-0", "reason": "HTTP 500"}
-CASES: dict[str, tuple[Callable[[Path], object], str | None]] = {
-    "failed sample": (outcome(lambda o: o.update(failures=[FAILED])), "NO_FAILED_SAMPLES"),
-    "answer of one token": (outcome(lambda o: o["accuracy"].update(one_token_answers=[3])), "ONE_TOKEN"),
-    "lost sample": (outcome(lambda o: o["accuracy"].update(samples=49)), "NO_LOST_SAMPLES"),
-    "same samples": (same_samples_over_and_over, "PERFORMANCE_COVERAGE"),
-    "missing answer": (score(missing=[4]), "ACCURACY_COVERAGE"),
-    "answer twice": (score(duplicates=[4]), "ACCURACY_ONCE"),
-    "foreign answer": (score(foreign=[60]), "ACCURACY_FOREIGN"),
-    "another log's score": (score(log_sha256="0" * 64), "ACCURACY_LOG"),
-    "no score": (drop("nodes/alpha/accuracy/score.json"), "ACCURACY_SCORED"),
-    "token after end": (score(end_token_violations=[3]), "END_TOKEN"),
-    "less than 99 % of ids": (score(reference=REFERENCE), "REFERENCE_IDS"),
-    "ROUGE of the reference": (score(rougeL=99.0), None),
-    "ROUGE below the reference": (score(rougeL=98.9999), "ROUGE"),
-    "misplaced answer": (score(reference=REFERENCE | {"identical": 50, "misplaced": [7]}), "REFERENCE_FAULT"),
-    "shifted answer": (score(reference=REFERENCE | {"identical": 50, "shifted": [7]}), "REFERENCE_FAULT"),
-    "other text": (score(reference=REFERENCE | {"identical": 50, "decode_differing": [7]}), "REFERENCE_FAULT"),
-    "no reference": (score(reference=None), "NO_REFERENCE"),
-    "reference for a part": (score(reference=REFERENCE | {"compared": 49}), "NO_REFERENCE"),
-    "no Punkt": (score(punkt=False, rougeLsum=None, gen_len=None), "PUNKT"),
-    "prefix caching": (engine("beta", lambda e: e["verified"].update(enable_prefix_caching=True)), "PREFIX_CACHING"),
-    "speculation": (engine("beta", lambda e: e["verified"].update(speculative_decoding=True)), "SPECULATIVE"),
-    "short context": (engine("beta", lambda e: e["verified"].update(max_model_len=2667)), "CONTEXT_LENGTH"),
-    "hidden setting": (engine("beta", lambda e: e["verified"].update(enable_prefix_caching=None)), "UNVERIFIED"),
-    "dead engine": (engine("beta", lambda e: e.update(state="failed", reason="killed by signal 9")), "ENGINE_ALIVE"),
-    "other weights": (engine("beta", lambda e: e["machine"]["model"].update(sha256="9" * 64)), "NODES_ALIKE"),
-    "other environment": (engine("beta", lambda e: e["machine"].update(environment_sha256="9" * 64)), "NODES_ALIKE"),
-    "other image": (engine("beta", lambda e: e["machine"].update(image_digest="sha256:9")), "NODES_ALIKE"),
-    "other driver": (engine("beta", lambda e: e["machine"].update(driver="580.1")), "NODES_ALIKE"),
-    "other vLLM": (engine("beta", lambda e: e["version"].update(vllm="0.31.0")), "NODES_ALIKE"),
-    "unknown machine": (engine("beta", lambda e: e.pop("machine")), "NODES_UNVERIFIED"),
-    "other seed": (spec(seed=7), "SAMPLING_SEED"),
-    "lost node": (drop("nodes/beta"), "NODES_PRESENT"),
-    "damaged failures": (lambda folder: results_tree.write(folder / "failures.json", [{"host": 1}]), "FILES_WHOLE"),
-    "damaged GPUs": (manifest(gpus=["A30"]), "FILES_WHOLE"),
-    "no outcome": (drop("nodes/alpha/outcome.json"), "FILES_WHOLE"),
-}
+CASES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
+    "failed sample": (outcome(lambda o: o.update(failures=[FAILED])), {"NO_FAILED_SAMPLES"}),
+    "answer of one token": (
+        outcome(lambda o: o["accuracy"].update(one_token_answers=[3])), {"ONE_TOKEN", "JOURNAL_OUTCOME"}),
+    "lost sample": (outcome(lambda o: o["accuracy"].update(samples=49)), {"NO_LOST_SAMPLES", "JOURNAL_OUTCOME"}),
+    "same samples": (
+        same_samples_over_and_over, {"PERFORMANCE_COVERAGE", "JOURNAL_LOG", "SAME_ANSWERS"}),
+    "missing answer": (score(missing=[4]), {"ACCURACY_COVERAGE", "SCORES_FOLLOW"}),
+    "answer twice": (score(duplicates=[4]), {"ACCURACY_ONCE", "SCORES_FOLLOW"}),
+    "foreign answer": (score(foreign=[60]), {"ACCURACY_FOREIGN", "SCORES_FOLLOW"}),
+    "another log's score": (score(log_sha256="0" * 64), {"ACCURACY_LOG", "SCORES_FOLLOW"}),
+    "no score": (drop("nodes/alpha/accuracy/score.json"), {"ACCURACY_SCORED"}),
+    "token after end": (score(end_token_violations=[3]), {"END_TOKEN"}),
+    "less than 99 % of ids": (score(reference=REFERENCE), {"REFERENCE_IDS"}),
+    "ROUGE of the reference": (rescored(rougeL=99.0), set()),
+    "ROUGE below the reference": (rescored(rougeL=98.9999), {"ROUGE"}),
+    "misplaced answer": (score(reference=REFERENCE | {"identical": 50, "misplaced": [7]}), {"REFERENCE_FAULT"}),
+    "shifted answer": (score(reference=REFERENCE | {"identical": 50, "shifted": [7]}), {"REFERENCE_FAULT"}),
+    "other text": (score(reference=REFERENCE | {"identical": 50, "decode_differing": [7]}), {"REFERENCE_FAULT"}),
+    "no reference": (score(reference=None), {"NO_REFERENCE"}),
+    "reference for a part": (score(reference=REFERENCE | {"compared": 49}), {"NO_REFERENCE"}),
+    "no Punkt": (rescored(rougeLsum=None, gen_len=None), {"PUNKT"}),
+    "prefix caching": (shown(enable_prefix_caching=True), {"PREFIX_CACHING", "ENGINE_FILES"}),
+    "speculation": (shown(speculative_decoding=True), {"SPECULATIVE", "ENGINE_FILES"}),
+    "short context": (shown(max_model_len=2667), {"CONTEXT_LENGTH", "ENGINE_FILES"}),
+    "hidden setting": (shown(enable_prefix_caching=None), {"UNVERIFIED", "ENGINE_FILES"}),
+    "dead engine": (engine("beta", lambda e: e.update(state="failed", reason="killed by signal 9")), {"ENGINE_ALIVE"}),
+    "other weights": (
+        engine("beta", lambda e: e["machine"]["model"].update(sha256="9" * 64)), {"NODES_ALIKE", "MODEL_IDENTITY"}),
+    "other environment": (engine("beta", lambda e: e["machine"].update(environment_sha256="9" * 64)), {"NODES_ALIKE"}),
+    "other image": (engine("beta", lambda e: e["machine"].update(image_digest="sha256:9")), {"NODES_ALIKE"}),
+    "other driver": (engine("beta", lambda e: e["machine"].update(driver="580.1")), {"NODES_ALIKE"}),
+    "other vLLM": (engine("beta", lambda e: e["version"].update(vllm="0.31.0")), {"NODES_ALIKE", "ENGINE_FILES"}),
+    "unknown kind": (engine("beta", lambda e: e.update(kind="oven")), {"MODEL_IDENTITY", "ENGINE_FILES"}),
+    "unknown machine": (engine("beta", lambda e: e.pop("machine")), {"NODES_UNVERIFIED", "UNVERIFIED"}),
+    "other seed": (spec(seed=7), {"SAMPLING_SEED", "SAME_RUN"}),
+    "lost node": (drop("nodes/beta"), {"NODES_PRESENT"}),
+    "damaged failures": (lambda folder: results_tree.write(folder / "failures.json", [{"host": 1}]), {"FILES_WHOLE"}),
+    "damaged GPUs": (manifest(gpus=["A30"]), {"FILES_WHOLE"}),
+    "no outcome": (drop("nodes/alpha/outcome.json"), {"FILES_WHOLE"}),
+}  # fmt: skip
 
 
-def test_loadgens_that_read_other_samples_are_not_alike(tmp_path: Path) -> None:
+def test_loadgens_that_read_different_samples_are_invalid(tmp_path: Path) -> None:
     folder = benchmark(tmp_path / "run", topology="per_node", samples=100)
     path = folder / "nodes/beta/manifest.json"
     edit(path, lambda manifest: manifest["dataset"].update(sha256="9" * 64))
@@ -224,17 +252,17 @@ def test_loadgens_that_read_other_samples_are_not_alike(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_change_gives_one_reason(tmp_path: Path, name: str) -> None:
-    change, code = CASES[name]
+    change, expected = CASES[name]
     folder = smoke(tmp_path)
     change(folder)
     verdict = judge(folder)
-    assert codes(verdict) == SMOKE | ({code} if code else set())
-    assert verdict.level == (Rule[code].level if code else Level.UNOFFICIAL)
+    assert codes(verdict) == SMOKE | expected
+    assert (verdict.level == Level.INVALID) == any(Rule[code].level == Level.INVALID for code in expected)
 
 
-@pytest.mark.parametrize(("identical", "code"), [(13_235, None), (13_234, "REFERENCE_IDS")])
+@pytest.mark.parametrize(("identical", "code"), [(693, None), (692, "REFERENCE_IDS")])
 def test_99_percent_of_answers_must_have_the_references_ids(copied: Path, identical: int, code: str | None) -> None:
-    score(reference=REFERENCE | {"compared": 13_368, "identical": identical})(copied)
+    score(reference=REFERENCE | {"compared": 700, "identical": identical})(copied)
     assert codes(judge(copied)) == {"TINY_MODEL"} | ({code} if code else set())
 
 
@@ -242,7 +270,7 @@ def test_lost_loadgen_is_invalid(tmp_path: Path) -> None:
     folder = smoke(tmp_path)
     shutil.rmtree(folder / "nodes/alpha")
     verdict = judge(folder)
-    assert (verdict.level, codes(verdict)) == (Level.INVALID, {"NODES_PRESENT"})
+    assert (verdict.level, codes(verdict)) == (Level.INVALID, {"NODES_PRESENT", "TINY_MODEL"})
 
 
 def test_cut_log_is_invalid(tmp_path: Path) -> None:
@@ -254,30 +282,27 @@ def test_cut_log_is_invalid(tmp_path: Path) -> None:
 
 
 OVER = {"verdict": "INVALID", "ttft_ms_p99": 2310.0, "over_ttft": 9}
-STOPPED = {"verdict": "ENDED EARLY", "ttft_ms_p99": 2310.0, "over_ttft": 3}
-
-
-def loadgen_files(folder: Path, number: int, log: str) -> None:
-    performance = folder / f"nodes/alpha/attempts/{number}/performance"
-    shutil.rmtree(performance)
-    shutil.copytree(LOGS / log, performance)
+STOPPED = {"verdict": "ENDED EARLY", "target_qps": 40.0, "ttft_ms_p99": 2310.0, "over_ttft": 3}
 
 
 def test_only_the_last_attempt_is_judged(tmp_path: Path) -> None:
     folder = smoke(tmp_path)
-    results_tree.attempts(folder, *[OVER] * 9, {"forgiven": -1})
-    loadgen_files(folder, 9, "server_50_over_limit")
+    results_tree.attempts(folder, *[OVER] * 9, {"verdict": "INVALID", "forgiven": -1})
+    slow = smoke(tmp_path / "slow", pace=Pace(tpot_ms=190)) / "nodes/alpha"
+    for name in ("mlperf_log_detail.txt", "mlperf_log_summary.txt"):
+        shutil.copy(slow / "performance" / name, folder / "nodes/alpha/attempts/9/performance")
     assert codes(judge(folder)) == SMOKE
-    loadgen_files(folder, 10, "server_50_over_limit")
+    for name in ("performance/mlperf_log_detail.txt", "performance/mlperf_log_summary.txt", "journal.jsonl"):
+        shutil.copy(slow / name, folder / "nodes/alpha/attempts/10" / name)
     assert "LATENCY_LIMITS" in codes(judge(folder))
 
 
 def test_samples_are_those_of_the_last_attempt(tmp_path: Path) -> None:
     folder = smoke(tmp_path)
-    results_tree.attempts(folder, OVER | {"forgiven": -1}, {"forgiven": -1})
+    results_tree.attempts(folder, OVER | {"forgiven": -1}, {"verdict": "INVALID", "forgiven": -1})
     first, last = (folder / f"nodes/alpha/attempts/{number}/journal.jsonl" for number in (1, 2))
     first.unlink()
-    assert codes(judge(folder)) == SMOKE
+    assert codes(judge(folder)) == SMOKE | {"ATTEMPTS_MARKED"}
     last.write_text("".join(last.read_text().splitlines(keepends=True)[:30]))
     reasons = [reason.sentence for reason in judge(folder).reasons if reason.code == "PERFORMANCE_COVERAGE"]
     assert reasons == ["alpha: performance used 30 different samples of 50"]
@@ -298,7 +323,7 @@ def test_attempt_that_was_ended_early_is_invalid_with_its_numbers(tmp_path: Path
     )
 
 
-def test_reason_that_the_attempt_recorded_is_the_one_shown(tmp_path: Path) -> None:
+def test_the_reason_is_the_one_that_the_attempt_recorded(tmp_path: Path) -> None:
     folder = smoke(tmp_path)
     results_tree.attempts(folder, STOPPED | {"reason": "3 of 50 queries are over 2,000 ms, 2 are forgiven"})
     reason = next(reason for reason in judge(folder).reasons if reason.code == "ATTEMPT_ENDED_EARLY")
@@ -312,25 +337,25 @@ def test_too_few_samples_to_confirm_a_limit_stay_unofficial(tmp_path: Path) -> N
 
 
 def test_subset_that_could_confirm_its_limits_and_did_not_is_invalid(tmp_path: Path) -> None:
-    folder = smoke(tmp_path)
+    folder = smoke(tmp_path, samples=690, pace=Pace(tokens=8))
     results_tree.attempts(folder, {"verdict": "INVALID", "over_ttft": 3})
     assert codes(judge(folder)) == SMOKE | {"NO_ATTEMPT_HELD"}
     assert "more samples, since both limits held at the 99th percentile" in judge(folder).reasons[0].sentence
 
 
-def test_attempt_that_failed_for_another_cause_is_not_put_down_to_its_rate(tmp_path: Path) -> None:
+def test_an_attempt_that_failed_for_another_cause_is_not_blamed_on_its_rate(tmp_path: Path) -> None:
     folder = full(tmp_path)
     results_tree.attempts(folder, {"verdict": "INVALID", "reason": "Min duration"})
     for name in ("mlperf_log_detail.txt", "mlperf_log_summary.txt"):
         path = folder / "nodes/alpha/attempts/1/performance" / name
         text = path.read_text().replace('"result_validity", "value": "VALID"', '"result_validity", "value": "INVALID"')
         path.write_text(text.replace("Result is : VALID", "Result is : INVALID"))
-    assert codes(judge(folder)) == {"LOADGEN_RESULT", "TINY_MODEL"}
+    assert codes(judge(folder)) == {"LOADGEN_RESULT", "LOG_NUMBERS", "TINY_MODEL"}
 
 
-def test_run_that_failed_after_an_attempt_says_only_why_it_failed(tmp_path: Path) -> None:
+def test_a_run_that_failed_after_an_attempt_has_only_the_reason_of_its_failure(tmp_path: Path) -> None:
     folder = smoke(tmp_path)
-    results_tree.attempts(folder, OVER, OVER)
+    results_tree.attempts(folder, OVER, {"verdict": "INVALID", "forgiven": -1})
     (folder / "nodes/alpha/attempts/2/attempt.json").unlink()
     edit(folder / "nodes/alpha/status.json", lambda status: status.update(state="failed", reason="engine died"))
     assert {"RUN_FINISHED"} == {code for code in codes(judge(folder)) if Rule[code].level == Level.INVALID}
@@ -338,10 +363,10 @@ def test_run_that_failed_after_an_attempt_says_only_why_it_failed(tmp_path: Path
     assert "attempts/2/attempt.json does not exist" in judge(folder).reasons[0].sentence
 
 
-def test_torn_scores_of_a_share_are_invalid(tmp_path: Path) -> None:
+def test_truncated_scores_of_a_share_are_invalid(tmp_path: Path) -> None:
     folder = smoke(tmp_path, topology="per_node", samples=100)
     (folder / "nodes/beta/accuracy/scores.csv").unlink()
-    assert codes(judge(folder)) == {*SMOKE, "SUMMED_LOADGENS", "FILES_WHOLE"}
+    assert codes(judge(folder)) == {*SMOKE, "SUMMED_LOADGENS", "FILES_WHOLE", "SCORES_FOLLOW"}
 
 
 def test_performance_alone_is_unofficial(tmp_path: Path) -> None:
@@ -376,7 +401,7 @@ def test_failure_seen_by_ansible_is_invalid_and_named_once(copied: Path) -> None
         "beta: the run failed in phase performance: lost for 120 s (log: /srv/harness.log)")  # fmt: skip
 
 
-def test_failed_run_says_why(copied: Path) -> None:
+def test_a_failed_run_has_its_reason(copied: Path) -> None:
     folder = copied
     broken = {"state": "failed", "phase": "accuracy", "reason": "engine alpha-0 died"}
     edit(folder / "nodes/alpha/status.json", lambda status: status.update(broken))
@@ -387,18 +412,13 @@ def test_failed_run_says_why(copied: Path) -> None:
 
 
 def really(folder: Path) -> None:
-    """Make a run of the sandbox one of Llama-3.1-8B that reached the reference's figures."""
+    """Turn a run of the sandbox into one of Llama-3.1-8B with the reference's figures."""
     manifest(model=REAL)(folder)
     for node in ("alpha", "beta"):
         engine(node, lambda content: content["machine"].update(model=REAL))(folder)
-    reached: dict[str, Any] = {
-        "rouge1": 38.7792,
-        "rouge2": 15.9075,
-        "rougeL": 24.4957,
-        "rougeLsum": 35.793,
-        "gen_len": 8_167_644,
-    }
-    score(**reached, reference=None)(folder)
+    path = folder / "nodes/alpha/manifest.json"
+    edit(path, lambda content: content["engines"][0]["machine"].update(model=REAL))
+    rescored()(folder)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +437,7 @@ def really(folder: Path) -> None:
 )
 def test_gate_of_the_real_model(copied: Path, metric: str, value: float, code: str | None) -> None:
     really(copied)
-    score(**{metric: value})(copied)
+    rescored(**{metric: value})(copied)
     assert codes(judge(copied)) == ({code} if code else set())
 
 
@@ -439,9 +459,14 @@ def test_lone_run_directory_is_judged(tmp_path: Path) -> None:
     home = folder / "nodes/alpha"
     engines = [json.loads((home / "engines/alpha-0/engine.json").read_text())]
     edit(home / "manifest.json", lambda content: content.update(engines=engines))
-    shutil.rmtree(home / "engines")
     assert codes(judge(home)) == {"TINY_MODEL"}
+    shutil.rmtree(home / "engines")
+    assert codes(judge(home)) == {"TINY_MODEL", "FILE_SUMS"}
+    (home / "SHA256SUMS").unlink()
+    assert codes(judge(home)) == {"TINY_MODEL"}
+    edit(home / "manifest.json", lambda content: content.update(engines=[]))
+    assert codes(judge(home)) == {"TINY_MODEL", "NODES_PRESENT", "SAME_RUN"}
 
 
 def test_recorded_logs_are_small() -> None:
-    assert all(path.stat().st_size < 50_000 for path in LOGS.rglob("*.txt"))
+    assert all(path.stat().st_size < 150_000 for path in LOGS.rglob("*.txt"))

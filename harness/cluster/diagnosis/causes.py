@@ -1,4 +1,4 @@
-"""Every cause that a diagnosis can name, what it is made from, and what it says."""
+"""The causes that a diagnosis can name, and the data classes of an observation and of a diagnosis."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -6,7 +6,8 @@ from math import inf
 from typing import Any, Literal
 
 Object = dict[str, Any]
-Kind = Literal["engine", "run"]
+Kind = Literal["engine", "run", "loader", "look"]
+"""What a Job is: an engine, a LoadGen, one that fills claims, one that looks into them."""
 
 
 class Cause(StrEnum):
@@ -53,13 +54,14 @@ class Observation:
 
     Attributes:
         pods: the Job's pods, newest last.
-        node: None when reading nodes is forbidden, or when there is no node of that name.
+        node: None when it was not read, as where that is forbidden, or when there is no node of that name.
         now: unix seconds.
         job_existed: whether an earlier observation found the Job.
         last_status: the last complete JSON line of the pod's log, which is the engine's or the run's own status.
         log_tail: the last other lines of that log.
         claims: phases of the PersistentVolumeClaims by name; `absent` for one that does not exist.
         silent_s: for how long `last_status` has been the same.
+        node_absent: whether the cluster has no node of that name.
     """
 
     job: Object | None
@@ -72,6 +74,7 @@ class Observation:
     log_tail: str = ""
     claims: dict[str, str] = field(default_factory=dict)
     silent_s: float = 0.0
+    node_absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.cluster.diagnosis.causes import Kind, Object, Observation
+from harness.printable import printable
 
 _PREEMPTION = re.compile(r"\.?\s+(no new claims to deallocate,?\s*)?preemption:.*", re.S)
+_POST_FILTER = re.compile(r"\. not found$")  # the scheduler's own addition to another message
+_RANDOM_NAME = re.compile(r'(Error creating: pods "\S+)-[a-z0-9]{5}"')  # another one at each retry
+_SUBJECTS = {"loader": "loader of the claims of", "look": "look into the claims of"}
+CONTROLLER = "batch.kubernetes.io/controller-uid"
+LINE_CHARS, STATUS_CHARS = 400, 1600
+"""Of a line of a log or a message, and of the harness's own reason, which may hold three lines of a log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +27,14 @@ class Evidence:
 
     @property
     def subject(self) -> str:
-        """The engine or run by its name."""
-        return f"{self.kind} {self.name}"
+        """What its Job is, by its name."""
+        return f"{_SUBJECTS.get(self.kind, self.kind)} {self.name}"
 
     @property
     def pods(self) -> list[Object]:
-        """Pods of this Job; those of an earlier Job with the same name may still be terminating."""
+        """Pods of this Job; those of an earlier one of its name may still be terminating, or have lost it."""
         uid = ((self.observation.job or {}).get("metadata") or {}).get("uid")
-        pods = [
-            (pod, [owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()])
-            for pod in self.observation.pods
-        ]
+        pods = [(pod, _owners(pod["metadata"])) for pod in self.observation.pods]
         return [pod for pod, owners in pods if not (uid and owners) or uid in owners]
 
     @property
@@ -109,10 +113,40 @@ class Evidence:
                 return f"node {self.node} offers {available} of its {capacity[resource]} {resource}"
         return ""
 
+    def gpu_excess(self) -> str:
+        """A sentence if the container asks for more GPUs than its node has at all, else empty."""
+        for resource, wanted, present in self._gpu_limits():
+            if wanted > present > 0:
+                return f"it asks for {wanted} {resource}, and the node has {present}"
+        return ""
+
+    def gpu_absent(self) -> str:
+        """The resource that the container asks for and that its node does not have at all, else empty."""
+        return next((resource for resource, wanted, present in self._gpu_limits() if wanted > present == 0), "")
+
+    def _gpu_limits(self) -> list[tuple[str, int, int]]:
+        """Each GPU resource of the container, its limit, and the node's capacity; none when the node was not read."""
+        if self.observation.node is None:
+            return []
+        capacity = (self.observation.node.get("status") or {}).get("capacity") or {}
+        limits = (self.container_spec().get("resources") or {}).get("limits") or {}
+        return [(name, int(limits[name]), int(capacity.get(name, 0))) for name in limits if "gpu" in name]
+
+    @property
+    def is_being_deleted(self) -> bool:
+        """Whether somebody has deleted the pod."""
+        return bool(self.pod and "deletionTimestamp" in self.pod["metadata"])
+
+    def taints(self, *effects: str) -> str:
+        """The keys of the node's taints with one of these effects; empty when it has none or cannot be read."""
+        taints = ((self.observation.node or {}).get("spec") or {}).get("taints") or ()
+        return ", ".join(str(taint["key"]) for taint in taints if taint.get("effect") in effects)
+
     def status_reason(self) -> str:
         """The reason that the harness itself reported."""
         status = self.observation.last_status or {}
-        return str(status.get("reason") or status.get("error") or f"{self.subject} is {status.get('state')}")
+        reason = status.get("reason") or status.get("error") or f"{self.subject} is {status.get('state')}"
+        return printed(str(reason), STATUS_CHARS)
 
 
 def event_time(event: Object) -> str:
@@ -122,5 +156,18 @@ def event_time(event: Object) -> str:
 
 
 def one_line(message: str) -> str:
-    """A message as one line of at most 400 characters, without the scheduler's remarks on preemption."""
-    return " ".join(_PREEMPTION.sub("", message).split())[:400].rstrip(". ")
+    """A message as one line, without remarks on preemption and without random names."""
+    line = _POST_FILTER.sub("", " ".join(_PREEMPTION.sub("", message).split()))
+    return printed(_RANDOM_NAME.sub(r'\1"', line)).rstrip(". ")
+
+
+def printed(text: str, most_chars: int = LINE_CHARS) -> str:
+    """What a node or a pod printed, as one line of at most so many characters that a terminal shows as they are."""
+    return " ".join(str(printable(text)).split())[:most_chars]
+
+
+def _owners(metadata: Object) -> list[str]:
+    """The uids of a pod's owners; of an orphaned one that of the Job that created it."""
+    owners = [str(owner["uid"]) for owner in metadata.get("ownerReferences") or ()]
+    creator = (metadata.get("labels") or {}).get(CONTROLLER)
+    return owners or ([str(creator)] if creator else [])

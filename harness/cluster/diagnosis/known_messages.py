@@ -1,6 +1,5 @@
-"""Messages of the API server, the scheduler, the kubelet and CUDA: what each means and what to do about it."""
+"""Messages of the API server, the scheduler and the kubelet: what each means and what to do about it."""
 
-import re
 from typing import NamedTuple
 
 from harness.cluster.api_errors import QUOTA_ADVICE
@@ -16,12 +15,10 @@ class Rule(NamedTuple):
     grace_s: float
 
 
-# CUDA errors that a program causes itself do not mean a lost GPU.
-_PROGRAM_ERRORS = "out of memory|invalid|no kernel image|device-side assert|an illegal"
-GPU_LOST = re.compile(
-    rf"\bXid\b|GPU is lost|fallen off the bus|uncorrectable ECC|CUDA error(?!: ({_PROGRAM_ERRORS}))|GPU_IS_LOST", re.I
-)
 GPU_ADVICE = "check `nvidia-smi` and `dmesg | grep -i xid` on node {node}; a reset or a reboot may bring it back"
+PLUGIN_ADVICE = (
+    "is the device plugin there (`kubectl get pods -A -o wide`), and is gpu_resource in harness_cluster right?"
+)
 
 REJECTIONS = (
     Rule("exceeded quota", Cause.QUOTA, QUOTA_ADVICE, 60.0),
@@ -42,7 +39,8 @@ SCHEDULING = (
     Rule(r"unbound immediate|find available persistent volumes|non-existent p|enough free storage",
          Cause.VOLUME_UNBOUND,
          "PersistentVolumeClaim {unbound} is not bound to a volume: kubectl -n {ns} describe pvc", 60.0),
-    Rule(r"volume node affinity conflict|PersistentVolume's node affinity|\[.*VolumeBinding", Cause.VOLUME_UNBOUND,
+    Rule(r"volume node affinity conflict|PersistentVolume's node affinity|\[.*VolumeBinding.*\] simul",
+         Cause.VOLUME_UNBOUND,
          "its volume is on another node than {node}; correct the claims in harness_cluster", 0.0),
     Rule(r"Insufficient (cpu|memory|ephemeral-storage)|Too many pods", Cause.RESOURCES,
          "request less in harness_cluster (cpu, memory), or stop other pods on the node", 60.0),

@@ -3,11 +3,12 @@
 import re
 
 from harness.cluster.diagnosis.causes import Cause, Diagnosis
-from harness.cluster.diagnosis.evidence import Evidence, event_time, one_line
+from harness.cluster.diagnosis.evidence import STATUS_CHARS, Evidence, event_time, one_line, printed
 from harness.cluster.diagnosis.known_messages import (
     CREATE_REASONS,
     GPU_ADVICE,
     IMAGE_PULL,
+    PLUGIN_ADVICE,
     PULL_REASONS,
     REJECTIONS,
     SANDBOX_FAILED,
@@ -16,7 +17,9 @@ from harness.cluster.diagnosis.known_messages import (
 
 # What the scheduler says of the nodes that the pod is not pinned to, by name and by label.
 _OTHER_NODES = re.compile(
-    r"(, )?\d+ node\(s\) didn't (satisfy plugin\(s\) \[NodeAffinity\](?! simul)|match Pod's node affinity/selector)"
+    r"(, )?\d+ node\(s\) didn't "
+    # Schedulers of 1.27 to 1.31 name both plugins where another node has a bound local volume.
+    r"(satisfy plugin\(s\) \[NodeAffinity( VolumeBinding)?\](?! simul)|match Pod's node affinity/selector)"
 )
 _NOT_RESOURCES = re.compile(r"untolerated taint|PersistentVolume")
 _NO_VOLUME = ("ProvisioningFailed", "FailedBinding")
@@ -53,16 +56,25 @@ def not_scheduled(evidence: Evidence) -> Diagnosis | None:
 
 def _unschedulable(evidence: Evidence, message: str) -> Diagnosis:
     claims = evidence.observation.claims
+    # The scheduler looks at claims first, and knows nothing of a node that is not there.
+    on_node = "" if evidence.observation.node_absent else _about_pinned_node(message)
+    if "Insufficient" in on_node and (excess := evidence.gpu_excess()):
+        reason = f"{evidence.subject} cannot be scheduled on node {evidence.node}: {excess}; lower tensor_parallel"
+        return Diagnosis("failed", Cause.GPU, reason)
+    if "Insufficient" in on_node and (resource := evidence.gpu_absent()):
+        reason = f"{evidence.subject} cannot be scheduled: node {evidence.node} has no {resource}; {PLUGIN_ADVICE}"
+        # A device plugin that has just started reports its GPUs within seconds.
+        return Diagnosis("blocked", Cause.GPU, reason, 20.0, f"waiting: {Cause.GPU} on {evidence.node}")
     absent = [name for name, phase in claims.items() if phase == "absent"]
-    if absent or re.search(r'persistentvolumeclaim "\S+" not found', message):
-        needed = ", ".join(absent) or one_line(message)
-        reason = f"{evidence.subject} needs PersistentVolumeClaim {needed}, which does not exist"
+    absent = absent or re.findall(r'persistentvolumeclaim "(\S+)" not found', message)
+    if on_node and absent:
+        reason = f"{evidence.subject} needs PersistentVolumeClaim {', '.join(absent)}, which does not exist"
         advice = "create it, or name another one in harness_cluster"
         return Diagnosis("blocked", Cause.CLAIM_MISSING, f"{reason}; {advice}", 30.0, "waiting for its claims")
     unbound = ", ".join(name for name, phase in claims.items() if phase == "Pending") or "of its claims"
-    on_node = _about_pinned_node(message)
-    reason = f"{evidence.subject} cannot be scheduled on node {evidence.node}: {on_node or one_line(message)}"
-    reason += _taint_keys(evidence, message)
+    reason = f"{evidence.subject} cannot be scheduled on node {evidence.node}"
+    if not evidence.observation.node_absent:
+        reason += f": {on_node or one_line(message)}{_taint_keys(evidence, message)}"
     for rule in SCHEDULING:
         if re.search(rule.pattern, on_node) if on_node else rule.cause is Cause.NODE_UNKNOWN:
             cause, advice = rule.cause, rule.advice
@@ -88,8 +100,7 @@ def _about_pinned_node(message: str) -> str:
 
 def _taint_keys(evidence: Evidence, message: str) -> str:
     """The keys of the node's taints, which the scheduler does not name."""
-    taints = ((evidence.observation.node or {}).get("spec") or {}).get("taints") or ()
-    keys = ", ".join(str(taint["key"]) for taint in taints if taint.get("effect") != "PreferNoSchedule")
+    keys = evidence.taints("NoSchedule", "NoExecute")
     return f" ({keys})" if keys and "untolerated taint" in message else ""
 
 
@@ -150,5 +161,7 @@ def _image_not_pulled(evidence: Evidence, reason: str, message: str) -> Diagnosi
     else:
         rule = next(rule for rule in IMAGE_PULL if re.search(rule.pattern, message, re.I))
         advice, grace_s = rule.advice.format(node=evidence.node, image=image), rule.grace_s
-    text = f"node {evidence.node} cannot pull the image {image} of {evidence.subject} ({reason}): {one_line(message)}"
+    # It repeats the image's name, and the cause comes last.
+    words = printed(message, STATUS_CHARS).rstrip(". ")
+    text = f"node {evidence.node} cannot pull the image {image} of {evidence.subject} ({reason}): {words}"
     return Diagnosis("blocked", Cause.IMAGE, f"{text}; {advice}", grace_s, "image pull fails, retrying")

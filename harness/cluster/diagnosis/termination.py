@@ -4,8 +4,9 @@ import re
 import signal
 
 from harness.cluster.diagnosis.causes import Cause, Diagnosis, Object
-from harness.cluster.diagnosis.evidence import Evidence, one_line
-from harness.cluster.diagnosis.known_messages import GPU_ADVICE, GPU_LOST, START_REASONS
+from harness.cluster.diagnosis.evidence import Evidence, one_line, printed
+from harness.cluster.diagnosis.known_messages import GPU_ADVICE, START_REASONS
+from harness.engine.log_causes import known_cause
 from harness.errors import FINISHED_BUT_INVALID
 
 # A silent node is Unknown after 40 to 50 s; its kubelet may only have restarted.
@@ -33,7 +34,11 @@ def job_ended(evidence: Evidence) -> Diagnosis | None:
     if "Complete" in active or "SuccessCriteriaMet" in active:
         return _completed(evidence)
     failure = active.get("Failed") or active.get("FailureTarget")
-    if failure is None and "Suspended" in active:
+    suspended = "Suspended" in active or (job.get("spec") or {}).get("suspend") is True
+    if failure is None and suspended and evidence.observation.last_status:
+        reason = f"the Job of {subject} was suspended while it ran, as a queue does to make room: its pod has ended"
+        return Diagnosis("failed", Cause.PREEMPTED, f"{reason}; {_RESTART}")
+    if failure is None and suspended:
         return Diagnosis("progressing", Cause.STARTING, progress="its Job is suspended until its queue admits it")
     if failure is None:
         return None
@@ -46,6 +51,8 @@ def job_ended(evidence: Evidence) -> Diagnosis | None:
 
 def _completed(evidence: Evidence) -> Diagnosis:
     status = evidence.observation.last_status or {}
+    if evidence.is_being_deleted and status.get("state") != "finished":
+        return _deleted(evidence)
     if evidence.kind == "engine":
         reason = f"{evidence.subject} ended before it was taken down: {status.get('reason') or 'asked to stop'}"
         return Diagnosis("failed", Cause.STOPPED, f"{reason}; {evidence.kubectl_logs()}")
@@ -86,8 +93,8 @@ def pod_ended(evidence: Evidence) -> Diagnosis | None:
         advice = f"raise it in harness_cluster ({'memory' if evidence.kind == 'engine' else 'run_memory'})"
         return Diagnosis("failed", Cause.OUT_OF_MEMORY, f"{subject} was OOM-killed: exceeded {limit}; {advice}")
     if container.get("reason") in START_REASONS:
-        reason = f"the container of {subject} does not start: {container.get('message')}; {evidence.kubectl()}"
-        return Diagnosis("failed", Cause.CONTAINER, reason)
+        reason = f"the container of {subject} does not start: {one_line(str(container.get('message')))}"
+        return Diagnosis("failed", Cause.CONTAINER, f"{reason}; {evidence.kubectl()}")
     if container.get("reason") in ("Unknown", "ContainerStatusUnknown"):
         reason = f"node {node} lost the container of {subject} (exit code {container.get('exitCode')})"
         return Diagnosis("failed", Cause.NODE_LOST, f"{reason}; it was restarted: `last -x reboot` there shows when")
@@ -99,14 +106,18 @@ def _pod_deleted(evidence: Evidence, container: Object | None) -> Diagnosis | No
     state = (evidence.observation.last_status or {}).get("state")
     stopped = container is None or state == "stopped" or container.get("exitCode") in _STOPPED_EXITS
     interrupted = stopped and state not in ("finished", "failed")
-    if evidence.pod and "deletionTimestamp" in evidence.pod["metadata"] and interrupted:
-        reason = f"pod {evidence.pod_name} of {evidence.subject} was deleted by someone"
-        return Diagnosis("failed", Cause.DELETED, f"{reason}; {_RESTART}")
+    if evidence.is_being_deleted and interrupted:
+        return _deleted(evidence)
     if len(evidence.pods) > 1:
         first = evidence.pods[-2]["metadata"]["name"]
         reason = f"{evidence.subject} was restarted as pod {evidence.pod_name}, after {first}"
         return Diagnosis("failed", Cause.DISRUPTED, f"{reason}: a restarted run has no result; {_RESTART}")
     return None
+
+
+def _deleted(evidence: Evidence) -> Diagnosis:
+    reason = f"pod {evidence.pod_name} of {evidence.subject} was deleted by someone"
+    return Diagnosis("failed", Cause.DELETED, f"{reason}; {_RESTART}")
 
 
 def _container_exited(evidence: Evidence, code: int, message: str) -> Diagnosis:
@@ -115,12 +126,16 @@ def _container_exited(evidence: Evidence, code: int, message: str) -> Diagnosis:
     if code == FINISHED_BUT_INVALID and status.get("state") == "finished":
         return Diagnosis("ok", Cause.FINISHED)
     reported = evidence.status_reason() if status.get("state") in ("failed", "stopped") else ""
-    reported = reported or _last_text_line(evidence.observation.log_tail or message)
+    output = evidence.observation.log_tail or message
+    known = known_cause([reported, *output.splitlines(), message])
+    if known and not reported and evidence.kind == "engine":
+        reported = f"{printed(known.line)}; {known.advice}"
+    reported = reported or _last_text_line(output)
     if code == 0:
         return Diagnosis("failed", Cause.STOPPED, reported or f"{subject} has ended; {evidence.kubectl_logs()}")
     # Input that was rejected has nothing to do with GPUs.
     missing = evidence.gpu_shortage(below_limit=True) if code != 2 else ""
-    if missing or GPU_LOST.search(" ".join([reported, evidence.observation.log_tail, message])):
+    if missing or (known and known.is_broken_gpu):
         reason = f"{subject} lost its GPU: {'; '.join(filter(None, [reported, missing]))}"
         return Diagnosis("failed", Cause.GPU_LOST, f"{reason}; {GPU_ADVICE.format(node=evidence.node)}")
     shortage = evidence.gpu_shortage() if evidence.kind == "engine" and code != 2 else ""
@@ -133,10 +148,10 @@ def _container_exited(evidence: Evidence, code: int, message: str) -> Diagnosis:
     return Diagnosis("failed", Cause.SIGNAL, reason)
 
 
-def _last_text_line(printed: str) -> str:
+def _last_text_line(output: str) -> str:
     """The last line that is for people; a line of JSON is a status, which the kubelet's message may hold as well."""
-    lines = [line.strip() for line in printed.splitlines() if line.strip() and not line.startswith("{")]
-    return lines[-1] if lines else ""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("{")]
+    return printed(lines[-1]) if lines else ""
 
 
 def _exit_meaning(evidence: Evidence, code: int) -> str:
@@ -162,6 +177,10 @@ def _disrupted(evidence: Evidence, condition: Object) -> Diagnosis:
         return _ended_by_kubelet(evidence, message) or _evicted(evidence, message)
     if reason in ("DeletionByTaintManager", "DeletionByPodGC"):
         lost = node_not_ready(evidence)
+        if evidence.node_conditions() and not lost and reason == "DeletionByTaintManager":
+            keys = evidence.taints("NoExecute") or "which is gone by now"
+            text = f"{pod} was deleted because the node got a taint with effect NoExecute ({keys})"
+            return Diagnosis("failed", Cause.TAINT, f"{text}; remove it, or tolerate it with tolerated_taints")
         text = f"{pod} was deleted by the cluster ({message or reason}), most likely because the node was lost"
         return Diagnosis("failed", Cause.NODE_LOST, lost.reason if lost else f"{text}; kubectl get nodes")
     return Diagnosis("failed", Cause.DISRUPTED, f"{pod} was disrupted: {reason} {message}; {evidence.kubectl()}")
@@ -186,7 +205,7 @@ def _not_admitted(evidence: Evidence) -> Diagnosis:
     status, node = evidence.pod_status, evidence.node
     reason, message = str(status.get("reason", "")), str(status.get("message", ""))
     text = f"node {node} did not admit {evidence.subject} ({reason}): {one_line(message)}"
-    if re.search("gpu|device", reason + message, re.I):
+    if re.search("gpu|(?<!space left on )device", reason + message, re.I):
         return Diagnosis("failed", Cause.GPU_LOST, f"{text}; {GPU_ADVICE.format(node=node)}")
     cause = Cause.RESOURCES if reason.startswith("OutOf") else Cause.POD_REJECTED
     return Diagnosis("failed", cause, f"{text}; {evidence.kubectl(f'describe node {node}')}")

@@ -1,0 +1,1 @@
+../../harness/pip_failure.py
