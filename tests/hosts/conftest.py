@@ -32,15 +32,17 @@ class Counts:
 
 @dataclass
 class Play:
-    """One playbook on the three hosts; its output goes to a file."""
+    """One playbook on the three hosts, with the inventories given; its output goes to a file."""
 
     folder: Path
+    inventories: tuple[Path | str, ...] = ("inventory/jw", INVENTORY)
     process: subprocess.Popen[str] | None = field(default=None, init=False)
     seconds: float = field(default=0.0, init=False)
 
     def start(self, playbook: str, *words: str, **extra: Any) -> subprocess.Popen[str]:
         """Begin it, with `extra` as extra variables."""
-        command = [PLAYBOOK, "-i", "inventory/jw", "-i", INVENTORY, playbook, *words, "-e", json.dumps(extra)]
+        inventories = [word for inventory in self.inventories for word in ("-i", inventory)]
+        command = [PLAYBOOK, *inventories, playbook, *words, "-e", json.dumps(extra)]
         with (self.folder / "output").open("w") as output:
             self.process = subprocess.Popen(
                 command,

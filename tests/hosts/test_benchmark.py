@@ -1,15 +1,17 @@
-"""benchmark.yml over SSH: LoadGens and engines on hosts of their own, one of them slower, one of them lost."""
+"""benchmark.yml over SSH: LoadGens and engines on hosts of their own, which are bare, slower or lost."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.hosts import hosts
+from tests.hosts import hosts, inventory
 from tests.hosts.conftest import Play, until
-from tests.hosts.layout import GPU_HOSTS, SANDBOX, USER
+from tests.hosts.layout import ADDRESSES, GPU_HOSTS, REPOSITORY, SANDBOX, USER
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("hosts")]
 SAMPLES = 120
@@ -68,20 +70,85 @@ def engines_are_down(name: str) -> bool:
     return "vllm" not in hosts.run(name, "ps -eo args")
 
 
-def test_slower_host_gets_the_smaller_share(benchmark: Benchmark) -> None:
+def copy_of_inventory_hosts(folder: Path) -> Path:
+    """inventory/hosts with the two hosts' addresses and login, made as docs/getting-started/hosts.md says."""
+    shutil.copytree(REPOSITORY / "inventory" / "hosts", folder)
+    file = folder / "hosts.yml"
+    text = file.read_text()
+    for placeholder, name in (("192.0.2.21", "jw2"), ("192.0.2.22", "jw3")):
+        assert placeholder in text
+        text = text.replace(placeholder, ADDRESSES[name])
+    file.write_text(text)
+    (folder / "group_vars" / "all.json").write_text(json.dumps(inventory.connection()))
+    return folder
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder, by its name."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir() if file.is_file()}
+
+
+def test_bare_hosts_without_kubernetes_get_to_a_number_and_the_slower_one_a_smaller_share(benchmark: Benchmark) -> None:
+    hosts.fresh()
+    benchmark.inventories = (copy_of_inventory_hosts(benchmark.folder / "inventory"),)
+    environment = {key: inventory.harness("jw2")[key] for key in ("harness_install", "harness_env")}
+    settings = benchmark.settings(run_id="bare", scenario="offline", topology="per_node", **environment)
+    del settings["harness_root"]
+
+    # A host that lacks everything is refused with all of it in one list, by the names of the inventory.
+    assert benchmark.run("benchmark.yml", **settings) == 2
+    for host in ("gpu1", "gpu2"):
+        for words in (
+            "gpu: no NVIDIA GPU",
+            "harness_model = /var/lib/mlperf/model/Llama-3.1-8B-Instruct does not exist",
+        ):
+            assert f"{host}: {words}" in benchmark.unwrapped(), benchmark.output()
+    for name in GPU_HOSTS:
+        assert hosts.run(name, "ls -A /var/lib | grep mlperf || true") == ""
+        hosts.run(name, f"sudo install -d -o {USER} /var/lib/mlperf")
+        hosts.run(name, "touch /tmp/before")
+
+    model, dataset = SANDBOX / "model", SANDBOX / "cnn_eval.json"
+    assets = {
+        "assets_model_source": str(model),
+        "assets_model_files": sums(model),
+        "assets_dataset_source": str(SANDBOX),
+        "assets_dataset_files": {dataset.name: hashlib.sha256(dataset.read_bytes()).hexdigest()},
+    }
+    assert benchmark.run("playbooks/assets.yml", **assets) == 0, benchmark.output()
+    assert {counts.changed > 0 for counts in benchmark.counts().values()} == {True}
+    assert benchmark.run("playbooks/assets.yml", **assets) == 0 and benchmark.changed() == {"gpu1": 0, "gpu2": 0}
+
+    # In place of the GPUs: vLLM's CPU build, on a core of this machine for each host.
     hosts.ask("slow", "jw2", cores=1.0)
     hosts.ask("slow", "jw3", cores=0.6)
-    settings = benchmark.settings(run_id="slow", scenario="offline", topology="per_node")
-    assert benchmark.run("benchmark.yml", timeout_s=500, **settings) in (0, 2), benchmark.output()
-    assert benchmark.read("slow", "result.json")["failures"] == [], benchmark.output()
-    rows = benchmark.read("slow", "plan.json")["nodes"]
+    cpu = {key: inventory.harness("jw2")[key] for key in ("harness_reference_ids", "harness_shared_machine")}
+    cpu |= {
+        "harness_engine_build": "cpu",
+        "harness_engine_settings": inventory.harness("jw2")["harness_engine_settings"],
+    }
+    cores = {
+        host: inventory.harness(name)["harness_engines"] for host, name in zip(("gpu1", "gpu2"), GPU_HOSTS, strict=True)
+    }
+    cpu["harness_engines"] = "{{ " + json.dumps(cores) + "[inventory_hostname] }}"
+    assert benchmark.run("benchmark.yml", timeout_s=500, **settings, **cpu) in (0, 2), benchmark.output()
+    assert benchmark.read("bare", "result.json")["failures"] == [], benchmark.output()
+    rows = benchmark.read("bare", "plan.json")["nodes"]
     sizes = {name: row["share"]["stop"] - row["share"]["start"] for name, row in rows.items()}
     assert sum(sizes.values()) == SAMPLES
-    assert 0.2 < sizes["jw3"] / sizes["jw2"] < 0.85, sizes
-    assert abs(sizes["jw3"] / sizes["jw2"] - rows["jw3"]["samples_per_s"] / rows["jw2"]["samples_per_s"]) < 0.03
-    for name in GPU_HOSTS:
-        score = benchmark.read("slow", f"nodes/{name}/accuracy/score.json")
+    assert 0.2 < sizes["gpu2"] / sizes["gpu1"] < 0.85, sizes
+    assert abs(sizes["gpu2"] / sizes["gpu1"] - rows["gpu2"]["samples_per_s"] / rows["gpu1"]["samples_per_s"]) < 0.03
+    for name in sizes:
+        score = benchmark.read("bare", f"nodes/{name}/accuracy/score.json")
         assert score["samples_expected"] == sizes[name]
+
+    # Nothing is left outside of harness_root, and nothing there belongs to root.
+    for name in GPU_HOSTS:
+        folders = "/etc /usr /opt /srv /var/lib /var/cache /home"
+        own = "-path '/var/lib/mlperf*' -o -path '/var/lib/systemd/*'"
+        changed = set(hosts.run(name, f"sudo find {folders} -xdev -newer /tmp/before -not '(' {own} ')'").split())
+        assert changed <= {f"/home/{USER}", f"/home/{USER}/.ansible", f"/home/{USER}/.ansible/tmp"}
+        assert hosts.run(name, f"find /var/lib/mlperf -not -user {USER}") == ""
 
 
 def test_host_that_loses_power_is_reported_and_the_other_one_finishes(benchmark: Benchmark) -> None:
