@@ -61,7 +61,8 @@ def die_with_parent(parent: int) -> None:
 def stoppable() -> Iterator[None]:
     """Raise `Stopped` at the first SIGTERM, SIGINT or SIGHUP; later ones are ignored, so that cleanup can finish.
 
-    A signal that the process already ignores (under `nohup`) stays ignored. For the main thread only.
+    A signal that the process already ignores (under `nohup`) stays ignored. One that `stops_held` holds back is heard
+    here. For the main thread only.
     """
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -73,11 +74,24 @@ def stoppable() -> Iterator[None]:
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, stop)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stops_held() -> Iterator[None]:
+    """Hold SIGTERM, SIGINT and SIGHUP back, but for `stoppable` inside, until this ends. For the main thread only."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prctl(option: int, value: int) -> None:

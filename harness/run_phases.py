@@ -20,7 +20,7 @@ from typing import Any
 from harness import accuracy_parts, compliance, dataset, engine, resume, run_store
 from harness.errors import HarnessError, RunFailed, Stopped
 from harness.files import Reserve, read_json, write_json
-from harness.linux import stoppable
+from harness.linux import stoppable, stops_held
 from harness.load.attempts import Attempt, all_attempts_s, attempt, drain, next_rate
 from harness.load.calibrate import Calibration, calibrate
 from harness.load.loadgen import Outcome, SamplesFailed, run_loadgen, warm_up
@@ -61,23 +61,26 @@ def execute(
     """
     engine.introduce_all(root, spec.engines, keys or {})
     left = resume.interrupted(spec, run_store.run_directory(root, spec.run_id)) if resumed else None
-    execution = _Execution(spec, root, own_engine, left, on_status, on_line)
-    state, reason = "failed", None
-    try:
-        with stoppable(), served(execution.metrics, spec.metrics_port, spec.metrics_address):
-            execution.phases(samples)
-        state = "finished"
-    except Stopped:
-        state, reason = "stopped", "stopped on request"
-        raise
-    except OSError as error:
-        reason = f"{error.filename or 'a file'}: {error.strerror}; check whether the disk is full"
-        raise RunFailed(reason) from error
-    except Exception as error:
-        reason = str(error) if isinstance(error, HarnessError) else f"internal error: {type(error).__name__}: {error}"
-        raise
-    finally:
-        execution.close(state, reason)
+    # From its first status to its last a run can be found and asked to stop, which it must always record.
+    with stops_held():
+        execution = _Execution(spec, root, own_engine, left, on_status, on_line)
+        state, reason = "failed", None
+        try:
+            with stoppable(), served(execution.metrics, spec.metrics_port, spec.metrics_address):
+                execution.phases(samples)
+            state = "finished"
+        except Stopped:
+            state, reason = "stopped", "stopped on request"
+            raise
+        except OSError as error:
+            reason = f"{error.filename or 'a file'}: {error.strerror}; check whether the disk is full"
+            raise RunFailed(reason) from error
+        except Exception as error:
+            known = isinstance(error, HarnessError)
+            reason = str(error) if known else f"internal error: {type(error).__name__}: {error}"
+            raise
+        finally:
+            execution.close(state, reason)
     return execution.run_dir
 
 
