@@ -46,7 +46,7 @@ lint: .venv/dev ## ruff, mypy (strict) and ansible-lint (production profile)
 unit: .venv/dev site ## Tests without LoadGen and engines
 	@$(call debian,pages are looked at,chromium)
 	@echo "Unit tests: no LoadGen, no engine"
-	$(PYTEST) $(SIDE_BY_SIDE) tests/unit
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not long" tests/unit
 
 integration: .venv/dev site ## The real LoadGen and ansible-playbook, mostly over fake engines, then over a pair of the real vLLM
 	@echo "Integration tests: the real LoadGen and ansible-playbook over fake engines"
@@ -59,7 +59,7 @@ test-all long: site_words = -e harness_deepspeed=true
 long: .venv/dev site ## What takes minutes: the node image, Jobs of a cluster, DeepSpeed, booted hosts, long faults (Debian, root)
 	@$(call debian,the node image is built and three hosts are booted,$(LONG_PACKAGES))
 	@echo "Long tests: the node image, Jobs of a cluster, torchx, DeepSpeed, killed engines, booted hosts, faults (docs/reliability.md)"
-	$(PYTEST) -n 3 --dist loadgroup -m long tests/hosts tests/integration tests/faults
+	$(PYTEST) -n 3 --dist loadgroup -m long tests/hosts tests/unit tests/integration tests/faults
 
 clean: ## Remove what was set up here; results/ stays
 	rm -rf .venv .mlperf

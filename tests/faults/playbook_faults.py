@@ -281,6 +281,7 @@ PLAYBOOK_FAULTS = [
             within_s=5,
             complete=True,
         ),
+        long=True,
     ),
     Fault(
         "fleet_loadgen_host_lost",

@@ -104,6 +104,7 @@ def test_one_node_alone(fakes: Fakes) -> None:
     assert not (site.results / "alone" / "nodes" / "node1").exists()
 
 
+@pytest.mark.long
 def test_failing_node_costs_neither_the_other_nor_the_report(fakes: Fakes) -> None:
     site = fakes.site
     process = site.start(topology="per_node", mode="performance", run_id="broken", samples=MANY, target_qps=40)
@@ -151,6 +152,7 @@ def test_interrupted_watching_is_resumed_and_the_run_continues(fakes: Fakes) -> 
     assert kinds.count("calibration") == len([kind for kind in kinds[: kinds.index("run")] if kind == "calibration"])
 
 
+@pytest.mark.long
 def test_stopped_run_ends_with_a_report(fakes: Fakes) -> None:
     site = fakes.site
     process = site.start(mode="performance", run_id="stopped", samples=MANY, target_qps=5)

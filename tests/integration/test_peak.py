@@ -52,8 +52,11 @@ def search(spec: Spec, root: Path) -> tuple[Path, dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("engines", "start", "limit"),
-    [(1, 0.7, LIMIT_QPS), (1, 1.4, LIMIT_QPS), (2, 0.6, 2 * LIMIT_QPS)],
-    ids=["from a rate that holds", "from one that does not", "two engines"],
+    [
+        pytest.param(1, 0.7, LIMIT_QPS, id="from a rate that holds", marks=pytest.mark.long),
+        pytest.param(1, 1.4, LIMIT_QPS, id="from one that does not"),
+        pytest.param(2, 0.6, 2 * LIMIT_QPS, id="two engines", marks=pytest.mark.long),
+    ],
 )
 def test_a_search_ends_with_a_whole_run_that_is_valid(tmp_path: Path, engines: int, start: float, limit: float) -> None:
     servers = [FakeServer(**COSTS) for _ in range(engines)]

@@ -290,6 +290,7 @@ def test_the_journal_is_written_before_a_run_that_is_stopped_ends(runs: Runs) ->
     assert contents.problem is None and len(contents.answers) == logged
 
 
+@pytest.mark.long
 def test_a_benchmark_whose_run_was_killed_is_offered_to_be_resumed_and_is(fakes: Fakes) -> None:
     site = fakes.site
     alone = ("benchmark.yml", "--limit", "node1")

@@ -340,6 +340,8 @@ HONEST: dict[str, Callable[[Path], Path]] = {
         benchmark(folder, model=REAL, scenario="interactive", nodes=["alpha"], **whole())
     ),
 }
+MOST_KINDS_LONG = [pytest.param("a search", marks=pytest.mark.long), *list(HONEST)[1:]]
+"""The first has most of the kinds, of which each is built once: a minute."""
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +405,7 @@ def absences(folder: Path) -> dict[str, tuple[str, Any, tuple[Any, ...]]]:
     return found
 
 
-@pytest.mark.parametrize("kind", HONEST)
+@pytest.mark.parametrize("kind", MOST_KINDS_LONG)
 def test_a_missing_key_of_every_kind_is_never_valid(valid: dict[str, tuple[Path, Path]], kind: str) -> None:
     """Of those that no honest tree before had."""
     original, folder = valid[kind]
@@ -497,7 +499,7 @@ def judged_values(folder: Path) -> dict[str, tuple[str, Value]]:
     return {where: found for where, found in all_values(folder).items() if not is_free(where)}
 
 
-@pytest.mark.parametrize("kind", HONEST)
+@pytest.mark.parametrize("kind", MOST_KINDS_LONG)
 def test_another_value_of_every_kind_is_never_valid(valid: dict[str, tuple[Path, Path]], kind: str) -> None:
     """Of those that no honest tree before had; smaller ones and greater ones in turn."""
     original, folder = valid[kind]
