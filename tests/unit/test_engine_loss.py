@@ -407,7 +407,7 @@ def test_an_engine_that_refuses_even_a_look_for_a_moment_is_not_lost(
     ear = Ear()
     with FakeServer(first_ms=50, tokens=4) as one, FakeServer(first_ms=50, tokens=4) as two:
         with dispatcher(tmp_path, ear, one, two) as made:
-            two.refuse(0.5)
+            two.refuse(1.0)
             made.submit([(index, index) for index in range(120)])
             ear.wait(120)
             assert made.resent["engine1"] > 0 and not made.losses
