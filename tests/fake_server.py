@@ -1,8 +1,9 @@
 """A fake OpenAI completions server that streams as vLLM 0.32 does, at a set pace and with set faults.
 
 `python -m tests.fake_server --help` says what can be set; `POST /fake/settings` changes the same settings while it
-runs, `GET /fake/records` returns what it sent and when, `POST /fake/reset` forgets that. Stamps are CLOCK_MONOTONIC
-seconds, so they compare with `time.monotonic()` and `time.perf_counter()` of any process on this machine.
+runs, `GET /fake/records` returns what it sent and when, `POST /fake/reset` forgets that, `POST /fake/refuse` has it
+refuse connections for so many seconds. Stamps are CLOCK_MONOTONIC seconds, so they compare with `time.monotonic()` and
+`time.perf_counter()` of any process on this machine.
 
 From Python: `with FakeServer(ms_per_token=10) as server: ... server.url, server.records(), server.set(slots=8)`.
 """
@@ -21,6 +22,7 @@ import random
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,6 +68,7 @@ class Settings:
 
     `website` makes it answer HTML to every request but those for /fake/, like somebody's front page.
     `prefix` is a path that everything but those is below; with `api_key` what is below /v1 wants that key.
+    `backlog` is the length of the listen queue, out of which one connection is taken in `accept_ms`.
     """
 
     ms_per_token: float = 0.0
@@ -86,6 +89,8 @@ class Settings:
     website: bool = False
     prefix: str = ""
     api_key: str = ""
+    backlog: int = 4096
+    accept_ms: float = 0.0
     faults: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def update(self, values: dict[str, Any]) -> None:
@@ -163,7 +168,32 @@ class Server:
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self.steps: StepPace | None = None
+        self.listener: socket.socket | None = None
         self.set({})
+
+    def listen(self, host: str, port: int) -> str:
+        """Take connections from now on; returns the URL."""
+        self.listener = socket.create_server((host, port), backlog=self.settings.backlog)
+        self.listener.setblocking(False)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(self.listener))
+        return f"http://{host}:{self.listener.getsockname()[1]}"
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            await loop.connect_accepted_socket(functools.partial(Connection, self), connection)
+            if self.settings.accept_ms:
+                await asyncio.sleep(self.settings.accept_ms / 1000)
+
+    def refuse(self, seconds: float) -> None:
+        """Refuse connections for so long; those that are open serve on, each until the end of its answer."""
+        if self.listener:
+            address = self.listener.getsockname()
+            self._accepting.cancel()
+            self.listener.close()
+            self.listener = None
+            asyncio.get_running_loop().call_later(seconds, self.listen, *address)
 
     def set(self, values: dict[str, Any]) -> None:
         """Change settings; requests taken before keep theirs."""
@@ -173,6 +203,8 @@ class Server:
         if costs != self.settings.step_costs or self.steps is None:
             self.steps = StepPace(costs) if costs else None
         self.settings = settings
+        if self.listener:
+            self.listener.listen(settings.backlog)
         # Made here once for all prompts: taking a request must cost little, or the pace is not kept.
         pool = _pool(settings.vocab, settings.end_token)
         chunks = {token: _chunk(settings, self.created, [token], None, None) for token in set(pool)}
@@ -377,7 +409,7 @@ class Stream:
         """End the answer; the connection stays open when `keep`."""
         self.server.leave(self)
         self.done()
-        if not keep:
+        if not keep or not self.server.listener:
             self.transport.close()
 
 
@@ -475,17 +507,17 @@ class Connection(asyncio.Protocol):
             case "POST", "/fake/settings":
                 server.set(orjson.loads(self.body))
                 return "200 OK", "application/json", json.dumps(dataclasses.asdict(server.settings))
+            case "POST", "/fake/refuse":
+                server.refuse(float(self.body))
+                return "200 OK", "application/json", "{}"
         return "404 Not Found", "application/json", '{"detail":"Not Found"}'
 
 
 async def serve(settings: Settings, host: str, port: int, servers: int) -> None:
     """Serve until SIGTERM or SIGINT; the first line on stdout says where. Further servers are on free ports."""
     loop = asyncio.get_running_loop()
-    urls = []
-    for each in [port] + [0] * (servers - 1):
-        server = Server(dataclasses.replace(settings))
-        listener = await loop.create_server(functools.partial(Connection, server), host, each, backlog=4096)
-        urls.append(f"http://{host}:{listener.sockets[0].getsockname()[1]}")
+    ports = [port] + [0] * (servers - 1)
+    urls = [Server(dataclasses.replace(settings)).listen(host, each) for each in ports]
     print(f"fake server ready on {' '.join(urls)}", flush=True)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -589,6 +621,10 @@ class FakeServer:
     def reset(self) -> None:
         """Forget the records and count faults from 1 again."""
         self.request("POST", "/fake/reset", {})
+
+    def refuse(self, seconds: float) -> None:
+        """Refuse connections for so long; those that are open serve on, each until the end of its answer."""
+        self.request("POST", "/fake/refuse", seconds)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from harness.load.stream import excerpt, first_ids
 if TYPE_CHECKING:
     from harness.load.client import Client
 
+_TAKEN_MS = 3000  # until the server's system must have acknowledged the first request; it is sent four times meanwhile
+
 
 @dataclass(slots=True, eq=False)
 class Request:
@@ -74,7 +76,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._set(socket.TCP_NODELAY, 1)
+        self._set(socket.TCP_USER_TIMEOUT, _TAKEN_MS)
+
+    def _set(self, option: int, value: int) -> None:
+        self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, option, value)
 
     def send(self, request: Request) -> None:
         """Write a request; the connection must be idle."""
@@ -127,6 +133,7 @@ class Connection(asyncio.Protocol):
     def _free(self) -> None:
         self._request = None
         if self._keep_alive:
+            self._set(socket.TCP_USER_TIMEOUT, 0)  # it is taken: from now on the network may pause for longer
             self.release()
         else:
             self._transport.close()
@@ -161,4 +168,5 @@ class Connection(asyncio.Protocol):
             self._client.idle.remove(self)
         request, self._request = self._request, None
         if request:
-            self._client.closed_early(request, unanswered=self._was_idle and not self._answered)
+            untaken = isinstance(exc, TimeoutError) and not self._answered
+            self._client.closed_early(request, unanswered=self._was_idle and not self._answered, untaken=untaken)

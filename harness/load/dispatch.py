@@ -126,8 +126,9 @@ class Dispatcher:
 
     @property
     def resent(self) -> dict[str, int]:
-        """By engine, the requests that were sent again because it had closed an idle connection, or had refused one
-        while it was well. Samples that were moved because of a loss are counted there."""
+        """By engine, the requests that were sent again because it had closed an idle connection, had no room for one in
+        its listen queue, or had refused one while it was well. Samples that were moved because of a loss are counted
+        there."""
         return {lane.ref.name: lane.client.resent for lane in self._lanes if lane.client.resent}
 
     @property

@@ -20,7 +20,7 @@ from harness.node import probe
 _CHECK_S = 1.0
 _LIVELY = 0.25  # part of the longest silence in which an engine that others are measured by was heard
 _RETURN_S = 2.0  # between two questions whether a lost engine is back
-_DYING_S = 2.5  # how long the server of an engine that dies may still say that it is well
+_DYING_S = 2.5  # how long an engine that dies may still say that it is well, or one that is well refuse connections
 _ASK_S = 0.25  # between two questions whether it is
 
 
@@ -109,13 +109,18 @@ class EngineGuard:
         return next(loss for loss in reversed(self.losses) if loss.engine == lane.ref.name)
 
     async def _examine(self, lane: Lane) -> None:
-        """Find out whether it is the engine that failed, or single samples, which several looks must agree on."""
+        """Find out whether it is the engine that failed, or single samples, which several looks must agree on.
+
+        So must they where all that failed was a refused connection: an engine refuses a look like any other.
+        """
         end = self._loop.time() + _DYING_S
         while True:
-            if problem := await asyncio.to_thread(probe.health_problem, lane.ref.url):
+            problem = await asyncio.to_thread(probe.health_problem, lane.ref.url)
+            over = self._loop.time() > end
+            if problem and (over or not all(sent.request.unsent for sent, _ in lane.doubted)):
                 self.lose(lane, f"{lane.doubted[0][1]}; {problem}")
                 return
-            if self._loop.time() > end or all(self._may_be_sent_again(sent) for sent, _ in lane.doubted):
+            if over or (not problem and all(self._may_be_sent_again(sent) for sent, _ in lane.doubted)):
                 break
             await asyncio.sleep(_ASK_S)
         doubted, lane.doubted = lane.doubted, []

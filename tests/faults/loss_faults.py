@@ -5,10 +5,12 @@ import signal
 
 from tests.faults.ending import Expected, Fault
 from tests.faults.own_engine import OwnServer, RunOverOwnEngine
-from tests.faults.run_faults import failed
+from tests.faults.run_faults import failed, requests_were_sent_again, survived
 from tests.faults.runs import OneRun, Run
 
 VERY_SLOW, SLOWEST = {"ms_per_token": 120.0}, {"ms_per_token": 250.0}
+QUICK = {"ms_per_token": 20.0}
+"""Few slots make a run of quick answers last."""
 SILENCE = {"limits": {"engine_silence_s": 2.0}}
 MOVED = "moves its samples to the other engine and goes on; the verdict says when, why and how many"
 
@@ -57,6 +59,27 @@ LOSS_FAULTS = [
         f"{MOVED}; the engine takes part again; its late answers do not count",
         OneRun(inject=lambda run: run.pause(run.server.pid, 6), after=20, engines=2, server=VERY_SLOW, spec=SILENCE),
         went_on("moved to other engines", r"it was back \d+ s later", within_s=5),
+        long=True,
+    ),
+    Fault(
+        "one_of_two_refuses_1_s",
+        "one of two engines refuses connections for 1 s, answers on those that it has, and closes each of them then",
+        "sends the refused samples to the other engine and goes on with both",
+        OneRun(
+            inject=lambda run: run.server.refuse(1),
+            after=20,
+            engines=2,
+            server={**QUICK, "slots": 4},
+            afterwards=requests_were_sent_again,
+        ),
+        survived(),
+    ),
+    Fault(
+        "one_of_two_refuses_5_s",
+        "one of two engines refuses connections for 5 s, twice as long as a run waits for it",
+        f"{MOVED}; the engine takes part again",
+        OneRun(inject=lambda run: run.server.refuse(5), after=20, engines=2, server={**QUICK, "slots": 2}),
+        went_on("cannot connect", "moved to other engines", r"it was back \d+ s later", within_s=5),
         long=True,
     ),
     Fault(

@@ -79,10 +79,12 @@ def _kill_engine(number: int) -> Callable[[Run], object]:
     return lambda run: os.kill(run.server.pid, number)
 
 
-def _requests_were_sent_again(run: Run) -> None:
+def requests_were_sent_again(run: Run) -> None:
+    """Fail unless the first engine had some twice, without a loss."""
     assert json.loads((run.run_dir / "outcome.json").read_text())["resent"]["engine0"] > 0
 
 
+BURST = {"samples": 300, "max_in_flight": 300, "limits": {"request_timeout_s": 90.0}}
 STALL = {"limits": {"stall_timeout_s": 3.0}}
 
 ENGINES = [
@@ -127,8 +129,16 @@ ENGINES = [
         "connections_closed",
         "an engine closes every third of its idle connections at random moments",
         "sends the requests again on new connections",
-        OneRun(faults={"close": 3}, spec={"mode": "both"}, scored=True, afterwards=_requests_were_sent_again),
+        OneRun(faults={"close": 3}, spec={"mode": "both"}, scored=True, afterwards=requests_were_sent_again),
         survived(),
+    ),
+    Fault(
+        "listen_queue_full",
+        "an Offline run's 300 samples come at once to an engine whose listen queue has room for 8 connections",
+        "makes each connection for which there was no room again; no sample waits for `request_timeout_s` (here 90 s)",
+        OneRun(spec=BURST, server={"slots": 1024, "backlog": 8, "accept_ms": 2.0}, afterwards=requests_were_sent_again),
+        survived(),
+        long=True,
     ),
     Fault(
         "engine_trickles",

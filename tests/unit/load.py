@@ -29,7 +29,8 @@ def make_spec(folder: Path, *servers: FakeServer, max_in_flight: int = 32, **val
     model, data = folder / "model", folder / "data.json"
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps({"vocab_size": VOCABULARY, "eos_token_id": 2}))
-    data.write_text(json.dumps([{"tok_input": ids, "input": "a", "output": "b"} for ids in prompts()]))
+    known = prompts(max(SAMPLES, values.get("samples", SAMPLES)))
+    data.write_text(json.dumps([{"tok_input": ids, "input": "a", "output": "b"} for ids in known]))
     engines = [
         {"name": f"engine{number}", "url": server.url, "max_in_flight": max_in_flight}
         for number, server in enumerate(servers)

@@ -1,6 +1,7 @@
 """The HTTP client with every fault of the fake server."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -233,6 +234,47 @@ def test_a_stopped_server_is_reported_at_once() -> None:
     (result,) = run(job)
     assert result.reason and result.reason.startswith(f"cannot connect to {url}: ")
     assert time.monotonic() - started < 20
+
+
+def test_a_request_for_whose_connection_the_listen_queue_had_no_room_is_sent_again(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: a connection is open for the client alone, since the listen queue was full when its handshake ended."""
+    monkeypatch.setattr("harness.load.connection._TAKEN_MS", 500)
+    with socket.create_server(("127.0.0.1", 0)) as queue:
+        queue.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)  # the handshake ends with the first request
+        queue.listen(0)  # room for one
+
+        async def job() -> tuple[list[Result], int]:
+            caller = Caller(f"http://127.0.0.1:{queue.getsockname()[1]}")
+            asked = asyncio.create_task(caller.ask(0, 1))
+            while not caller.client.resent:
+                await asyncio.sleep(0.01)
+            serving = asyncio.create_task(_pass_on(queue, server))
+            results = await asked
+            serving.cancel()
+            return results, caller.client.resent
+
+        results, resent = run(job)
+    assert all(result.answer for result in results) and resent == 1
+    assert len(server.records()) == 2
+
+
+async def _pass_on(queue: socket.socket, server: FakeServer) -> None:
+    """Take connections and connect each to the server."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = server.url.removeprefix("http://").split(":")
+        below, above = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(copy(reader, above), copy(below, writer))
+
+    async with await asyncio.start_server(serve, sock=queue) as passing:
+        await passing.serve_forever()
 
 
 class CountingLoop:

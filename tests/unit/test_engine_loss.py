@@ -397,3 +397,19 @@ def test_a_refused_connection_of_an_engine_that_is_well_is_tried_again(
             ear.wait(80)
             assert refused and made.resent == {"engine1": 1} and not made.losses
         all_answered(ear, 80, one)
+
+
+def test_an_engine_that_refuses_even_a_look_for_a_moment_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault: all connections are refused for a moment, by an engine that answers on those that it has."""
+    monkeypatch.setattr(engine_guard, "_DYING_S", 10)
+    ear = Ear()
+    with FakeServer(first_ms=50, tokens=4) as one, FakeServer(first_ms=50, tokens=4) as two:
+        with dispatcher(tmp_path, ear, one, two) as made:
+            two.refuse(1.0)
+            made.submit([(index, index) for index in range(120)])
+            ear.wait(120)
+            assert made.resent["engine1"] > 0 and not made.losses
+        all_answered(ear, 120, one)
+        assert "engine1" in {engine for _, engine, _ in ear.done.values()}
