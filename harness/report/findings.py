@@ -59,8 +59,8 @@ class Advice(Enum):
         "cache was at most {kv} % full, so the batch limit may slow the engine down; raise max_num_seqs."
     )
     KV_FULL = (
-        "The KV cache reached {kv:.0f} %, so sequences may be preempted and computed again; give it more memory, "
-        "use an 8-bit format for weights or cache, or lower max_num_seqs to about {running:.0f}."
+        "The KV cache of engine {engine} reached {kv:.0f} %, so sequences may be preempted and computed again; give it "
+        "more memory, use an 8-bit format for weights or cache, or lower max_num_seqs to about {running:.0f}."
     )
     BATCH_EMPTY = (
         "On average {running:.1f} of {slots} sequences ran and nothing waited, so the engine was not kept full; "
@@ -233,9 +233,8 @@ def _batching(request: Request, node: Node) -> Iterator[Finding]:
     usage, slots = node.telemetry, _slots(node)
     if not (usage.running and usage.waiting and slots):
         return
-    kv = usage.kv_cache_percent
-    if kv and kv.peak >= 95:
-        yield Advice.KV_FULL.finding(node.name, kv=kv.peak, running=usage.running.mean)
+    if (cache := usage.fullest_cache) and cache.percent_peak >= 95:
+        yield Advice.KV_FULL.finding(node.name, engine=cache.engine, kv=cache.percent_peak, running=cache.running_mean)
     elif (full := usage.full) and (full.waiting_mean or 0) >= 1 and full.seconds >= _OFTEN_FULL * usage.running.seconds:
         share = "–" if full.kv_cache_percent_peak is None else f"{full.kv_cache_percent_peak:.0f}"
         yield Advice.BATCH_LIMITED.finding(

@@ -122,14 +122,21 @@ def two_engines(folder: Path) -> None:
     first = folder / "nodes/alpha/engines/alpha-0"
     shutil.copytree(first, first.with_name("alpha-1"))
     edit(first.with_name("alpha-1") / "engine.json", lambda engine: engine.update(name="alpha-1"))
-    for name, waiting in (("alpha-0", 6), ("alpha-1", 7)):
+    for name, waiting, cache in (("alpha-0", 6, 30), ("alpha-1", 7, 90)):
         lines = [",".join(COLUMNS)]
         for second in range(-2, 30):
             full = second % 2 == 0
             reading = {**USUAL, "engine": name, "unix_s": START + second + 0.2}
-            reading |= {"running": 8 if full else 4, "waiting": waiting if full else 0}
+            reading |= {"running": 8 if full else 4, "waiting": waiting if full else 0, "kv_cache_percent": cache}
             lines.append(",".join(str(reading.get(column, "")) for column in COLUMNS))
         (first.with_name(name) / "telemetry.csv").write_text("\n".join(lines) + "\n")
+
+
+def one_full_cache(folder: Path) -> None:
+    """The second of two engines has a full cache and runs 4 sequences, while the first one's is nearly empty."""
+    two_engines(folder)
+    path = folder / "nodes/alpha/engines/alpha-1/telemetry.csv"
+    path.write_text(path.read_text().replace(",90\n", ",98\n").replace(",8,7,", ",4,7,"))
 
 
 def test_an_ordinary_run_has_no_findings(tmp_path: Path) -> None:
@@ -143,8 +150,15 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str | None, str]] = {
         "12 requests waited on average while all 8 sequences ran (6 of 6 s)",
     ),
     "batch of two engines": (
-        two_engines, "BATCH_LIMITED", "alpha", "13 requests waited on average while all 16 sequences ran (3 of 5 s)"),
-    "kv": (readings(running=8, waiting=2, kv_cache_percent=97), "KV_FULL", "alpha", "reached 97 %"),
+        two_engines, "BATCH_LIMITED", "alpha",
+        "13 requests waited on average while all 16 sequences ran (3 of 5 s) and the KV cache was at most 90 % full",
+    ),
+    "kv": (readings(running=8, waiting=2, kv_cache_percent=97), "KV_FULL", "alpha", "engine alpha-0 reached 97 %"),
+    "kv of one of two engines": (
+        one_full_cache, "KV_FULL", "alpha",
+        "engine alpha-1 reached 98 %, so sequences may be preempted and computed again; give it more memory, use an "
+        "8-bit format for weights or cache, or lower max_num_seqs to about 4.",
+    ),
     "memory": (readings(memory_used_gib=23), "MEMORY_SHORT", "alpha", "23.0 of 24.0 GiB"),
     "cpu": (readings(cpu_percent=98), "CPU_BOUND", "alpha", "98 % busy"),
     "throttle": (readings(**(GPU | {"gpu_throttle": "thermal"})), "GPU_THROTTLED", "alpha", "% of readings (thermal)"),
