@@ -13,7 +13,7 @@ from harness.report.build import build
 from harness.report.findings import Advice
 from harness.report.record import Finding
 from tests.unit import loadgen_logs
-from tests.unit.results_tree import START, benchmark, edit
+from tests.unit.results_tree import START, attempts, benchmark, edit
 
 COLUMNS = (
     "unix_s", "cpu_percent", "memory_used_gib", "memory_total_gib", "gpu_index", "gpu_util_percent",
@@ -324,6 +324,38 @@ def test_rate_far_above_what_was_answered_is_too_high(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(f"{scheduled}10.0", f"{scheduled}60.0"))
     loadgen_logs.resummarise(path.parent)
     assert ("TARGET_TOO_HIGH", None) in findings_of(long)
+
+
+EARLY = {"verdict": "ENDED EARLY", "target_qps": 60.0}
+
+
+@pytest.mark.parametrize(("tried", "words"), [
+    # Ended while first answers were late, and while too many had no answer at all, which no journal shows.
+    ([EARLY | {"over_ttft": 3, "ttft_ms_p99": 2500.0}], "answered 4.97 samples/s of the 60.00 that were sent"),
+    ([EARLY], "answered 9.82 samples/s of the 60.00 that were sent"),
+    ([EARLY, EARLY | {"target_qps": 30.0}], "answered 9.82 samples/s of the 30.00 that were sent"),
+    ([EARLY, {"target_qps": 10.0}], None),
+    ([EARLY | {"target_qps": 11.0}], None),  # 11 were sent: one more was in flight
+    ([EARLY | {"engine_lost": True}], None),
+])  # fmt: skip
+def test_rate_of_a_last_attempt_that_was_ended_early_is_too_high(
+    tmp_path: Path, tried: list[dict[str, Any]], words: str | None
+) -> None:
+    folder = fleet(tmp_path)
+    attempts(folder, *tried)
+    found = [one for one in build(folder)[0].findings if one.code == "TARGET_TOO_HIGH"]
+    assert [one.node for one in found] == ([None] if words else [])
+    assert not words or words in found[0].sentence
+
+
+def test_rates_of_loadgens_that_were_ended_early_are_too_high_each_and_together(tmp_path: Path) -> None:
+    folder = fleet(tmp_path, topology="per_node", samples=100)
+    attempts(folder, EARLY, node="alpha")
+    attempts(folder, EARLY | {"target_qps": 30.0}, node="beta")
+    found = {one.node: one.sentence for one in build(folder)[0].findings if one.code == "TARGET_TOO_HIGH"}
+    assert [(node, sentence.split("of the ")[1][:5]) for node, sentence in found.items()] == [
+        (None, "90.00"), ("alpha", "60.00"), ("beta", "30.00"),
+    ]  # fmt: skip
 
 
 def test_waiting_in_the_client_is_normal_in_offline(tmp_path: Path) -> None:
