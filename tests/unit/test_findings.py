@@ -13,7 +13,7 @@ from harness.report.build import build
 from harness.report.findings import Advice
 from harness.report.record import Finding
 from tests.unit import loadgen_logs
-from tests.unit.results_tree import START, attempts, benchmark, edit
+from tests.unit.results_tree import START, attempts, benchmark, edit, retimed
 
 COLUMNS = (
     "unix_s", "cpu_percent", "memory_used_gib", "memory_total_gib", "gpu_index", "gpu_util_percent",
@@ -90,7 +90,7 @@ def deepspeed(folder: Path) -> None:
 def queued(folder: Path) -> None:
     path = folder / "nodes/alpha/journal.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
-    moved = [e | {"sent_s": e["issued_s"] + 0.05, "first_s": e["issued_s"] + 0.07} for e in entries]
+    moved = [retimed(e, sent_s=e["issued_s"] + 0.05, first_s=e["issued_s"] + 0.07) for e in entries]
     path.write_text("".join(json.dumps(e) + "\n" for e in moved))
 
 
@@ -254,7 +254,7 @@ def test_slower_first_tokens_of_one_node_point_at_the_network(tmp_path: Path) ->
     folder = fleet(tmp_path)
     path = folder / "nodes/alpha/journal.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
-    late = [e | {"first_s": e["issued_s"] + 0.09} if e["engine"] == "beta-0" else e for e in entries]
+    late = [retimed(e, first_s=e["issued_s"] + 0.09) if e["engine"] == "beta-0" else e for e in entries]
     path.write_text("".join(json.dumps(e) + "\n" for e in late))
     assert findings_of(folder) == {}, "slow answers alone say nothing about the network"
     times = {"alpha-0": 0.2, "beta-0": 31.4}
@@ -316,7 +316,7 @@ def test_rate_far_above_what_was_answered_is_too_high(tmp_path: Path) -> None:
     loadgen_logs.resummarise(path.parent)
     assert findings_of(folder) == {}  # a run of seconds says nothing: the time until its last answer is part of it
     late = '"result_first_token_99.00_percentile_latency_ns", "value": '
-    path.write_text(text.replace(f"{late}20000000", f"{late}2500000000"))  # but it does where it broke a limit
+    path.write_text(text.replace(f"{late}20010000", f"{late}2500000000"))  # but it does where it broke a limit
     loadgen_logs.resummarise(path.parent)
     assert "9.71 samples/s of the 60.00" in findings_of(folder)["TARGET_TOO_HIGH", None].sentence
     long = fleet(tmp_path / "long", samples=250)
@@ -369,7 +369,7 @@ def test_latency_near_its_limit_is_a_warning(tmp_path: Path) -> None:
     path = folder / "nodes/alpha/performance/mlperf_log_detail.txt"
     path.write_text(
         path.read_text().replace(
-            '"result_first_token_99.00_percentile_latency_ns", "value": 20000000',
+            '"result_first_token_99.00_percentile_latency_ns", "value": 20010000',
             '"result_first_token_99.00_percentile_latency_ns", "value": 1900000000',
         )
     )
@@ -386,7 +386,7 @@ def test_engine_that_slows_down_at_half_is_found_with_both_figures(tmp_path: Pat
     assert set(findings_of(folder)) <= {("TELEMETRY_GAPS", "alpha"), ("TELEMETRY_GAPS", "beta")}
     path = folder / "nodes/alpha/journal.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
-    slower = [e | {"last_s": e["last_s"] + 0.0127} if e["qsl_idx"] >= 210 and "alpha" in e["engine"] else e
+    slower = [retimed(e, last_s=e["last_s"] + 0.0127) if e["qsl_idx"] >= 210 and "alpha" in e["engine"] else e
               for e in entries]  # fmt: skip
     path.write_text("".join(json.dumps(e) + "\n" for e in slower))
     (sentence,) = [finding.sentence for finding in build(folder)[0].findings if finding.code == "NOT_STEADY"]
