@@ -55,6 +55,7 @@ def build(path: Path) -> Built:
     ratio, no_ratio = history.efficiency(together.samples_per_s, parts)
     runs = tuple(phases.phases(inputs.loadgens))
     shared = bool(inputs.plan and inputs.plan.shared_machine)
+    tried = tuple(phases.attempts(inputs.loadgens))
     lost = tuple(losses.losses(inputs))
     judged = verdict.judge(inputs, score, phases.loads(inputs, journal), lost)
     real = bool(inputs.loadgens) and not Rule.TINY_MODEL.broken(judged)
@@ -75,13 +76,13 @@ def build(path: Path) -> Built:
         shared_machine=shared,
         phases=runs,
         calibration=tuple(phases.calibrations(inputs)),
-        attempts=tuple(phases.attempts(inputs.loadgens)),
+        attempts=tried,
         peaks=tuple(phases.peaks(inputs.loadgens)),
         engine_losses=lost,
         resent=_resent(inputs.loadgens),
         resumed=tuple(phases.resumed(inputs.loadgens)),
         findings=(
-            *findings.find(request, together, parts, pair, runs, shared, real_model=real),
+            *findings.find(request, together, parts, pair, runs, tried, shared, real_model=real),
             *(each for run in inputs.loadgens for each in findings.warned(run.host, run.outcome.warnings)),
         ),
         failures=tuple(phases.failures(inputs)),

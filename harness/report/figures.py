@@ -13,7 +13,7 @@ from harness.report import logs, tables
 from harness.report.input_models import Part
 from harness.report.journals import Table
 from harness.report.load_inputs import LoadGenRun
-from harness.report.machines import FullBatch, Telemetry, Usage
+from harness.report.machines import FullBatch, FullestCache, Telemetry, Usage
 from harness.report.record import Figures, Latency, Pair, Rouge
 from harness.scoring.scores import METRICS, Row, Score
 from harness.scoring.scores import figures as row_figures
@@ -228,7 +228,8 @@ def telemetry(
     """
     table, machine = tables.readings(paths, span, numbers), tables.readings(paths[:1], span)
     gpus = table[~np.isnan(table["gpu_util_percent"])]
-    queues = tables.queues(table, tables.names(table["engine"]) if engines is None else engines)
+    engines = tables.names(table["engine"]) if engines is None else engines
+    queues = tables.queues(table, engines)
     throttled, why = throttling(gpus)
     totals = machine["memory_total_gib"][~np.isnan(machine["memory_total_gib"])]
     return Telemetry(
@@ -246,6 +247,7 @@ def telemetry(
         waiting=usage(queues.waiting),
         kv_cache_percent=usage(queues.kv_cache_percent),
         full=_full(queues, slots),
+        fullest_cache=_fullest_cache(table, engines),
         gap_s=_gap(np.sort(machine["unix_s"]), span) if any(path.exists() for path in paths) else None,
         own_cost_cpu_percent=cost,
     )
@@ -263,6 +265,16 @@ def _full(queues: tables.Queues, slots: int | None) -> FullBatch | None:
         waiting_mean=waiting.mean if waiting else None,
         kv_cache_percent_peak=kv.peak if kv else None,
     )
+
+
+def _fullest_cache(table: Table, engines: Iterable[str]) -> FullestCache | None:
+    fullest = None
+    for name in engines:
+        own = table[table["engine"] == name]
+        cache, running = (usage(tables.by_second(own, column)[1]) for column in ("kv_cache_percent", "running"))
+        if cache and running and (fullest is None or cache.peak > fullest.percent_peak):
+            fullest = FullestCache(engine=name, percent_peak=cache.peak, running_mean=running.mean)
+    return fullest
 
 
 def usage(values: tables.Floats) -> Usage | None:

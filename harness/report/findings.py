@@ -5,7 +5,7 @@ from enum import Enum
 
 from harness.report.evidence.models import PUBLISHED_WEIGHTS
 from harness.report.machines import Gpu, GpuUse, Telemetry, Usage
-from harness.report.record import Figures, Finding, Node, Pair, Phase, Request, latency_limits
+from harness.report.record import Attempt, Figures, Finding, Node, Pair, Phase, Request, latency_limits
 
 _OFTEN_FULL = 0.1
 """Part of the seconds in which all sequences ran, from which on their number may limit the speed."""
@@ -59,8 +59,8 @@ class Advice(Enum):
         "cache was at most {kv} % full, so the batch limit may slow the engine down; raise max_num_seqs."
     )
     KV_FULL = (
-        "The KV cache reached {kv:.0f} %, so sequences may be preempted and computed again; give it more memory, "
-        "use an 8-bit format for weights or cache, or lower max_num_seqs to about {running:.0f}."
+        "The KV cache of engine {engine} reached {kv:.0f} %, so sequences may be preempted and computed again; give it "
+        "more memory, use an 8-bit format for weights or cache, or lower max_num_seqs to about {running:.0f}."
     )
     BATCH_EMPTY = (
         "On average {running:.1f} of {slots} sequences ran and nothing waited, so the engine was not kept full; "
@@ -149,6 +149,7 @@ def find(
     nodes: Sequence[Node],
     pair: Pair | None,
     phases: Sequence[Phase],
+    attempts: Sequence[Attempt],
     shared_machine: bool,
     real_model: bool,
 ) -> tuple[Finding, ...]:
@@ -158,7 +159,8 @@ def find(
         findings.append(Advice.SHARED_MACHINE.finding())
     if real_model:
         findings += _weights(nodes)
-    findings += _rates(request, together, nodes, phases)
+    findings += _overload(request, together, nodes, phases, attempts)
+    findings += _rates(request, together, nodes)
     for node in nodes:
         findings += [
             Advice.NOT_TUNED.finding(node.name, engine=engine.name)
@@ -188,20 +190,38 @@ def _slots(node: Node) -> int | None:
     return sum(size for size in sizes if size) if sizes and all(sizes) else None
 
 
-def _rates(request: Request, together: Figures, nodes: Sequence[Node], phases: Sequence[Phase]) -> Iterator[Finding]:
+def _overload(
+    request: Request, together: Figures, nodes: Sequence[Node], phases: Sequence[Phase], attempts: Sequence[Attempt]
+) -> Iterator[Finding]:
+    limits = latency_limits(request)
+    if limits is None:
+        return
+    targets = {phase.node: phase.target_qps for phase in phases if phase.mode == "performance"}
+    last = {attempt.node: attempt for attempt in attempts}
+    for node, figures in [(None, together), *((node.name, node.figures) for node in nodes if len(nodes) > 1)]:
+        # In a fleet one node's LoadGen sends to all, so that its rate says nothing of this node.
+        loadgens = list(targets) if node is None else [node] if request.topology == "per_node" else []
+        judged = [last[loadgen] for loadgen in loadgens if loadgen in last]
+        if any(attempt.engine_lost for attempt in judged):
+            continue  # the rate is not why it was slow
+        rates = [targets.get(loadgen) or 0.0 for loadgen in loadgens]
+        rate, target = figures.samples_per_s, figures.scheduled_samples_per_s or (sum(rates) if all(rates) else None)
+        early = any(attempt.ended_early for attempt in judged)
+        pairs = zip((figures.ttft, figures.tpot), limits, strict=True)
+        broken = early or any(latency and latency.p99_ms > limit for latency, limit in pairs)
+        seconds = figures.seconds or 0.0
+        # What was in flight when an attempt was ended was sent, and never answered.
+        in_flight = figures.end_to_end.p50_ms / 1e3 / seconds if early and figures.end_to_end and seconds else 0.0
+        # In a short run that held its limits the time until the last answer is what makes the rate lower.
+        if rate and target and rate < 0.9 * target * (1 - in_flight) and (broken or seconds >= 20):
+            yield Advice.TARGET_TOO_HIGH.finding(node, rate=rate, target=target)
+
+
+def _rates(request: Request, together: Figures, nodes: Sequence[Node]) -> Iterator[Finding]:
     limits = latency_limits(request)
     if limits is None:
         return
     ttft_limit, tpot_limit = limits
-    for node, figures in [(None, together), *((node.name, node.figures) for node in nodes if len(nodes) > 1)]:
-        rate, target = figures.samples_per_s, figures.scheduled_samples_per_s
-        if node is None and target is None:
-            target = next((phase.target_qps for phase in phases if phase.mode == "performance"), None)
-        pairs = ((figures.ttft, ttft_limit), (figures.tpot, tpot_limit))
-        broken = any(latency and latency.p99_ms > limit for latency, limit in pairs)
-        # In a short run that held its limits the time until the last answer is what makes the rate lower.
-        if rate and target and rate < 0.9 * target and (broken or (figures.seconds or 0) >= 20):
-            yield Advice.TARGET_TOO_HIGH.finding(node, rate=rate, target=target)
     searched = request.target_qps == "peak"  # for the rate at the limit, so that being near it is no news
     for metric, latency, limit in (("TTFT", together.ttft, ttft_limit), ("TPOT", together.tpot, tpot_limit)):
         if latency and not searched and 0.85 * limit <= latency.p99_ms <= limit:
@@ -233,9 +253,8 @@ def _batching(request: Request, node: Node) -> Iterator[Finding]:
     usage, slots = node.telemetry, _slots(node)
     if not (usage.running and usage.waiting and slots):
         return
-    kv = usage.kv_cache_percent
-    if kv and kv.peak >= 95:
-        yield Advice.KV_FULL.finding(node.name, kv=kv.peak, running=usage.running.mean)
+    if (cache := usage.fullest_cache) and cache.percent_peak >= 95:
+        yield Advice.KV_FULL.finding(node.name, engine=cache.engine, kv=cache.percent_peak, running=cache.running_mean)
     elif (full := usage.full) and (full.waiting_mean or 0) >= 1 and full.seconds >= _OFTEN_FULL * usage.running.seconds:
         share = "–" if full.kv_cache_percent_peak is None else f"{full.kv_cache_percent_peak:.0f}"
         yield Advice.BATCH_LIMITED.finding(

@@ -120,11 +120,19 @@ class FullBatch(Record):
     kv_cache_percent_peak: float | None
 
 
+class FullestCache(Record):
+    """The engine whose KV cache was the fullest, and how many sequences it ran on average."""
+
+    engine: str
+    percent_peak: float
+    running_mean: float
+
+
 class Telemetry(Record):
     """A node's use during the performance run (the accuracy run where there was no performance run).
 
     `gap_s` is the longest time without a reading, `throttled_percent` the percentage of readings in which a GPU was
-    throttled. `running` and `waiting` are sums over the node's engines, `kv_cache_percent` is their mean.
+    throttled. `running` and `waiting` are sums over the node's engines, `kv_cache_percent` is that of the fullest one.
     """
 
     cpu_percent: Usage | None
@@ -141,6 +149,7 @@ class Telemetry(Record):
     waiting: Usage | None
     kv_cache_percent: Usage | None
     full: FullBatch | None
+    fullest_cache: FullestCache | None = None
     gap_s: float | None
     own_cost_cpu_percent: float | None
 

@@ -148,8 +148,8 @@ def by_second(table: Table, column: str) -> tuple[Floats, Floats]:
 
 
 class Queues(NamedTuple):
-    """What a node's engines ran together, a value per second: requests running and waiting, mean use of the KV cache
-    in percent (NaN: not measured)."""
+    """What a node's engines ran together, a value per second: requests running and waiting, use of the KV cache of the
+    fullest engine in percent (NaN: not measured)."""
 
     seconds: Floats
     running: Floats
@@ -176,7 +176,7 @@ def queues(table: Table, engines: Iterable[str]) -> Queues:
         seconds,
         combined("running").sum(axis=0),
         combined("waiting").sum(axis=0),
-        combined("kv_cache_percent").mean(axis=0),
+        np.fmax.reduce(combined("kv_cache_percent"), axis=0),
     )
 
 

@@ -127,6 +127,7 @@ def _early_stopping(part: Part) -> Iterator[str]:
 
 
 def _latency(part: Part) -> Iterator[str]:
+    # The official checker wants less than the limit. LoadGen, and so the verdict, lets one that equals it pass.
     limits = {
         "result_first_token_99.00_percentile_latency_ns": part.scenario.ttft_limit_ms,
         "result_time_per_output_token_99.00_percentile_ns": part.scenario.tpot_limit_ms,

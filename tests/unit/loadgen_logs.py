@@ -108,6 +108,11 @@ def _settings(spec: Spec, queries: int, scenario: str, target_qps: float) -> dic
     return values
 
 
+def told(line: Mapping[str, Any]) -> tuple[float, float]:
+    """When LoadGen was told of a line's first token and of its answer."""
+    return line.get("first_logged_s", line["first_s"]), line.get("last_logged_s", line["last_s"])
+
+
 def _times(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     begin = min(line["issued_unix"] for line in lines)
     end = max(line["issued_unix"] + line["last_s"] - line["issued_s"] for line in lines)
@@ -120,9 +125,9 @@ def _results(lines: Sequence[Mapping[str, Any]], spec: Spec, scenario: str) -> d
     """What LoadGen measures, worked out as it does."""
     ordered = sorted(lines, key=lambda line: line["issued_s"])
     start, last, number = ordered[0]["issued_s"], ordered[-1], len(lines)
-    latency = sorted(round((line["last_s"] - line["issued_s"]) * 1e9) for line in lines)
-    first = sorted(round((line["first_s"] - line["issued_s"]) * 1e9) for line in lines)
-    per_token = sorted(round((line["last_s"] - line["first_s"]) * 1e9 / max(1, line["n_tokens"] - 1)) for line in lines)
+    latency = sorted(round((told(line)[1] - line["issued_s"]) * 1e9) for line in lines)
+    first = sorted(round((told(line)[0] - line["issued_s"]) * 1e9) for line in lines)
+    per_token = sorted(round((told(line)[1] - told(line)[0]) * 1e9 / max(1, line["n_tokens"] - 1)) for line in lines)
     tokens = sum(line["n_tokens"] for line in lines)
     values: dict[str, Any] = {"result_query_count": number if scenario == "Server" else 1}
     values |= _spread("result_{}latency_ns", "result_{}_percentile_latency_ns", latency)
@@ -131,7 +136,7 @@ def _results(lines: Sequence[Mapping[str, Any]], spec: Spec, scenario: str) -> d
         met = {"result_min_duration_met": seconds >= spec.min_duration_s, "early_stopping_met": True}
         values |= {"result_samples_per_second": number / seconds, "result_tokens_per_second": tokens / seconds}
     else:
-        scheduled, done = last["issued_s"] - start, last["last_s"] - start
+        scheduled, done = last["issued_s"] - start, told(last)[1] - start
         limits = (spec.scenario.tpot_limit_ms or 0) * 1e6, (spec.scenario.ttft_limit_ms or 0) * 1e6
         over = [sum(time > limit for time in times) for times, limit in zip((per_token, first), limits, strict=True)]
         confirmed = [count <= forgiven(number) for count in over]

@@ -2,7 +2,7 @@
 
 The journal's times are set by hand, so a test can say what a figure must be: sample i is issued at START + 0.1 i s,
 its first token comes 20 ms later, its last of 128 tokens 147 ms later; so TPOT is 1 ms. Of a whole data set an answer
-has 8 tokens, and ends 27 ms after its issue.
+has 8 tokens, and ends 27 ms after its issue. LoadGen is told `TOLD_LATER_S` later of each.
 """
 
 import json
@@ -27,6 +27,7 @@ from tests.unit import loadgen_logs
 START = 1_790_000_000.0
 ACCURACY_START = START + 10_000
 TOKENS, FEW_TOKENS = 128, 8
+TOLD_LATER_S = 0.00001
 REACHED = {"rouge1": 38.7792, "rouge2": 15.9075, "rougeL": 24.4957, "rougeLsum": 35.793, "gen_len": 8_167_644}
 """What the reference reached on the whole data set."""
 TINY = {
@@ -408,7 +409,7 @@ def part(mode: str, lines: Sequence[Mapping[str, Any]], spec: Spec) -> dict[str,
         "issued": len(lines),
         "one_token_answers": sorted({line["qsl_idx"] for line in lines if line["n_tokens"] == 1}),
         "ended_early": None,
-        "over_ttft": sum(line["first_s"] - line["issued_s"] > ttft for line in lines),
+        "over_ttft": sum(loadgen_logs.told(line)[0] - line["issued_s"] > ttft for line in lines),
         "over_tpot": sum((line["last_s"] - line["first_s"]) / (line["n_tokens"] - 1) > tpot for line in several),
         "forgiven": forgiven(len(lines)),
     }
@@ -482,10 +483,19 @@ def _late(lines_of: Sequence[Mapping[str, Any]], changes: Mapping[str, Any]) -> 
     count, late_s = changes.get("over_ttft", 0), changes.get("ttft_ms_p99", 2500.0) / 1e3
     answered = [dict(line) for line in lines_of]
     for line in answered[len(answered) - count :]:
-        decoding = line["last_s"] - line["first_s"]
-        line["first_s"] = round(line["issued_s"] + late_s, 6)
-        line["last_s"] = round(line["first_s"] + decoding, 6)
+        decoding, first_s = line["last_s"] - line["first_s"], round(line["issued_s"] + late_s, 6)
+        line |= retimed(line, first_s=first_s, last_s=round(first_s + decoding, 6))
     return answered
+
+
+def retimed(line: Mapping[str, Any], **times: float) -> dict[str, Any]:
+    """A line with other times of its tokens, of which LoadGen is told as much later as before."""
+    changed = {**line, **times}
+    for name in ("first", "last"):
+        if f"{name}_logged_s" in line:
+            later = line[f"{name}_logged_s"] - line[f"{name}_s"]
+            changed[f"{name}_logged_s"] = round(changed[f"{name}_s"] + later, 6)
+    return changed
 
 
 def _figures(lines_of: Sequence[Mapping[str, Any]], spec: Spec) -> dict[str, Any]:
@@ -544,6 +554,8 @@ def sample(
     begun = pace.interval_s * position
     issued = 0.0 if offline else begun
     first = begun + pace.ttft_ms / 1e3
+    last = first + pace.tpot_ms / 1e3 * (pace.tokens - 1)
+    told = {} if offline or mode == "accuracy" else {"first_logged_s": round(first + TOLD_LATER_S, 6)}
     return {
         "mode": mode,
         "qsl_idx": index,
@@ -551,8 +563,11 @@ def sample(
         "issued_s": round(issued, 6),
         "sent_s": round(begun + 0.001, 6),
         "first_s": round(first, 6),
-        "last_s": round(first + pace.tpot_ms / 1e3 * (pace.tokens - 1), 6),
+        "last_s": round(last, 6),
+        **told,
+        "last_logged_s": round(last + TOLD_LATER_S, 6),
         "issued_unix": round(start + issued, 6),
+        "n_input": 100 + 37 * index % 2400,
         "n_tokens": pace.tokens,
         "token_ids": [5 + (index + place) % 1000 for place in range(pace.tokens)],
     }

@@ -100,7 +100,7 @@ def add_compliance(home: Path, scenario: str) -> None:
     engine = spec.engines[0].name
     lines = []
     for position, answer in enumerate(compliance.read(folder / compliance.LOG)):
-        line = sample("compliance", answer.qsl_idx, engine, position, START + 5000, Pace())
+        line = sample("compliance", answer.qsl_idx, engine, position, START + 5000, Pace(), offline=not streams)
         lines.append(line | {"n_tokens": len(answer.token_ids), "token_ids": answer.token_ids})
     with (home / "journal.jsonl").open("ab") as file:
         file.writelines(map(journal.seal, lines))

@@ -25,11 +25,13 @@ def test_charts_of_a_fleet(tmp_path: Path) -> None:
     folder = benchmark(tmp_path / "run", speeds={"alpha": 4, "beta": 1})
     _, names = drawn(folder)
     assert {name for name, chart in names.items() if chart.file} == {
-        "throughput", "latency", "throughput_over_time", "ttft_over_time", "in_flight", "utilisation"}  # fmt: skip
+        "throughput", "latency", "throughput_over_time", "ttft_over_time", "in_flight", "latency_by_input",
+        "utilisation"}  # fmt: skip
     assert names["efficiency"].absent and "no comparable earlier run of alpha, beta alone" in names["efficiency"].absent
     assert names["past_runs"].absent == "there is no earlier run of the same work"
     assert sorted(path.stem for path in (folder / "charts").iterdir()) == [
-        "in_flight", "latency", "throughput", "throughput_over_time", "ttft_over_time", "utilisation"]  # fmt: skip
+        "in_flight", "latency", "latency_by_input", "throughput", "throughput_over_time", "ttft_over_time",
+        "utilisation"]  # fmt: skip
     assert "alpha 8.09 samples/s, beta" in names["throughput"].alt
     for path in (folder / "charts").iterdir():
         picture = imread(path)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.engine.config import EngineConfig
+from harness.report import journals
 from harness.report.build import build
 from harness.report.evidence.models import KINDS
 from harness.report.record import Level, Verdict
@@ -185,7 +186,7 @@ FORGERIES: dict[str, tuple[Change, str, str]] = {
     "a result of other queries": (logged("result_query_count", 100), "LOG_NUMBERS", "result_query_count is 100"),
     # Journal, log and outcome.
     "another rate": (
-        logged("result_completed_samples_per_sec", 8.5), "JOURNAL_LOG", "samples/s: 9.70874 in the journal, 8.5 in"),
+        logged("result_completed_samples_per_sec", 8.5), "JOURNAL_LOG", "samples/s: 9.70872 in the journal, 8.5 in"),
     "more tokens": (
         logged("result_completed_tokens_per_second", 1500.0), "JOURNAL_LOG", "tokens/s: 1268.08 in the journal, 1500"),
     "a higher rate of queries": (
@@ -195,15 +196,16 @@ FORGERIES: dict[str, tuple[Change, str, str]] = {
     "all first tokens shorter": (
         lambda folder: [logged(f"result_first_token_{p}_percentile_latency_ns", 18_000_000)(folder)
                         for p in ("50.00", "90.00", "95.00", "97.00", "99.00", "99.90")],
-        "JOURNAL_LOG", "99th percentile of TTFT: 20.000 ms in the journal, 18.000 ms"),
+        "JOURNAL_LOG", "99th percentile of TTFT: 20.010 ms in the journal, 18.000 ms"),
     "slow answers in the journal": (
-        entries("performance", every(first_s=lambda e: e["issued_s"] + 0.1)), "JOURNAL_LOG", "50th percentile of TTFT"),
+        entries("performance", every(**dict.fromkeys(("first_s", "first_logged_s"), lambda e: e["issued_s"] + 0.1))),
+        "JOURNAL_LOG", "50th percentile of TTFT"),
     "first tokens that LoadGen was told of before they came": (
         entries("performance", every(first_logged_s=lambda e: e["first_s"] - 0.001)), "JOURNAL_TIMES",
         "in another order"),
     "first tokens that LoadGen was told of later": (
         entries("performance", every(first_logged_s=lambda e: e["first_s"] + 0.005)), "JOURNAL_LOG",
-        "50th percentile of TTFT: 25.000 ms in the journal, 20.000 ms"),
+        "50th percentile of TTFT: 25.000 ms in the journal, 20.010 ms"),
     "answers that LoadGen was told of later": (
         entries("performance", every(last_logged_s=lambda e: e["last_s"] + 0.005)), "JOURNAL_LOG",
         "50th percentile of end to end"),
@@ -452,6 +454,23 @@ def test_report_inside_a_collected_folder_is_no_forgery(tree: Path) -> None:
     (tree / "nodes/alpha/report").mkdir()
     (tree / "nodes/alpha/report/report.md").write_text("")
     assert new(tree) == {}
+
+
+def test_a_journal_without_told_times_and_lengths_is_judged_by_its_own_times(tmp_path: Path) -> None:
+    """Journals of earlier versions have none of these fields."""
+    folder = benchmark(tmp_path / "run")
+    expected = judged(folder)
+    old = {mode: results_tree.lines(folder, mode) for mode in ("performance", "accuracy")}
+    for line in [*old["performance"], *old["accuracy"]]:
+        for name in ("first_logged_s", "last_logged_s", "n_input"):
+            line.pop(name, None)
+    results_tree.journal(folder / "nodes/alpha", [*old["performance"], *old["accuracy"]])
+    for mode in old:
+        results_tree.relog(folder, mode)
+    assert judged(folder) == expected
+    rows = journals.read([folder / "nodes/alpha/journal.jsonl"])[0].rows
+    assert (rows["first_logged_s"] == rows["first_s"]).all() and (rows["last_logged_s"] == rows["last_s"]).all()
+    assert not rows["n_input"].any()
 
 
 @pytest.mark.usefixtures("shrunk")

@@ -13,7 +13,7 @@ from harness.report.build import build
 from harness.report.findings import Advice
 from harness.report.record import Finding
 from tests.unit import loadgen_logs
-from tests.unit.results_tree import START, benchmark, edit
+from tests.unit.results_tree import START, attempts, benchmark, edit, retimed
 
 COLUMNS = (
     "unix_s", "cpu_percent", "memory_used_gib", "memory_total_gib", "gpu_index", "gpu_util_percent",
@@ -90,7 +90,7 @@ def deepspeed(folder: Path) -> None:
 def queued(folder: Path) -> None:
     path = folder / "nodes/alpha/journal.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
-    moved = [e | {"sent_s": e["issued_s"] + 0.05, "first_s": e["issued_s"] + 0.07} for e in entries]
+    moved = [retimed(e, sent_s=e["issued_s"] + 0.05, first_s=e["issued_s"] + 0.07) for e in entries]
     path.write_text("".join(json.dumps(e) + "\n" for e in moved))
 
 
@@ -122,14 +122,21 @@ def two_engines(folder: Path) -> None:
     first = folder / "nodes/alpha/engines/alpha-0"
     shutil.copytree(first, first.with_name("alpha-1"))
     edit(first.with_name("alpha-1") / "engine.json", lambda engine: engine.update(name="alpha-1"))
-    for name, waiting in (("alpha-0", 6), ("alpha-1", 7)):
+    for name, waiting, cache in (("alpha-0", 6, 30), ("alpha-1", 7, 90)):
         lines = [",".join(COLUMNS)]
         for second in range(-2, 30):
             full = second % 2 == 0
             reading = {**USUAL, "engine": name, "unix_s": START + second + 0.2}
-            reading |= {"running": 8 if full else 4, "waiting": waiting if full else 0}
+            reading |= {"running": 8 if full else 4, "waiting": waiting if full else 0, "kv_cache_percent": cache}
             lines.append(",".join(str(reading.get(column, "")) for column in COLUMNS))
         (first.with_name(name) / "telemetry.csv").write_text("\n".join(lines) + "\n")
+
+
+def one_full_cache(folder: Path) -> None:
+    """The second of two engines has a full cache and runs 4 sequences, while the first one's is nearly empty."""
+    two_engines(folder)
+    path = folder / "nodes/alpha/engines/alpha-1/telemetry.csv"
+    path.write_text(path.read_text().replace(",90\n", ",98\n").replace(",8,7,", ",4,7,"))
 
 
 def test_an_ordinary_run_has_no_findings(tmp_path: Path) -> None:
@@ -143,8 +150,15 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str | None, str]] = {
         "12 requests waited on average while all 8 sequences ran (6 of 6 s)",
     ),
     "batch of two engines": (
-        two_engines, "BATCH_LIMITED", "alpha", "13 requests waited on average while all 16 sequences ran (3 of 5 s)"),
-    "kv": (readings(running=8, waiting=2, kv_cache_percent=97), "KV_FULL", "alpha", "reached 97 %"),
+        two_engines, "BATCH_LIMITED", "alpha",
+        "13 requests waited on average while all 16 sequences ran (3 of 5 s) and the KV cache was at most 90 % full",
+    ),
+    "kv": (readings(running=8, waiting=2, kv_cache_percent=97), "KV_FULL", "alpha", "engine alpha-0 reached 97 %"),
+    "kv of one of two engines": (
+        one_full_cache, "KV_FULL", "alpha",
+        "engine alpha-1 reached 98 %, so sequences may be preempted and computed again; give it more memory, use an "
+        "8-bit format for weights or cache, or lower max_num_seqs to about 4.",
+    ),
     "memory": (readings(memory_used_gib=23), "MEMORY_SHORT", "alpha", "23.0 of 24.0 GiB"),
     "cpu": (readings(cpu_percent=98), "CPU_BOUND", "alpha", "98 % busy"),
     "throttle": (readings(**(GPU | {"gpu_throttle": "thermal"})), "GPU_THROTTLED", "alpha", "% of readings (thermal)"),
@@ -240,7 +254,7 @@ def test_slower_first_tokens_of_one_node_point_at_the_network(tmp_path: Path) ->
     folder = fleet(tmp_path)
     path = folder / "nodes/alpha/journal.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
-    late = [e | {"first_s": e["issued_s"] + 0.09} if e["engine"] == "beta-0" else e for e in entries]
+    late = [retimed(e, first_s=e["issued_s"] + 0.09) if e["engine"] == "beta-0" else e for e in entries]
     path.write_text("".join(json.dumps(e) + "\n" for e in late))
     assert findings_of(folder) == {}, "slow answers alone say nothing about the network"
     times = {"alpha-0": 0.2, "beta-0": 31.4}
@@ -302,7 +316,7 @@ def test_rate_far_above_what_was_answered_is_too_high(tmp_path: Path) -> None:
     loadgen_logs.resummarise(path.parent)
     assert findings_of(folder) == {}  # a run of seconds says nothing: the time until its last answer is part of it
     late = '"result_first_token_99.00_percentile_latency_ns", "value": '
-    path.write_text(text.replace(f"{late}20000000", f"{late}2500000000"))  # but it does where it broke a limit
+    path.write_text(text.replace(f"{late}20010000", f"{late}2500000000"))  # but it does where it broke a limit
     loadgen_logs.resummarise(path.parent)
     assert "9.71 samples/s of the 60.00" in findings_of(folder)["TARGET_TOO_HIGH", None].sentence
     long = fleet(tmp_path / "long", samples=250)
@@ -310,6 +324,38 @@ def test_rate_far_above_what_was_answered_is_too_high(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(f"{scheduled}10.0", f"{scheduled}60.0"))
     loadgen_logs.resummarise(path.parent)
     assert ("TARGET_TOO_HIGH", None) in findings_of(long)
+
+
+EARLY = {"verdict": "ENDED EARLY", "target_qps": 60.0}
+
+
+@pytest.mark.parametrize(("tried", "words"), [
+    # Ended while first answers were late, and while too many had no answer at all, which no journal shows.
+    ([EARLY | {"over_ttft": 3, "ttft_ms_p99": 2500.0}], "answered 4.97 samples/s of the 60.00 that were sent"),
+    ([EARLY], "answered 9.82 samples/s of the 60.00 that were sent"),
+    ([EARLY, EARLY | {"target_qps": 30.0}], "answered 9.82 samples/s of the 30.00 that were sent"),
+    ([EARLY, {"target_qps": 10.0}], None),
+    ([EARLY | {"target_qps": 11.0}], None),  # 11 were sent: one more was in flight
+    ([EARLY | {"engine_lost": True}], None),
+])  # fmt: skip
+def test_rate_of_a_last_attempt_that_was_ended_early_is_too_high(
+    tmp_path: Path, tried: list[dict[str, Any]], words: str | None
+) -> None:
+    folder = fleet(tmp_path)
+    attempts(folder, *tried)
+    found = [one for one in build(folder)[0].findings if one.code == "TARGET_TOO_HIGH"]
+    assert [one.node for one in found] == ([None] if words else [])
+    assert not words or words in found[0].sentence
+
+
+def test_rates_of_loadgens_that_were_ended_early_are_too_high_each_and_together(tmp_path: Path) -> None:
+    folder = fleet(tmp_path, topology="per_node", samples=100)
+    attempts(folder, EARLY, node="alpha")
+    attempts(folder, EARLY | {"target_qps": 30.0}, node="beta")
+    found = {one.node: one.sentence for one in build(folder)[0].findings if one.code == "TARGET_TOO_HIGH"}
+    assert [(node, sentence.split("of the ")[1][:5]) for node, sentence in found.items()] == [
+        (None, "90.00"), ("alpha", "60.00"), ("beta", "30.00"),
+    ]  # fmt: skip
 
 
 def test_waiting_in_the_client_is_normal_in_offline(tmp_path: Path) -> None:
@@ -323,7 +369,7 @@ def test_latency_near_its_limit_is_a_warning(tmp_path: Path) -> None:
     path = folder / "nodes/alpha/performance/mlperf_log_detail.txt"
     path.write_text(
         path.read_text().replace(
-            '"result_first_token_99.00_percentile_latency_ns", "value": 20000000',
+            '"result_first_token_99.00_percentile_latency_ns", "value": 20010000',
             '"result_first_token_99.00_percentile_latency_ns", "value": 1900000000',
         )
     )
@@ -340,7 +386,7 @@ def test_engine_that_slows_down_at_half_is_found_with_both_figures(tmp_path: Pat
     assert set(findings_of(folder)) <= {("TELEMETRY_GAPS", "alpha"), ("TELEMETRY_GAPS", "beta")}
     path = folder / "nodes/alpha/journal.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
-    slower = [e | {"last_s": e["last_s"] + 0.0127} if e["qsl_idx"] >= 210 and "alpha" in e["engine"] else e
+    slower = [retimed(e, last_s=e["last_s"] + 0.0127) if e["qsl_idx"] >= 210 and "alpha" in e["engine"] else e
               for e in entries]  # fmt: skip
     path.write_text("".join(json.dumps(e) + "\n" for e in slower))
     (sentence,) = [finding.sentence for finding in build(folder)[0].findings if finding.code == "NOT_STEADY"]

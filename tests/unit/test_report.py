@@ -59,8 +59,8 @@ def test_result_json_validates_and_reads_back(tmp_path: Path, topology: str) -> 
 def test_fleet_figures_come_from_loadgen_and_nodes_from_the_journal(tmp_path: Path) -> None:
     result = record(benchmark(tmp_path / "run", speeds={"alpha": 4, "beta": 1}))
     together, alpha, beta = result.together, result.nodes[0].figures, result.nodes[1].figures
-    assert (together.samples_per_s, together.tokens_per_s, together.source) == (9.70874, 1268.08, "LoadGen")
-    assert together.ttft and (together.ttft.p99_ms, together.ttft.source) == (20.0, "LoadGen")
+    assert (together.samples_per_s, together.tokens_per_s, together.source) == (9.70872, 1268.08, "LoadGen")
+    assert together.ttft and (together.ttft.p99_ms, together.ttft.source) == (20.01, "LoadGen")
     assert (together.samples, alpha.samples, beta.samples) == (50, 40, 10)
     # alpha answers samples 0 to 3, 5 to 8 …: issued from 0 s on, the last (48) answered at 4.8 + 0.147 s
     assert alpha.seconds == pytest.approx(4.947)
@@ -90,7 +90,7 @@ def test_per_node_counts_only_what_finished_while_all_were_running(tmp_path: Pat
     assert result.together.samples == 50
     assert result.together.samples_per_s == pytest.approx(50 / 2.547)
     assert result.together.source == "journal"
-    assert [node.figures.samples_per_s for node in result.nodes] == [9.80522, 9.42285]
+    assert [node.figures.samples_per_s for node in result.nodes] == [9.80521, 9.42281]
     assert finding(result, "FINISHED_APART").sentence.startswith("The nodes finished 5 s apart (66 % of the run)")
 
 
@@ -124,7 +124,7 @@ def test_attempts_are_listed_and_the_last_one_is_measured(tmp_path: Path) -> Non
     assert [(a.node, a.number, a.target_qps, a.verdict) for a in result.attempts] == [
         ("alpha", 1, 50.0, "INVALID"), ("alpha", 2, 42.0, "VALID")]  # fmt: skip
     assert (result.together.samples_per_s, result.together.source, result.phases[0].target_qps) == (
-        9.70874, "LoadGen", 42.0)  # fmt: skip
+        9.70872, "LoadGen", 42.0)  # fmt: skip
     sentences = (
         "There were 2 attempts; the verdict is that of the last one. "
         "Highest VALID rate 42.0 samples/s; 50.0 failed: TTFT p99 2,310 ms."
@@ -364,7 +364,7 @@ def test_failed_node_costs_only_its_own_figures(tmp_path: Path) -> None:
     results_tree.write(folder / "failures.json", [lost])
     result = reports.report(folder)
     assert result.verdict.level == "INVALID"
-    assert result.nodes[0].figures.samples_per_s == 9.70874
+    assert result.nodes[0].figures.samples_per_s == 9.70872
     assert result.nodes[1].figures.samples_per_s is None
     assert result.together.samples_per_s is None
     text = (folder / "report.md").read_text()
@@ -393,7 +393,7 @@ def test_lone_run_reports_into_its_own_directory(tmp_path: Path) -> None:
     result = reports.report(home)
     assert reports.output_directory(home) == home / "report"
     assert (home / "report/report.html").exists() and not (home / "result.json").exists()
-    assert (result.asked.topology, result.nodes[0].name, result.together.samples_per_s) == (None, "alpha", 9.70874)
+    assert (result.asked.topology, result.nodes[0].name, result.together.samples_per_s) == (None, "alpha", 9.70872)
 
 
 def test_a_benchmark_without_runs_is_reported_by_its_failures(tmp_path: Path) -> None:
@@ -582,7 +582,7 @@ def test_without_matplotlib_everything_but_the_pictures_is_made(tmp_path: Path) 
     assert (result.stdout.strip(), result.returncode) == ("UNOFFICIAL", 0), result.stderr
     text = (folder / "report.md").read_text()
     assert "matplotlib is not installed here; `harness report` on the controller draws it from a copy" in text
-    assert json.loads((folder / "result.json").read_text())["together"]["samples_per_s"] == 9.70874
+    assert json.loads((folder / "result.json").read_text())["together"]["samples_per_s"] == 9.70872
 
 
 def test_rates_are_what_they_are_divided_from(tmp_path: Path) -> None:

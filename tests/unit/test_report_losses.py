@@ -33,8 +33,9 @@ def slower_afterwards(folder: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         late = max(0.0, line["issued_s"] - 2.0)
-        for name in ("issued_s", "sent_s", "first_s", "last_s", "issued_unix"):
-            line[name] += late
+        for name in ("issued_s", "sent_s", "first_s", "last_s", "first_logged_s", "last_logged_s", "issued_unix"):
+            if name in line:
+                line[name] += late
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for mode in ("performance", "accuracy"):
         results_tree.relog(folder, mode)

@@ -1,7 +1,10 @@
 """Requests to benchmark.yml, and which of them are refused before anything is changed."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -399,3 +402,29 @@ def test_a_run_without_a_result_is_offered_to_be_resumed(tmp_path: Path) -> None
     assert "-e run_id=r1 -e resume=true" in earlier.how_to_resume(fail(tmp_path, "r1", node1="failed"))
     assert earlier.how_to_resume(fail(tmp_path, "r2", node1="finished")) == ""
     assert earlier.how_to_resume(fail(tmp_path, "r3")) != ""  # it failed before there was a plan
+
+
+@pytest.mark.parametrize(("playbook", "tags", "given", "words"), [
+    ("site.yml", "all", "sampels=5", "there is no setting sampels (did you mean samples?)"),
+    ("site.yml", "nvidia", "harness_resluts=x", "there is no setting harness_resluts (did you mean harness_results?)"),
+    ("site.yml", "all", "samples=13369", "samples = '13369': give a whole number from 1 to 13368"),
+    ("playbooks/prepare.yml", "all", "harness_something=x", "there is no setting harness_something"),
+])  # fmt: skip
+def test_a_wrong_setting_ends_the_preparation_before_any_host_is_looked_at(
+    tmp_path: Path, playbook: str, tags: str, given: str, words: str
+) -> None:
+    hosts = {"hosts": {"h1": {}, "h2": {}}, "vars": {"ansible_host": "host.invalid"}}
+    inventory = dict.fromkeys(("cluster", "control_plane", "gpu_nodes", "controller"), hosts)
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", tmp_path / "hosts.json", playbook]
+    result = subprocess.run(
+        [*command, "--limit", "h1", "--tags", tags, "-e", given],
+        cwd=REPOSITORY,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert words in " ".join(result.stdout.split())
+    assert result.stdout.count("TASK [") == 1

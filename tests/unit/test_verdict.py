@@ -14,7 +14,7 @@ from harness.report.rules import Rule
 from harness.spec import parse_spec
 from tests.unit import results_tree
 from tests.unit.loadgen_logs import LOGS
-from tests.unit.results_tree import REAL, Pace, benchmark, edit
+from tests.unit.results_tree import REAL, TOLD_LATER_S, Pace, benchmark, edit
 
 SMOKE = {"EARLY_STOPPING_SUBSET", "SHORT", "TINY_MODEL", "SUBSET"}
 
@@ -86,6 +86,18 @@ def test_invalid_outranks_unofficial_and_comes_first(tmp_path: Path) -> None:
     assert codes(verdict) == {"LATENCY_LIMITS", "SHORT", "TINY_MODEL", "SUBSET"}
     assert verdict.reasons[0].sentence == (
         "alpha: a latency limit was broken: TPOT p99 is 190 ms of 100 ms allowed")  # fmt: skip
+
+
+@pytest.mark.parametrize(("ttft_ms", "tpot_ms", "held"), [
+    (2000.0, 100.0, True), (2000.001, 100.0, False), (2000.0, 100.001, False),
+])  # fmt: skip
+def test_a_percentile_that_equals_its_limit_holds_it_as_for_loadgen(
+    tmp_path: Path, ttft_ms: float, tpot_ms: float, held: bool
+) -> None:
+    """A submission needs less; see the test of its rules with the same values."""
+    pace = Pace(interval_s=0.5, ttft_ms=ttft_ms - 1e3 * TOLD_LATER_S, tpot_ms=tpot_ms, target_qps=2.0)
+    found = codes(judge(smoke(tmp_path, pace=pace)))
+    assert found == (SMOKE if held else SMOKE - {"EARLY_STOPPING_SUBSET"} | {"LATENCY_LIMITS"})
 
 
 def test_a_full_run_with_too_few_queries_is_invalid(tmp_path: Path) -> None:
