@@ -143,11 +143,10 @@ def _packages() -> Iterator[Finding]:
 
 
 def _disk(root: Path) -> Iterator[Finding]:
-    existing = root
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding("root", "fail", f"{existing} is not a writable directory", "change its owner or the root")
+    place = host_facts.path_facts(str(root))
+    existing = Path(place["existing"])
+    if not existing.is_dir() or not place["writable"]:
+        yield Finding("root", "fail", *host_facts.not_writable(str(root), place, host_facts.user_name(os.geteuid())))
     else:
         seen = f"{root} is writable" if existing == root else f"{root} can be created in {existing}"
         yield Finding("root", "ok", seen)

@@ -121,7 +121,7 @@ def host_facts(
         "driver_loaded": driver_version(_read(driver_file)),
         "smi": nvidia_smi(smi),
         "packages": installed_packages(packages or []),
-        "user": _user_name(os.geteuid()),
+        "user": user_name(os.geteuid()),
         "compiler": next(filter(None, map(shutil.which, COMPILERS)), None),
         "interpreter": interpreter(python) if python else None,
         "paths": {path: path_facts(path) for path in paths or []},
@@ -181,9 +181,19 @@ def path_facts(path: str) -> dict[str, Any]:
         "files": _files(existing) if exists else {},
         "readable": os.access(path, os.R_OK),
         "existing": str(existing),
-        "owner": _user_name(existing.stat().st_uid),
+        "owner": user_name(existing.stat().st_uid),
         "writable": os.access(existing, os.W_OK | os.X_OK),
     }
+
+
+def not_writable(path: str, place: dict[str, Any], user: str) -> tuple[str, str]:
+    """Why this user may not write to a path, of which `path_facts` has told, and what to do."""
+    if place["existing"] != path and not Path(place["existing"]).is_dir():
+        return f"{place['existing']} is not a folder", "choose another folder"
+    return (
+        f"user {user} may not write to {path}, since {place['existing']} belongs to {place['owner']}",
+        f"run `sudo install -d -o {user} {path}` on the host, or choose another folder",
+    )
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -204,7 +214,7 @@ def _start(path: Path) -> str | None:
         return None
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
     """A user's name, or the number where it has none, as in a container."""
     try:
         return pwd.getpwuid(uid).pw_name

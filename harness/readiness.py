@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import gpu_checks, host_survey
+from harness import gpu_checks, host_facts, host_survey
 from harness.downloads import LFS_ADVICE, LFS_POINTER
 
 GIB = 1 << 30
@@ -77,10 +77,7 @@ def _folder(facts: dict[str, Any], path: str) -> str:
     place, user = facts["paths"][path], facts["user"]
     if place["writable"]:
         return ""
-    return (
-        f"user {user} may not write to {path}, since {place['existing']} belongs to {place['owner']}: run "
-        f"`sudo install -d -o {user} {path}` there, or choose another folder"
-    )
+    return ": ".join(host_facts.not_writable(path, place, user))
 
 
 def _asset(facts: dict[str, Any], name: str, path: str, kind: str) -> str:

@@ -249,7 +249,8 @@ def pod_spec(
 
 def _container(cluster: Cluster, container: Object, mounts: dict[str, str], read_only: Sequence[str]) -> Object:
     """The complete container; `mounts` has the name of a volume for each key of _MOUNT_PATHS."""
-    variables = {"HOME": _CACHE if "cache" in mounts else _MOUNT_PATHS["tmp"], IMAGE_VARIABLE: cluster.image}
+    home = _CACHE if "cache" in mounts else _MOUNT_PATHS["tmp"]
+    variables = {"HOME": home, "XDG_CACHE_HOME": f"{home}/.cache", IMAGE_VARIABLE: cluster.image}
     # On the claim, where the node's next runs find it; an engine's own root is new in each run.
     variables |= {WEIGHTS_CACHE_VARIABLE: str(ROOT / WEIGHTS_CACHE)}
     # Other images may lack an entry for this user in /etc/passwd, and some libraries look up its name.

@@ -27,6 +27,13 @@ _OWN_PREFIXES = ("VLLM_", *OWN_VARIABLES)
 _LIBRARY_DIR = Path(sys.prefix) / "lib"
 KEY_VARIABLE = "VLLM_API_KEY"
 """From which a server has its API key: a command line would show it to every user of the machine."""
+_CACHES = {
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "CUDA_CACHE_PATH": "nv",
+}
+"""Of what servers compile and keep; vLLM's own is in XDG_CACHE_HOME. All would be in the login user's home."""
 # The first release that returns token ids in every chunk and reports every verified setting at /metrics.
 OLDEST = (0, 11)
 
@@ -216,8 +223,14 @@ def not_inherited(environment: Mapping[str, str], config: EngineConfig) -> list[
 
 
 def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str, str]:
-    """The environment variables that the harness sets for the server, in addition to the caller's and `config.env`."""
+    """The environment variables that the harness sets for the server, in addition to the caller's and `config.env`.
+
+    Compiled kernels are kept below the root, beside the engines, unless the caller has an XDG_CACHE_HOME.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or str(directory.parents[1] / "cache")
+    kept = {"XDG_CACHE_HOME": caches, **{name: f"{caches}/{folder}" for name, folder in _CACHES.items()}}
     variables = {**SET_VARIABLES, ENGINE_MARK: str(directory)}
+    variables |= {name: folder for name, folder in kept.items() if name not in config.env}
     if build.package == "deepspeed":
         variables["DS_ACCELERATOR"] = build.platform
     elif build.platform == "cpu":

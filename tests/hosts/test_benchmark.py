@@ -91,8 +91,7 @@ def sums(folder: Path) -> dict[str, str]:
 def test_bare_hosts_without_kubernetes_get_to_a_number_and_the_slower_one_a_smaller_share(benchmark: Benchmark) -> None:
     hosts.fresh()
     benchmark.inventories = (copy_of_inventory_hosts(benchmark.folder / "inventory"),)
-    environment = {key: inventory.harness("jw2")[key] for key in ("harness_install", "harness_env")}
-    settings = benchmark.settings(run_id="bare", scenario="offline", topology="per_node", **environment)
+    settings = benchmark.settings(run_id="bare", scenario="offline", topology="per_node")
     del settings["harness_root"]
 
     # A host that lacks everything is refused with all of it in one list, by the names of the inventory.
@@ -103,10 +102,11 @@ def test_bare_hosts_without_kubernetes_get_to_a_number_and_the_slower_one_a_smal
             "harness_model = /var/lib/mlperf/model/Llama-3.1-8B-Instruct does not exist",
         ):
             assert f"{host}: {words}" in benchmark.unwrapped(), benchmark.output()
+    command = f"sudo install -d -o {USER} /var/lib/mlperf"
+    assert command in benchmark.unwrapped()
     for name in GPU_HOSTS:
         assert hosts.run(name, "ls -A /var/lib | grep mlperf || true") == ""
-        hosts.run(name, f"sudo install -d -o {USER} /var/lib/mlperf")
-        hosts.run(name, "touch /tmp/before")
+        hosts.run(name, f"{command} && touch /tmp/before")
 
     model, dataset = SANDBOX / "model", SANDBOX / "cnn_eval.json"
     assets = {
@@ -122,16 +122,16 @@ def test_bare_hosts_without_kubernetes_get_to_a_number_and_the_slower_one_a_smal
     # In place of the GPUs: vLLM's CPU build, on a core of this machine for each host.
     hosts.ask("slow", "jw2", cores=1.0)
     hosts.ask("slow", "jw3", cores=0.6)
-    cpu = {key: inventory.harness("jw2")[key] for key in ("harness_reference_ids", "harness_shared_machine")}
-    cpu |= {
+    of_host = {host: inventory.harness(name) for host, name in zip(("gpu1", "gpu2"), GPU_HOSTS, strict=True)}
+    engines = {host: own.pop("harness_engines") for host, own in of_host.items()}
+    settings |= {
+        name: value for name, value in of_host["gpu1"].items() if not name.startswith(("harness_model", "harness_data"))
+    }
+    settings |= {
         "harness_engine_build": "cpu",
-        "harness_engine_settings": inventory.harness("jw2")["harness_engine_settings"],
+        "harness_engines": "{{ " + json.dumps(engines) + "[inventory_hostname] }}",
     }
-    cores = {
-        host: inventory.harness(name)["harness_engines"] for host, name in zip(("gpu1", "gpu2"), GPU_HOSTS, strict=True)
-    }
-    cpu["harness_engines"] = "{{ " + json.dumps(cores) + "[inventory_hostname] }}"
-    assert benchmark.run("benchmark.yml", timeout_s=500, **settings, **cpu) in (0, 2), benchmark.output()
+    assert benchmark.run("benchmark.yml", timeout_s=500, **settings) in (0, 2), benchmark.output()
     assert benchmark.read("bare", "result.json")["failures"] == [], benchmark.output()
     rows = benchmark.read("bare", "plan.json")["nodes"]
     sizes = {name: row["share"]["stop"] - row["share"]["start"] for name, row in rows.items()}

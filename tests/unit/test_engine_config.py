@@ -193,6 +193,17 @@ def test_a_server_inherits_no_variable_of_vllms_nor_what_is_for_its_supervisor()
     assert launch.inherited(login) == {"PATH": "/bin"}
 
 
+def test_what_a_server_compiles_is_kept_below_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    directory = Path("/root/engines/e1")
+    variables = launch.environment(config(), CUDA, directory)
+    assert variables["XDG_CACHE_HOME"] == "/root/cache" and variables["TRITON_CACHE_DIR"] == "/root/cache/triton"
+    assert "TRITON_CACHE_DIR" not in launch.environment(config(env={"TRITON_CACHE_DIR": "/t"}), CUDA, directory)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
+    variables = launch.environment(config(), CUDA, directory)
+    assert (variables["XDG_CACHE_HOME"], variables["CUDA_CACHE_PATH"]) == ("/fast", "/fast/nv")
+
+
 def test_the_environment_of_a_cpu_engine() -> None:
     settings = config(cpu_cores="0-1", kv_cache_gib=3, env={"OMP_NUM_THREADS": "2"})
     variables = launch.environment(settings, CPU, Path("/root/engines/e1"))
