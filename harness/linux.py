@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from harness.errors import NotReady, Stopped
 
@@ -57,12 +58,21 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+class _Held:
+    """A handler that keeps the signal for `stoppable`."""
+
+    number: int | None = None
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Raise `Stopped` at the first SIGTERM, SIGINT or SIGHUP; later ones are ignored, so that cleanup can finish.
 
-    A signal that the process already ignores (under `nohup`) stays ignored. One that `stops_held` holds back is heard
-    here. For the main thread only.
+    A signal that the process already ignores (under `nohup`) stays ignored. One that `stops_held` has kept is raised at
+    once. For the main thread only.
     """
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -70,28 +80,39 @@ def stoppable() -> Iterator[None]:
             signal.signal(caught, signal.SIG_IGN)
         raise Stopped(f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    before = _handlers()
     for number in before:
         signal.signal(number, stop)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        for handler in before.values():
+            if isinstance(handler, _Held) and handler.number is not None:
+                kept, handler.number = handler.number, None
+                stop(kept, None)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def stops_held() -> Iterator[None]:
-    """Hold SIGTERM, SIGINT and SIGHUP back, but for `stoppable` inside, until this ends. For the main thread only."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    """Keep SIGTERM, SIGINT and SIGHUP for `stoppable` inside, else until this ends. For the main thread only."""
+    held, before = _Held(), _handlers()
+    for number in before:
+        signal.signal(number, held)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held.number is not None:
+            signal.raise_signal(held.number)
+
+
+def _handlers() -> dict[int, Any]:
+    """The handlers of the signals that ask a process to stop, but for those that it ignores."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    return {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
 
 def _prctl(option: int, value: int) -> None:
