@@ -32,7 +32,7 @@ site: .venv/controller ## Prepare this machine: vLLM for the CPU, a tiny model a
 live: .venv/controller ## Measure this machine's GPU beside published figures (folder=DIR, live_words="--model DIR …")
 	$(BIN)/python -m tests.live --folder $(folder) $(live_words)
 
-test: lint unit integration ## Lint, unit tests, and the real LoadGen, vLLM and ansible-playbook here: about 25 minutes on two cores
+test: lint unit integration ## Lint, unit tests, and the real LoadGen, vLLM and ansible-playbook here: about 12 minutes on two idle cores
 
 test-all: test long ## All of `make test`, then all of `make long`
 
