@@ -145,7 +145,7 @@ def _packages() -> Iterator[Finding]:
 def _disk(root: Path) -> Iterator[Finding]:
     place = host_facts.path_facts(str(root))
     existing = Path(place["existing"])
-    if not existing.is_dir() or not place["writable"]:
+    if not place["is_folder"] or not place["writable"]:
         yield Finding("root", "fail", *host_facts.not_writable(str(root), place, host_facts.user_name(os.geteuid())))
     else:
         seen = f"{root} is writable" if existing == root else f"{root} can be created in {existing}"

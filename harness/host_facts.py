@@ -170,9 +170,9 @@ def path_facts(path: str) -> dict[str, Any]:
     """What is at a path: its kind, size and first bytes, and who may read and write there.
 
     `start` is the beginning of a file, or None; `files` are those in a folder by name, each with `bytes` and `start`.
-    `existing` is the path itself or the nearest folder above it, of which `owner` and `writable` tell.
+    `existing` is the path itself or the nearest one above it, of which `owner`, `writable` and `is_folder` tell.
     """
-    existing = next(one for one in (Path(path), *Path(path).parents) if one.exists())
+    existing = next(one for one in (Path(path), *Path(path).parents) if _exists(one))
     exists = existing == Path(path)
     return {
         "kind": ("folder" if existing.is_dir() else "file") if exists else None,
@@ -181,19 +181,28 @@ def path_facts(path: str) -> dict[str, Any]:
         "files": _files(existing) if exists else {},
         "readable": os.access(path, os.R_OK),
         "existing": str(existing),
+        "is_folder": existing.is_dir(),
         "owner": user_name(existing.stat().st_uid),
         "writable": os.access(existing, os.W_OK | os.X_OK),
     }
 
 
 def not_writable(path: str, place: dict[str, Any], user: str) -> tuple[str, str]:
-    """Why this user may not write to a path, of which `path_facts` has told, and what to do."""
-    if place["existing"] != path and not Path(place["existing"]).is_dir():
+    """Why this user may not write to a folder, whose facts are in `place`, and what to do."""
+    if not place["is_folder"]:
         return f"{place['existing']} is not a folder", "choose another folder"
     return (
         f"user {user} may not write to {path}, since {place['existing']} belongs to {place['owner']}",
         f"run `sudo install -d -o {user} {path}` on the host, or choose another folder",
     )
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there; not what is in a folder that this user may not look into."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

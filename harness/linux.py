@@ -59,12 +59,13 @@ def die_with_parent(parent: int) -> None:
 
 
 class _Held:
-    """A handler that keeps the signal for `stoppable`."""
+    """A handler that keeps the first signal for `stoppable`; once that has raised it, later ones are ignored."""
 
     number: int | None = None
+    raised = False
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        self.number = number
+        self.number = None if self.raised else number
 
 
 @contextmanager
@@ -76,18 +77,19 @@ def stoppable() -> Iterator[None]:
     """
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for caught in before:
+        for caught, handler in before.items():
             signal.signal(caught, signal.SIG_IGN)
+            if isinstance(handler, _Held):
+                handler.number, handler.raised = None, True
         raise Stopped(f"stopped by {signal.Signals(number).name}")
 
     before = _handlers()
-    for number in before:
-        signal.signal(number, stop)
     try:
+        for number in before:
+            signal.signal(number, stop)
         for handler in before.values():
             if isinstance(handler, _Held) and handler.number is not None:
-                kept, handler.number = handler.number, None
-                stop(kept, None)
+                stop(handler.number, None)
         yield
     finally:
         for number, handler in before.items():

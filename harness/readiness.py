@@ -75,7 +75,7 @@ def problems(
 
 def _folder(facts: dict[str, Any], path: str) -> str:
     place, user = facts["paths"][path], facts["user"]
-    if place["writable"]:
+    if place["is_folder"] and place["writable"]:
         return ""
     return ": ".join(host_facts.not_writable(path, place, user))
 

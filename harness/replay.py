@@ -155,7 +155,7 @@ def check(differences: Mapping[str, str], allowed: Collection[str], where: str) 
     """Raise BadInput unless every difference is allowed."""
     if refused := {name: text for name, text in differences.items() if name not in allowed}:
         raise BadInput(
-            f"{where} is not what the original ran on: {'; '.join(refused.values())}. To repeat it there all the same, "
+            f"{where} is not what the original ran on: {'; '.join(refused.values())}. To repeat it there anyway, "
             f"give allow={','.join([*sorted(allowed), *refused])}"
         )
 

@@ -303,7 +303,7 @@ class _Execution:
         if not attempts:
             minutes = all_attempts_s(self._spec, target_qps) / 60
             self._on_line(
-                f"up to {self._spec.rate_attempts} attempts at falling rates: about {minutes:.1f} minutes if all of "
+                f"up to {self._spec.rate_attempts} attempts at decreasing rates: about {minutes:.1f} minutes if all of "
                 "them are made, with the runs after them"
             )
         while rate is not None:

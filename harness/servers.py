@@ -99,5 +99,5 @@ def read_key(file: Path) -> str:
 def check_key(key: str, source: str) -> str:
     """The key, if it can be one; else BadInput, which names its source and not the value."""
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise BadInput(f"{source} holds no API key: one line of printable characters without blanks is needed")
+        raise BadInput(f"{source} holds no API key: one line of printable characters without spaces is needed")
     return key

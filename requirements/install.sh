@@ -10,7 +10,7 @@ for lock; do
 done
 if [ -z "${PIP_INDEX_URL:-}${PIP_NO_INDEX:-}" ] && command -v uv >/dev/null; then
   uv pip install --quiet --python "$python" --no-deps --require-hashes "$@" && exit
-  echo "uv could not install it; now pip tries" >&2
+  echo "uv could not install it; trying pip" >&2
 fi
 errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT

@@ -192,7 +192,7 @@ def _nodes(basis: Basis, known: Mapping[str, Speed]) -> dict[str, NodePlan]:
     idle = [name for name in basis.engines if known[name].samples_per_s == 0]
     if idle:
         raise NotReady(
-            f"calibrating saw no sample finish on {', '.join(idle)}: see the engine's log, or give it longer with "
+            f"no sample finished on {', '.join(idle)} during the calibration: see the engine's log, or raise "
             "harness_limits.calibration_s"
         )
     return _fleet(basis, known) if basis.request.topology is Topology.FLEET else _per_node(basis, known)

@@ -134,7 +134,9 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -
     if reason := why_no_peak(asked.target_qps, asked.scenario, asked.mode, asked.samples):
         raise BadInput(reason)
     if given.get("peak_budget_minutes") is not None and asked.target_qps != "peak":
-        raise BadInput(f"peak_budget_minutes = {asked.peak_budget_minutes:g}: it is for target_qps=peak; leave it out")
+        raise BadInput(
+            f"peak_budget_minutes = {asked.peak_budget_minutes:g}: only target_qps=peak has a budget; leave it out"
+        )
     _refuse_lone(asked)
     refuse_long(asked, _least_hours(asked))
     return asked
@@ -143,10 +145,10 @@ def check(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -
 def _refuse_lone(asked: Asked) -> None:
     """Raise BadInput where a setting means nothing without another."""
     if asked.restart_engines and asked.repeats == 1:
-        raise BadInput("restart_engines = true: it is for repeats; give repeats=3, say, or leave it out")
+        raise BadInput("restart_engines = true needs more than one repeat; add repeats=3, or leave it out")
     if asked.regression_percent is not None and asked.baseline is None:
         raise BadInput(
-            f"regression_percent = {asked.regression_percent:g}: give what it is compared with: baseline=RUN, latest "
+            f"regression_percent = {asked.regression_percent:g}: nothing to compare with; give baseline=RUN, latest "
             "or pinned"
         )
     if asked.repeats > 1 and asked.target_qps == "peak":

@@ -280,7 +280,7 @@ def doctor(options: _ClusterOptions, root: str | None, source: str, as_json: boo
 @json_option
 @click.pass_obj
 def storage(options: _ClusterOptions, root: str | None, source: str, check: bool, as_json: bool) -> None:
-    """Make namespace, rights and claims, and fill the claims with model and data set."""
+    """Create namespace, RBAC and claims, and fill the claims with model and data set."""
     from harness.cluster import objects
     from harness.cluster import storage as storages
 

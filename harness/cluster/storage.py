@@ -373,7 +373,7 @@ class _Sender:
         pods = self._api.list_objects("Pod", f"{objects.NAME}={job_name('loader', RUN_ID, self._job.node)}")
         running = [pod["metadata"]["name"] for pod in pods if pod.get("status", {}).get("phase") == "Running"]
         if not running:
-            raise NotReady(f"the loader's pod on {self._job.node} does not run any more; start again")
+            raise NotReady(f"the loader's pod on {self._job.node} is no longer running; start again")
         return str(running[0])
 
 

@@ -225,12 +225,13 @@ def not_inherited(environment: Mapping[str, str], config: EngineConfig) -> list[
 def environment(config: EngineConfig, build: Build, directory: Path) -> dict[str, str]:
     """The environment variables that the harness sets for the server, in addition to the caller's and `config.env`.
 
-    Compiled kernels are kept below the root, beside the engines, unless the caller has an XDG_CACHE_HOME.
+    Compiled kernels are kept below the root, beside the engines, unless the caller's variables say where.
     """
-    caches = os.environ.get("XDG_CACHE_HOME") or str(directory.parents[1] / "cache")
+    given = {**os.environ, **config.env}
+    caches = given.get("XDG_CACHE_HOME") or str(directory.parents[1] / "cache")
     kept = {"XDG_CACHE_HOME": caches, **{name: f"{caches}/{folder}" for name, folder in _CACHES.items()}}
     variables = {**SET_VARIABLES, ENGINE_MARK: str(directory)}
-    variables |= {name: folder for name, folder in kept.items() if name not in config.env}
+    variables |= {name: folder for name, folder in kept.items() if name not in given}
     if build.package == "deepspeed":
         variables["DS_ACCELERATOR"] = build.platform
     elif build.platform == "cpu":

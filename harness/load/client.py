@@ -149,9 +149,10 @@ class Client:
         """Called when a connection was closed during a request.
 
         `unanswered` means that the connection had been idle before and returned nothing for this request. Servers close
-        idle connections at any time, also just as a request is written. `untaken` means that the connection is open on
-        this side alone, since the server's listen queue was full, so that the request was never received. Sending it
-        again on a new connection then hides no failure of the engine; `sent_s` is kept, so the delay counts as latency.
+        idle connections at any time, also just as a request is written. `untaken` means that nothing acknowledged the
+        first request of a connection, which is open on this side alone where the server's listen queue was full.
+        Sending it again on a new connection then hides no failure of the engine; `sent_s` is kept, so the delay counts
+        as latency.
         """
         if untaken or (unanswered and not request.resent):
             request.resent = request.resent or unanswered

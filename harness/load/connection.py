@@ -5,6 +5,7 @@ arrival of the first and the last token is timed.
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from harness.load.client import Client
 
 _TAKEN_MS = 3000  # until the server's system must have acknowledged the first request; it is sent four times meanwhile
+
+_NOT_TAKEN = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
 @dataclass(slots=True, eq=False)
@@ -168,5 +171,5 @@ class Connection(asyncio.Protocol):
             self._client.idle.remove(self)
         request, self._request = self._request, None
         if request:
-            untaken = isinstance(exc, TimeoutError) and not self._answered
+            untaken = isinstance(exc, OSError) and exc.errno in _NOT_TAKEN and not self._answered
             self._client.closed_early(request, unanswered=self._was_idle and not self._answered, untaken=untaken)

@@ -92,7 +92,7 @@ class Dispatcher:
         self._thread.start()
         if not self._ready.wait(_START_S):
             names = ", ".join(engine.name for engine in self._served)
-            raise RunFailed(f"connecting to the engines ({names}) did not end within {_START_S:g} s; look at them")
+            raise RunFailed(f"could not connect to the engines ({names}) within {_START_S:g} s; check their logs")
         if self._error:
             self._thread.join()
             raise RunFailed(f"cannot connect to the engines: {self._error}") from self._error

@@ -124,10 +124,10 @@ def _earlier_first_tokens(last: AttemptRecord, tpot_limit_ms: float, load: Load)
             f"{rate(last.target_qps)} sent and the queue grew"
         )
     tokens = load.tokens_per_step
-    value = f"{max(tokens // 2, slots or 1)} in place of {tokens}" if tokens else "N, half of what vLLM's log names,"
+    lower = f"= {max(tokens // 2, slots or 1)} in place of {tokens}" if tokens else "at half of the value in vLLM's log"
     return (
-        f"max_num_batched_tokens = {value} of the engines, since the engines kept up with the rate but "
-        "first tokens waited for long prefill steps"
+        f"max_num_batched_tokens {lower}, since the engines kept up with the rate but first tokens waited for long "
+        "prefill steps"
     )
 
 

@@ -82,7 +82,7 @@ def build(path: Path) -> Built:
         resent=_resent(inputs.loadgens),
         resumed=tuple(phases.resumed(inputs.loadgens)),
         findings=(
-            *findings.find(request, together, parts, pair, runs, tried, shared, real_model=real),
+            *findings.find(request, together, parts, pair, runs, tried, lost, shared, real_model=real),
             *(each for run in inputs.loadgens for each in findings.warned(run.host, run.outcome.warnings)),
         ),
         failures=tuple(phases.failures(inputs)),

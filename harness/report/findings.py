@@ -5,7 +5,7 @@ from enum import Enum
 
 from harness.report.evidence.models import PUBLISHED_WEIGHTS
 from harness.report.machines import Gpu, GpuUse, Telemetry, Usage
-from harness.report.record import Attempt, Figures, Finding, Node, Pair, Phase, Request, latency_limits
+from harness.report.record import Attempt, EngineLoss, Figures, Finding, Node, Pair, Phase, Request, latency_limits
 
 _OFTEN_FULL = 0.1
 """Part of the seconds in which all sequences ran, from which on their number may limit the speed."""
@@ -71,7 +71,8 @@ class Advice(Enum):
         "lower kv_cache_gib or stop other programs."
     )
     GPU_THROTTLED = (
-        "{gpus}: throttled in {values} % of readings ({why}), so slower than possible; check cooling and power limit."
+        "{gpus}: throttled in {values} % of readings ({why}), and so ran below full speed; check cooling and power "
+        "limit."
     )
     GPU_CLOCK_LOW = (
         "{gpus}: a clock of {values} MHz on average of {most:.0f} possible while busy, so power, heat or locked clocks "
@@ -128,7 +129,7 @@ class Advice(Enum):
     TELEMETRY_GAPS = (
         "Telemetry has a gap of {gap:.0f} s, so peaks in it are unknown; the machine may have been too busy to read it."
     )
-    WARNING = "A warning came while the run was made, so take its figures with care: {warning}."
+    WARNING = "The run logged a warning, so treat its figures with caution: {warning}."
     TELEMETRY_COST = (
         "Telemetry used {cost:.1f} % of one core, enough to affect the figures; read fewer engines on this host."
     )
@@ -150,6 +151,7 @@ def find(
     pair: Pair | None,
     phases: Sequence[Phase],
     attempts: Sequence[Attempt],
+    losses: Sequence[EngineLoss],
     shared_machine: bool,
     real_model: bool,
 ) -> tuple[Finding, ...]:
@@ -159,7 +161,7 @@ def find(
         findings.append(Advice.SHARED_MACHINE.finding())
     if real_model:
         findings += _weights(nodes)
-    findings += _overload(request, together, nodes, phases, attempts)
+    findings += _overload(request, together, nodes, phases, attempts, losses)
     findings += _rates(request, together, nodes)
     for node in nodes:
         findings += [
@@ -191,18 +193,24 @@ def _slots(node: Node) -> int | None:
 
 
 def _overload(
-    request: Request, together: Figures, nodes: Sequence[Node], phases: Sequence[Phase], attempts: Sequence[Attempt]
+    request: Request,
+    together: Figures,
+    nodes: Sequence[Node],
+    phases: Sequence[Phase],
+    attempts: Sequence[Attempt],
+    losses: Sequence[EngineLoss],
 ) -> Iterator[Finding]:
     limits = latency_limits(request)
     if limits is None:
         return
     targets = {phase.node: phase.target_qps for phase in phases if phase.mode == "performance"}
     last = {attempt.node: attempt for attempt in attempts}
+    lost = {loss.loadgen for loss in losses if loss.judged and loss.mode == "performance"}
     for node, figures in [(None, together), *((node.name, node.figures) for node in nodes if len(nodes) > 1)]:
         # In a fleet one node's LoadGen sends to all, so that its rate says nothing of this node.
         loadgens = list(targets) if node is None else [node] if request.topology == "per_node" else []
         judged = [last[loadgen] for loadgen in loadgens if loadgen in last]
-        if any(attempt.engine_lost for attempt in judged):
+        if lost.intersection(loadgens) or any(attempt.engine_lost for attempt in judged):
             continue  # the rate is not why it was slow
         rates = [targets.get(loadgen) or 0.0 for loadgen in loadgens]
         rate, target = figures.samples_per_s, figures.scheduled_samples_per_s or (sum(rates) if all(rates) else None)

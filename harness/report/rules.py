@@ -18,7 +18,7 @@ class Rule(Enum):
     LOG_OF_RUN = (_INVALID, "LoadGen's logs are of this run", "{file}: {what} is {value}, this run's is {rule}")
     LOG_NUMBERS = (_INVALID, "LoadGen's numbers bear out its flags", "{file}: {what}")
     ATTEMPTS_MARKED = (_INVALID, "Every attempt is marked, and the last one counts", "{file} {what}")
-    JOURNAL_TIMES = (_INVALID, "Every journal line is possible", "{file} ({mode}): {what}")
+    JOURNAL_TIMES = (_INVALID, "Every journal line is plausible", "{file} ({mode}): {what}")
     JOURNAL_OUTCOME = (
         _INVALID,
         "Journal and outcome agree",
@@ -38,7 +38,7 @@ class Rule(Enum):
     )
     ENGINE_FILES = (
         _INVALID,
-        "What is known of each engine agrees",
+        "The records of each engine agree",
         "{engine}: {what} is {value}, but {place} says {rule}",
     )
     SAME_ANSWERS = (_INVALID, "Performance and accuracy gave the same answers", "{file}: {what}")
@@ -116,12 +116,12 @@ class Rule(Enum):
     )
     REFERENCE_IDS = (
         _INVALID,
-        "Token ids as the reference's",
+        "Token ids match the reference",
         "{percent:.2f} % of answers have the reference's token ids, below 99 %; differing samples: {which}",
     )
     REFERENCE_FAULT = (
         _INVALID,
-        "No answer differs by a fault",
+        "Answers differ by rounding only",
         "{count} answers {what}, which rounding cannot explain: samples {which}",
     )
     END_TOKEN = (_INVALID, "Nothing after an end token", "{count} answers continue after an end token: {which}")

@@ -74,7 +74,7 @@ def answers(
     optional = {key: text for key, text in (OPTIONAL | unrecorded).items() if key not in {*asked, *measured}}
     given = _read(path)
     if unknown := sorted(given.keys() - asked.keys() - optional.keys()):
-        raise BadInput(f"{path}: {', '.join(unknown)} was not asked for, or is measured; remove it")
+        raise BadInput(f"{path}: {', '.join(unknown)} is unknown, or is measured; remove it")
     if missing := [key for key in asked if not given.get(key)]:
         if write:
             write_atomic(path, _text(asked, optional, given))

@@ -89,7 +89,7 @@ def read_runs(paths: Sequence[Path], unofficial: bool) -> list[Run]:
         reasons = "; ".join(
             f"run {run.result.run_id} is {run.result.verdict.level}: {' '.join(run.reasons)}" for run in refused
         )
-        raise BadInput(f"{reasons}. Make such a run again, or ask for an unofficial tree")
+        raise BadInput(f"{reasons}. Repeat that run, or ask for an unofficial tree")
     _check_same_system(runs)
     return sorted(runs, key=lambda run: list(FOLDERS).index(run.spec.scenario))
 

@@ -46,15 +46,15 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
         for root in roots:
             for run_id in self.run_module("mlperf_run_info", root=root)["running"]:
                 how = f"wait for its end, or end it with `{self.origin().commands(run_id).end}`"
-                raise NotReady(f"{arguments['path']} would change under run {run_id}: {how}, then call this again")
+                raise NotReady(f"{arguments['path']} is in use by run {run_id}: {how}, then try again")
         for root in roots:
             for engine in self.run_module("mlperf_engine_info", root=root)["engines"]:
                 if engine["kind"] != "endpoint" and engine["state"] in ENGINE_RUNNING:
                     name = engine["name"]
                     command = shlex.join([*arguments["command"], "engine", "down", name, "--root", root])
                     raise NotReady(
-                        f"{arguments['path']} would change under engine {name}: take it down with `{command}`, "
-                        "then call this again"
+                        f"{arguments['path']} is in use by engine {name}: take it down with `{command}`, "
+                        "then try again"
                     )
         return {"changed": False}
 

@@ -55,7 +55,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Read what the host is
+- name: Gather the host's facts
   mlperf_host_facts:
     packages: [containerd.io, kubelet]
   register: host

@@ -72,7 +72,7 @@ def test_where_no_rate_holds_the_last_attempt_is_the_result(tmp_path: Path, monk
         spec, lines = make_spec(tmp_path, server, target_qps=600.0, **values), list[str]()
         _, outcome, status = run(spec, tmp_path / "root", lines)
     # 20 s each, in whole passes
-    assert lines[0].startswith("up to 2 attempts at falling rates: about 0.7 minutes if all of them are made")
+    assert lines[0].startswith("up to 2 attempts at decreasing rates: about 0.7 minutes if all of them are made")
     assert [attempt["verdict"] for attempt in outcome["attempts"]] == ["ENDED EARLY"] * 2
     assert outcome["attempts"][1]["target_qps"] < 600 and "TPOT limit of 100 ms" in outcome["attempts"][1]["reason"]
     assert status["state"] == "finished" and outcome["performance"]["ended_early"]

@@ -314,7 +314,7 @@ def test_files_in_use_are_not_changed(
     assert site.play("site.yml", "--limit", "node1", **settings) == 2
     text = " ".join(site.output().split())
     expected = message.format(env=NODE_ENVIRONMENT, root=site.folder / "node2", results=site.folder / "results")
-    assert f"{empty / folder} would change under {expected}" in text
+    assert f"{empty / folder} is in use by {expected}" in text
     assert list(site.folder.glob("empty*")) == []
 
 

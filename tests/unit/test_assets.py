@@ -223,7 +223,7 @@ LOOK = """\
 # WANT_JSON
 import json, sys
 (path,) = json.load(open(sys.argv[1]))["paths"]
-place = {"writable": path.endswith("open"), "existing": "/srv", "owner": "root"}
+place = {"writable": path.endswith("open"), "existing": "/srv", "is_folder": True, "owner": "root"}
 disk = {"path": path, "free": 1 << 40}
 print(json.dumps({"changed": False, "facts": {"user": "lab", "disk": disk, "paths": {path: place}}}))
 """

@@ -264,7 +264,7 @@ def test_a_start_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(dispatch, "_START_S", 0.2)
     with (
         FakeServer() as server,
-        pytest.raises(RunFailed, match=r"connecting to the engines \(a\) did not end within 0.2 s"),
+        pytest.raises(RunFailed, match=r"could not connect to the engines \(a\) within 0.2 s"),
     ):
         engine = EngineRef(name="a", url=server.url)
         with Dispatcher([engine], prompts(1), Ear(), vocab_size=VOCABULARY, seed=1, timeout_s=5):

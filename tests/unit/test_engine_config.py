@@ -194,14 +194,16 @@ def test_a_server_inherits_no_variable_of_vllms_nor_what_is_for_its_supervisor()
 
 
 def test_what_a_server_compiles_is_kept_below_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("XDG_CACHE_HOME", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"):
+        monkeypatch.delenv(name, raising=False)
     directory = Path("/root/engines/e1")
     variables = launch.environment(config(), CUDA, directory)
     assert variables["XDG_CACHE_HOME"] == "/root/cache" and variables["TRITON_CACHE_DIR"] == "/root/cache/triton"
     assert "TRITON_CACHE_DIR" not in launch.environment(config(env={"TRITON_CACHE_DIR": "/t"}), CUDA, directory)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/fast")
-    variables = launch.environment(config(), CUDA, directory)
-    assert (variables["XDG_CACHE_HOME"], variables["CUDA_CACHE_PATH"]) == ("/fast", "/fast/nv")
+    elsewhere = launch.environment(config(env={"XDG_CACHE_HOME": "/fast"}), CUDA, directory)
+    assert elsewhere["CUDA_CACHE_PATH"] == "/fast/nv" and "XDG_CACHE_HOME" not in elsewhere
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    assert "TRITON_CACHE_DIR" not in launch.environment(config(), CUDA, directory)
 
 
 def test_the_environment_of_a_cpu_engine() -> None:

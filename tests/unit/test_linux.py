@@ -32,6 +32,14 @@ def test_a_stop_before_a_process_can_be_stopped_is_heard_when_it_can(heard: list
     assert reached == ["held", "closed"] and heard == []
 
 
+def test_a_second_stop_does_not_end_the_recording_of_the_first(heard: list[int]) -> None:
+    with stops_held():
+        with pytest.raises(Stopped), stoppable():
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert heard == []
+
+
 def test_a_stop_while_the_end_is_recorded_waits_for_it(heard: list[int]) -> None:
     with stops_held():
         with stoppable():

@@ -372,13 +372,13 @@ def test_a_folder_in_use_is_refused_with_the_command_that_ends_its_use(
     write_run(tmp_path, "r1", "finished")
     assert call("mlperf_in_use", arguments, variables=variables)["changed"] is False
     write_engine(tmp_path, "ready", log="")
-    down = rf"/env would change under engine one: take it down with `/env/harness engine down one --root {tmp_path}`"
-    with pytest.raises(Failed, match=f"{down}, then call this again"):
+    down = rf"/env is in use by engine one: take it down with `/env/harness engine down one --root {tmp_path}`"
+    with pytest.raises(Failed, match=f"{down}, then try again"):
         call("mlperf_in_use", arguments, variables=variables)
     write_run(tmp_path, "r2", "running")
     with pytest.raises(Failed) as refused:
         call("mlperf_in_use", arguments, check=True, variables=variables)
-    assert f"under run r2: wait for its end, or end it with `{typed}/stop.yml -e run_id=r2`" in str(refused.value)
+    assert f"in use by run r2: wait for its end, or end it with `{typed}/stop.yml -e run_id=r2`" in str(refused.value)
     assert refused.value.result["exit"] == 3
 
 

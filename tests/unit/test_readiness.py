@@ -15,7 +15,7 @@ from tests.unit.test_host_survey import A30, TOOL, node
 
 PLACE = {
     "kind": "folder", "bytes": 4096, "start": None, "files": {}, "readable": True, "existing": "/srv/mlperf",
-    "owner": "lab", "writable": True,
+    "is_folder": True, "owner": "lab", "writable": True,
 }  # fmt: skip
 DATA = {**PLACE, "kind": "file", "bytes": 90_000_000, "start": '[{"input":'}
 WHOLE = {"bytes": 1 << 30, "start": "x"}
@@ -61,7 +61,8 @@ def test_a_ready_host_lacks_nothing() -> None:
     [
         ({"interpreter": {**TOOL, "version": "3.10.12"}}, "python3 is Python 3.10.12, and the pinned"),
         ({"interpreter": {**TOOL, "version": ""}}, "python3 does not run"),
-        (place("/srv/mlperf", writable=False, existing="/srv", owner="root"), "`sudo install -d -o lab /srv/mlperf`"),
+        (place("/srv/mlperf", writable=False, existing="/not-here", owner="root"), "install -d -o lab /srv/mlperf`"),
+        (place("/srv/mlperf", existing="/srv/mlperf", is_folder=False), "/srv/mlperf is not a folder: choose another"),
         ({"disk": {"path": "/srv", "total": 1 << 40, "free": 10 << 30}}, "10.0 GiB free, and the installation needs"),
         ({"memory": {"total": 4 << 30, "available": 1 << 30, "swap": 0}}, "1.0 GiB of memory are available"),
         ({"pci_gpus": [], "smi": {**node()["smi"], "gpus": []}}, "no NVIDIA GPU on the PCI bus"),

@@ -64,8 +64,8 @@ def test_without_a_rate_nothing_is_repeated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"restart_engines": "true"}, "it is for repeats"),
-        ({"regression_percent": "3"}, "give what it is compared with"),
+        ({"restart_engines": "true"}, "restart_engines = true needs more than one repeat"),
+        ({"regression_percent": "3"}, "nothing to compare with"),
         ({"repeats": "2", "launcher": "kubernetes"}, "engines belong to one run"),
         ({"repeats": "20", "target_qps": "0.005"}, "more than a day"),
         ({"repeats": "2", "target_qps": "peak", "samples": 13368}, "start the benchmark several times, and compare"),

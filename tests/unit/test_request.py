@@ -236,7 +236,10 @@ def test_peak_needs_a_scenario_with_latency_limits(tmp_path: Path) -> None:
         ({"samples": "458"}, "459 queries at least, and samples = 458"),
         ({"topology": "per_node"}, "target_qps = peak: 2 nodes would each search on their own"),
         ({"rate_attempts": "2"}, "rate_attempts = 2: a performance run is repeated only with target_qps=auto"),
-        ({"target_qps": "auto", "peak_budget_minutes": "9"}, "peak_budget_minutes = 9: it is for target_qps=peak"),
+        (
+            {"target_qps": "auto", "peak_budget_minutes": "9"},
+            "peak_budget_minutes = 9: only target_qps=peak has a budget",
+        ),
     ):
         with pytest.raises(Failed, match=message) as refused:
             ask(tmp_path, **{"target_qps": "peak", **other})

@@ -188,7 +188,7 @@ def test_what_cannot_be_measured_is_asked_for_once_and_never_guessed(runs: list[
         ("[1, 2]", "holds no keys"),
         ("a: [", "is not YAML"),
         ("cooling: [air]", r"cooling = \['air'\]: give text or a number"),
-        ("host_memory_capacity: 1", "host_memory_capacity was not asked for, or is measured"),
+        ("host_memory_capacity: 1", "host_memory_capacity is unknown, or is measured"),
         (yaml.safe_dump({**ANSWERS, "status": "soon"}), "status = 'soon': give available, preview, rdi"),
     ],
 )
