@@ -36,7 +36,7 @@ class Offer:
 
         Raises:
             Refused: it would lie outside of the folder, take the place of another file (also where the file system
-                ignores case), or be too large. Nothing may be written then.
+                ignores case) or of a folder, or be too large. Nothing may be written then.
         """
         if reason := self._name_problem(name) or self._size_problem(size):
             raise Refused(f"the node offers a file {str(name)[:200]!a} that {reason}; nothing was written to it")
@@ -58,8 +58,13 @@ class Offer:
         folders = {"/".join(parts[:count]).casefold() for count in range(1, len(parts))}
         if key in self._files or key in self._folders or not folders.isdisjoint(self._files):
             return "takes the place of another one that it offers"
-        if any(folder.is_symlink() for folder in (self._folder / name, *(self._folder / name).parents)[: len(parts)]):
+        places = (self._folder / name, *(self._folder / name).parents)[: len(parts)]
+        if any(place.is_symlink() for place in places):
             return f"would be written through a link in {self._folder}"
+        for place in places:
+            if place.exists() and place.is_dir() == (place is places[0]):
+                kind = "folder" if place.is_dir() else "file"
+                return f"conflicts with the {kind} {place} of an earlier collection (move {self._folder} away)"
         if len(self._files) == MOST_FILES:
             return f"is one more than {MOST_FILES}"
         self._files[key] = name

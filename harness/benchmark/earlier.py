@@ -95,6 +95,14 @@ def how_to_resume(directory: Path) -> str:
     return f"run {directory.name} ended without a result: choose another run_id, or resume it with `{command}`"
 
 
+def how_to_repeat(directory: Path, run_id: str) -> str:
+    """The command that repeats a finished run; with a placeholder where no request says what it was started with."""
+    try:
+        return recorded(directory).origin.repeat(run_id)
+    except BadInput:
+        return Origin(inventory=("INVENTORY",)).repeat(run_id)
+
+
 def _origin(directory: Path) -> Origin:
     """Where a run was started from; unknown where request.json cannot be read."""
     try:

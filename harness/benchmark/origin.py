@@ -39,6 +39,10 @@ class Origin(Record):
             resume=self._command("benchmark.yml", run, "resume=true"),
         )
 
+    def repeat(self, run_id: str) -> str:
+        """The command that repeats such a run."""
+        return self._command("playbooks/replay.yml", f"from={run_id}")
+
     def _command(self, playbook: str, *values: str) -> str:
         words = ["ansible-playbook"]
         for inventory in self.inventory:

@@ -71,13 +71,14 @@ def replay(
     """Repeat the run in RESULTS on this node: same settings, seeds and rate, after comparing what it ran on."""
     from harness import manifest, run_store
     from harness import replay as replays
+    from harness.benchmark.earlier import how_to_repeat
 
     allowed = replays.names([allow])
     original = replays.original(results)
     if len(original.nodes) > 1:
         raise BadInput(
             f"run {original.run_id} had {len(original.nodes)} nodes; repeat it with "
-            f"`ansible-playbook playbooks/replay.yml -e from={original.run_id}`"
+            f"`{how_to_repeat(results, original.run_id)}`"
         )
     model, dataset = (model or original.spec.model).absolute(), (dataset or original.spec.dataset).absolute()
     configs = _configs(original, model, endpoint, engine_config)

@@ -241,7 +241,7 @@ def _await_engines(spec: Spec, seconds: float, on_wait: Callable[[str], None] = 
                 if reason == "answered 200":
                     break
             except (OSError, ValueError) as error:
-                reason = str(getattr(error, "reason", error))
+                reason = str(error)
             if time.monotonic() > deadline:
                 raise NotReady(f"engine {engine.name} at {engine.url} is not ready after {seconds:g} s: {reason}")
             on_wait(f"waiting for engine {engine.name}: {reason}")

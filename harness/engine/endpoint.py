@@ -58,7 +58,7 @@ def why_failed(endpoint: EngineState) -> str | None:
     except (OSError, ValueError) as error:
         model = (endpoint.verified or {}).get("model")
         before = f"when it was attached, at {_clock(endpoint.ready_unix)}, it served {model}"
-        return f"no server answers at {endpoint.url}: {getattr(error, 'reason', error)}; {before}"
+        return f"no server answers at {endpoint.url}: {error}; {before}"
 
 
 def _clock(unix: float | None) -> str:

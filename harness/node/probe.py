@@ -4,11 +4,13 @@ A full parser takes 15 ms for the six hundred lines of vLLM's page, once a secon
 """
 
 import http.client
+import io
 import json
 import re
+import socket
 import ssl
-import urllib.error
-import urllib.request
+import time
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -34,37 +36,55 @@ class Reply:
 def get(base_url: str, path: str, timeout_s: float = TIMEOUT_S) -> Reply:
     """The response to one GET, asked as `servers` knows, whatever its status; uses no proxy, follows no redirect.
 
+    Connecting may take `timeout_s`, and so may the whole response, however slowly it comes.
+
     Raises:
-        OSError: no server answered.
+        OSError: no server answered, or not in time.
         ValueError: the answer is not HTTP.
     """
-    request = urllib.request.Request(base_url + path, headers=servers.headers(base_url))
+    url = urllib.parse.urlsplit(base_url)
+    connection = http.client.HTTPConnection(url.netloc, timeout=timeout_s)
+    if url.scheme == "https":
+        connection = http.client.HTTPSConnection(url.netloc, timeout=timeout_s, context=servers.tls(base_url))
+    connection.response_class = _Response
     try:
-        with _opener(base_url).open(request, timeout=timeout_s) as response:
-            return _reply(response.status, response)
-    except urllib.error.HTTPError as error:
-        return _reply(error.code, error)
+        connection.request("GET", url.path + path, headers={"Connection": "close", **servers.headers(base_url)})
+        with connection.getresponse() as response:
+            body = response.read(MAX_BODY_BYTES).decode(errors="replace")
+            return Reply(response.status, response.headers.get("content-type", ""), body)
     except http.client.HTTPException as error:
         raise ValueError(f"invalid HTTP response ({error!r})") from None
+    finally:
+        connection.close()
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer: following it would show the API key to whatever it names."""
+class _Response(http.client.HTTPResponse):
+    """A response that is there as a whole within the timeout of its socket, which else is that of each read."""
 
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _opener(base_url: str) -> urllib.request.OpenerDirector:
-    handlers: list[Any] = [urllib.request.ProxyHandler({}), _NoRedirect]
-    if base_url.startswith("https:"):
-        handlers.append(urllib.request.HTTPSHandler(context=servers.tls(base_url)))
-    return urllib.request.build_opener(*handlers)
+    def __init__(self, sock: socket.socket, *args: Any, **more: Any) -> None:
+        super().__init__(sock, *args, **more)
+        self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock))
 
 
-def _reply(status: int, response: Any) -> Reply:
-    body = response.read(MAX_BODY_BYTES).decode(errors="replace")
-    return Reply(status, response.headers.get("content-type", ""), body)
+class _Timed(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        super().__init__()
+        self._raw, self._sock = raw, sock
+        self._until = time.monotonic() + (sock.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def model_card(base_url: str) -> dict[str, Any]:
@@ -79,13 +99,12 @@ def model_card(base_url: str) -> dict[str, Any]:
     try:
         reply = get(base_url, "/v1/models")
     except OSError as error:
-        cause = getattr(error, "reason", error)
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            reason = cause.verify_message or cause
+        if isinstance(error, ssl.SSLCertVerificationError):
+            reason = error.verify_message or error
             raise BadInput(
                 f"the certificate of {base_url} is not trusted: {reason}; name the one of its CA with ca_file"
             ) from None
-        raise NotReady(f"no server answers at {base_url}: {cause}; start the server or correct the url") from None
+        raise NotReady(f"no server answers at {base_url}: {error}; start the server or correct the url") from None
     except ValueError as error:
         raise BadInput(f"{base_url} does not speak HTTP: {error}; correct the url") from None
     answer = f"{base_url}/v1/models answered {reply.status} {reply.content_type or 'without a content type'}"
@@ -143,7 +162,7 @@ def health_problem(base_url: str) -> str | None:
     try:
         status = get(base_url, "/health").status
     except (OSError, ValueError) as error:
-        return f"no answer at /health: {getattr(error, 'reason', error)}"
+        return f"no answer at /health: {error}"
     return f"/health answered {status}" if status >= 500 else None
 
 

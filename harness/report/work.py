@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import BadInput
 from harness.files import read_json, sha256_json
+from harness.printable import printable
 from harness.spec import FULL_SAMPLES, UnixSeconds, explain
 
 UNKNOWN = "not known"
@@ -119,7 +120,7 @@ def load(place: str, results: Path) -> Run:
 
 
 def read(folder: Path) -> Run:
-    """The result in a folder.
+    """The result in a folder, its texts printable: it may be another machine's, and they are shown in many places.
 
     Raises:
         BadInput: there is none, or it cannot be read.
@@ -135,9 +136,13 @@ def read(folder: Path) -> Run:
 
 
 def _mapping(value: Any, file: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BadInput(f"result {file} is no JSON object; run `harness report` on its folder again")
-    return value
+    try:
+        plain = printable(value)
+    except RecursionError:
+        plain = None
+    if not isinstance(plain, dict):
+        raise BadInput(f"result {file} is no JSON object, or is too deep; run `harness report` on its folder again")
+    return plain
 
 
 def work(run: Run) -> dict[str, str]:

@@ -69,9 +69,8 @@ def pod_problem(pod: Dict[str, Any]) -> str:
         if waiting.get("reason") not in (None, *STARTING):
             return f"{name}: {waiting['reason']} ({waiting.get('message', 'no message')})"
         if ended.get("exitCode"):
-            return (
-                f"{name}: exit code {ended['exitCode']} ({ended.get('message') or ended.get('reason', 'no message')})"
-            )
+            message = " ".join((ended.get("message") or ended.get("reason", "no message")).split())
+            return f"{name}: exit code {ended['exitCode']} ({message})"
     for condition in status.get("conditions", []):
         if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
             return f"{name}: {condition.get('message', 'unschedulable')}"

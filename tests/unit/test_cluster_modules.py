@@ -280,6 +280,13 @@ def test_nodes_without_gpu_and_jobs_that_failed_are_named(commands: Commands, tm
     # A failed Job ends the wait at once.
     with pytest.raises(Failed, match="a Job failed: Job proof: failed"):
         call("mlperf_k8s_nodes", {**gpu, "jobs": ["proof"], "timeout_s": 600})
+    lost = {"exitCode": 15, "reason": "Error", "message": "GPU0000:CA:00.0: GPU is lost.\nReboot the system\n"}
+    pod["status"] = {"containerStatuses": [{"name": "nvidia-smi", "state": {"terminated": lost}}]}
+    commands.answer_by_kind("kubectl", nodes=listed(node("jw2", "True", gpus=1)), jobs=listed(job), pods=listed(pod))
+    with pytest.raises(
+        Failed, match=r"proof: failed.*exit code 15 \(GPU0000:CA:00\.0: GPU is lost\. Reboot the system\)"
+    ):
+        call("mlperf_k8s_nodes", {**gpu, "jobs": ["proof"], "timeout_s": 600})
     job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
     commands.answer_by_kind("kubectl", nodes=listed(node("jw2", "True", gpus=1)), jobs=listed(job))
     assert call("mlperf_k8s_nodes", {**gpu, "jobs": ["proof"]})["changed"] is False

@@ -1,6 +1,8 @@
 """A node may offer anything for collection: what is written, and where."""
 
 import errno
+import io
+import re
 import resource
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from ansible.errors import AnsibleError
 
 from harness import collected
-from harness.cluster import pod_exec
+from harness.cluster import archive, pod_exec
 from harness.collected import MOST_BYTES, Offer, Refused
 from harness.errors import RunFailed
 from tests.unit.ansible_modules import action, on_this_machine
@@ -65,6 +67,29 @@ def test_no_file_takes_the_place_of_another(tmp_path: Path, first: str, second: 
     offer.path(first, 1)
     with pytest.raises(RunFailed, match="takes the place of another"):
         offer.path(second, 1)
+
+
+@pytest.mark.parametrize(("before", "now", "kind"), [("a/b", "a", "folder"), ("a", "a/b", "file")])
+def test_a_conflict_with_an_earlier_collection_is_one_clear_failure(
+    tmp_path: Path, before: str, now: str, kind: str
+) -> None:
+    node, results = tmp_path / "node", tmp_path / "nodes" / "alpha"
+    node.mkdir()
+    (node / "0").write_text("first")
+    (node / now).parent.mkdir(exist_ok=True)
+    (node / now).write_text("new")
+    (results / before).parent.mkdir(parents=True)
+    (results / before).write_text("old")
+    reason = f"offers a file '{now}' that conflicts with the {kind} {results / 'a'} of an earlier collection"
+    arguments = {"directories": [{"source": str(node)}], "path": str(results)}
+    result = action("mlperf_collect", arguments, check=False, execute=on_this_machine).run(task_vars={})
+    assert result["failed"] and reason in result["msg"]
+    assert [path for path in results.rglob("*") if path.is_file()] == [results / before]
+    out = io.BytesIO()
+    archive.pack({node: ""}, out)
+    with pytest.raises(Refused, match=re.escape(reason)):
+        archive.unpack(io.BytesIO(out.getvalue()), results)
+    assert (results / before).read_text() == "old" and not list(results.rglob("*.part"))
 
 
 @pytest.mark.parametrize("size", [-1, None, "12", 1.5, True, MOST_BYTES])

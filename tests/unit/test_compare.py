@@ -368,7 +368,13 @@ def test_the_chart_of_a_kind_of_work_has_dates_and_the_latencies_of_a_rate() -> 
     assert over_time(group("server", 1)) == ""
 
 
-@pytest.mark.parametrize("content", ["", "5", "{}", "null", '{"nodes": 5}', '{"run_id": "x", "verdict": {"level": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "5", "{}", "null", '{"nodes": 5}', '{"run_id": "x", "verdict": {"level": 1}}'),
+        pytest.param('{"a":' * 480 + "5" + "}" * 480, id="deep"),
+    ],
+)
 def test_damaged_runs_never_end_the_history(tmp_path: Path, content: str) -> None:
     keep(tmp_path, "good", 1.0)
     (tmp_path / "bad").mkdir()

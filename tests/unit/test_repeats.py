@@ -1,6 +1,8 @@
 """A benchmark several times: its repeats, the spread between them, and the baseline that they are compared with."""
 
 import json
+import re
+import shutil
 import xml.etree.ElementTree as Xml
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,27 @@ def test_the_module_reports_once_and_says_so(tmp_path: Path) -> None:
     assert 'href="new/compare.html"' in index and 'href="new/repeats.html"' in index
     assert call("mlperf_compare", arguments)["changed"] is False
     assert call("mlperf_compare", {"path": str(tmp_path / "none")})["text"] == ""
+
+
+def test_control_characters_of_a_foreign_result_reach_no_page(tmp_path: Path) -> None:
+    report.report(benchmark(tmp_path / "new", scenario="offline"))
+    shutil.copytree(tmp_path / "new", tmp_path / "base")
+
+    def change(result: dict[str, Any]) -> None:
+        bad = "\x1b[31mred\x1b]0;title\x07 \0 \x9b \ud800"
+        result["run_id"], result["verdict"]["level"] = f"base {bad}", "INVALID"
+        result["nodes"][0]["machine"] |= {"driver": bad, "variables": {f"A{bad}": bad}}
+
+    edit(tmp_path / "base/result.json", change)
+    arguments = {"path": str(tmp_path / "new"), "baseline": "base", "regression_percent": 3.0}
+    answer = call("mlperf_compare", arguments)
+    assert "Against base red" in answer["text"]
+    case = Xml.parse(tmp_path / "new/junit.xml").getroot().find("testcase[@classname='comparison']")
+    assert case is not None and "base red" in case.get("name", "")
+    names = ("junit.xml", "compare.html", "compare.md", "compare.json", "summary.md")
+    texts = [json.dumps(answer), *((tmp_path / "new" / name).read_text() for name in names)]
+    for text in texts:
+        assert not set(text) & {"\x1b", "\0", "\x07", "\x9b"} and not re.search(r"\\u(00[019]|d800)", text)
 
 
 def test_a_baseline_of_other_weights_is_bad_input_and_latest_passes_it_by(tmp_path: Path) -> None:

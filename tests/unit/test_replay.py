@@ -1,12 +1,15 @@
 """What of a finished run is repeated, from a made-up directory of results."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from harness import replay
+from harness.cli import cli
 from harness.cli.replays import _configs, _spec
 from harness.errors import BadInput
 from harness.replay import Original, original
@@ -107,6 +110,26 @@ def test_another_request_is_a_difference_of_its_own(tmp_path: Path) -> None:
     assert run.other_request({**run.asked, "rate_attempts": 4, "launcher": "process"}) == {}
     differences = run.other_request({**run.asked, "samples": 9, "topology": "per_node"})
     assert differences == {"request": "request: was samples=50 topology=fleet, is samples=9 topology=per_node"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "options"),
+    [
+        (None, "-i INVENTORY "),
+        ({}, ""),
+        ({"inventory": ["site a"], "limit": "alpha,beta"}, "-i 'site a' --limit alpha,beta "),
+    ],
+)
+def test_a_run_of_several_nodes_is_repeated_with_the_inventory_that_it_was_given(
+    tmp_path: Path, origin: dict[str, Any] | None, options: str
+) -> None:
+    made(tmp_path, nodes=["alpha", "beta"], topology="fleet")
+    if origin is not None:
+        request = {"run_id": "first", "nodes": ["alpha", "beta"], "asked": {}, "origin": origin}
+        (tmp_path / "first/request.json").write_text(json.dumps(request))
+    command = f"`ansible-playbook {options}playbooks/replay.yml -e from=first`"
+    with pytest.raises(BadInput, match=re.escape(f"run first had 2 nodes; repeat it with {command}")):
+        CliRunner().invoke(cli, ["replay", str(tmp_path / "first")], standalone_mode=False, catch_exceptions=False)
 
 
 def test_hosts_of_a_repeat_stand_for_the_nodes_in_order(tmp_path: Path) -> None:

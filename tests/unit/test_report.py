@@ -268,6 +268,19 @@ def test_the_baseline_is_the_run_with_the_fewest_differences_and_names_them(tmp_
     assert "driver 1 → not known" in render.page(record(tmp_path / "run"), "md")
 
 
+def test_what_changed_since_the_baseline_is_no_markup(tmp_path: Path) -> None:
+    evil = {"driver": "1<img src=x>[y](http://z)\n# a \x1b[31m", "kernel": "5<script>"}
+    folder = benchmark(tmp_path / "alone", nodes=["alpha"], created_unix=START - 5000)
+    results_tree.change_engines(folder, lambda engine: engine["machine"].update(evil))
+    keep(folder)
+    result = record(benchmark(tmp_path / "run"))
+    changed = "driver 1&lt;img src=x>[y]\\(http://z) # a → not known; kernel 5&lt;script> →"
+    assert f" alpha alone: run alone, since when changed: {changed}" in (text := render.page(result, "md"))
+    html = render.page(result, "html")
+    assert "alpha alone: run alone, since when changed: driver 1&lt;img src=x&gt;" in html and "&amp;lt;" not in html
+    assert not any(bad in text for bad in ("<img", "<script", "](http", "\n# a", "\x1b"))
+
+
 def test_an_upgrade_does_not_end_the_history_but_is_named(tmp_path: Path) -> None:
     folder = benchmark(tmp_path / "older", created_unix=START - 5000)
 

@@ -1,12 +1,15 @@
 """How servers are asked: API keys, private certificates, path prefixes, model names; and where keys are not."""
 
 import asyncio
+import contextlib
 import datetime
 import ipaddress
 import json
+import socket
 import ssl
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -164,6 +167,26 @@ def test_no_redirect_is_followed_with_a_key(gateway: Any) -> None:
     servers.know(moved, Access(KEY))
     assert probe.get(moved, "/v1/models").status == 302
     assert [path for path, _ in gateway.seen] == ["/moved/v1/models"]
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n"])
+def test_a_server_that_drips_is_given_up_in_time(head: bytes) -> None:
+    def drip() -> None:
+        connection = server.accept()[0]
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(head)
+            for _ in range(99):
+                connection.sendall(b"a")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            probe.get(f"http://127.0.0.1:{server.getsockname()[1]}", "/v1/models", timeout_s=0.5)
+        assert time.monotonic() - began < 5
+        thread.join()
 
 
 def test_a_private_certificate_is_trusted_where_it_is_named(tls: Any, certificate: Path) -> None:
