@@ -264,6 +264,15 @@ def _set(values: Any) -> str:
     return ", ".join(sorted({UNKNOWN if value is None else str(value)[:12] for value in values}))
 
 
+def is_same_work(one: Run, other: Run) -> bool:
+    """Whether `same_work` lets two runs be compared."""
+    try:
+        same_work([one, other])
+    except BadInput:
+        return False
+    return True
+
+
 def same_work(runs: Sequence[Run]) -> None:
     """Refuse to compare runs of different work.
 
