@@ -155,8 +155,8 @@ def work(run: Run) -> dict[str, str]:
 
 
 def weights_known(run: Run) -> bool:
-    """Whether the weights of all nodes are known; where they are not, nothing says that two runs are the same work."""
-    return UNKNOWN not in work(run)["weights (sha256)"]
+    """Whether all nodes' weights are known, of at least one; else nothing says that two runs are the same work."""
+    return bool(run.nodes) and UNKNOWN not in work(run)["weights (sha256)"]
 
 
 def gate(run: Run) -> str | None:

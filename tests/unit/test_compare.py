@@ -200,6 +200,11 @@ def test_other_work_is_refused(more: dict[str, Any], says: str) -> None:
         compare([run("a")], [run("a")])
 
 
+def test_runs_without_nodes_have_weights_that_nobody_knows() -> None:
+    with pytest.raises(BadInput, match="the weights of a, b are not known"):
+        compare([run("a", nodes=())], [run("b", nodes=())])
+
+
 def test_what_changed_is_listed_and_forgotten_nothing() -> None:
     machine = {**run("a").nodes[0].machine.model_dump(), "driver": "590.2"}
     other = (Node(name="n1", machine=machine, engines=({"kind": "vllm", "version": {"vllm": "0.33"}},)),)
