@@ -209,6 +209,8 @@ def test_the_most_in_flight_is_seen_however_short_it_lasts() -> None:
     assert not isinstance(chart, str) and "up to 50 in flight, up to 0 waiting" in chart[1]
     heights = [path.vertices[:, 1].max() for path in chart[0].axes[0].collections[0].get_paths()]
     assert max(heights) == 50 and chart[0].axes[0].get_ylim()[1] > 50
+    p99, median = (line.get_ydata() for line in chart[0].axes[0].lines[:2])
+    assert p99.max() == 50 and (p99 >= median).all() and (p99 > median).any()
 
 
 def test_a_gap_in_telemetry_is_a_gap() -> None:
