@@ -251,6 +251,15 @@ def test_any_number_of_nodes_is_told_apart_or_shaded(tmp_path: Path, count: int)
     assert not isinstance(latency_charts.distributions(result, journal), str)
 
 
+def test_a_gap_common_to_many_nodes_is_a_gap(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(7)]
+    result = build(benchmark(tmp_path / "run", nodes=names, samples=160)).result
+    _, axes = new_figure()
+    draw_nodes(axes, result, {name: (np.arange(5.0), np.array([1, 2, np.nan, 4, 5])) for name in names})
+    assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, False, True, False, False]
+    assert len(axes.collections[0].get_paths()) == 2
+
+
 def test_charts_of_many_nodes_have_a_median_and_a_range(tmp_path: Path) -> None:
     names = [f"n{number}" for number in range(8)]
     result, journal, _, _ = build(benchmark(tmp_path / "run", nodes=names, samples=160))
