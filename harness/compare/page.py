@@ -168,7 +168,8 @@ def summary(comparison: Comparison) -> str:
     """The comparison in a terminal."""
     table = [HEAD, *map(cells, comparison.rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
-    lines = [comparison.sentence, *([comparison.gate.sentence] if comparison.gate else []), ""]
+    gate = comparison.gate
+    lines = [comparison.sentence, *([f"{'' if gate.certain else 'warning: '}{gate.sentence}"] if gate else []), ""]
     for row in table:
         texts = [
             text.ljust(width) if not at else text.rjust(width)

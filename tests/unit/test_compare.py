@@ -16,7 +16,7 @@ from harness.compare import history as histories
 from harness.compare import statistics
 from harness.compare.charts import over_time
 from harness.compare.comparison import Change, Comparison, Word, compare
-from harness.compare.page import page, short
+from harness.compare.page import page, short, summary
 from harness.errors import BadInput
 from harness.report.work import Asked, Figures, Node, Percentiles, Run, Verdict
 from tests.unit.results_tree import benchmark
@@ -103,6 +103,12 @@ def test_the_gate_fails_only_with_certainty(new: tuple[float, ...], failed: bool
     gate = of(BASE, new, 3.0).gate
     assert gate and gate.failed is failed
     assert says in gate.sentence
+
+
+def test_the_gate_warns_in_a_terminal_where_it_is_not_certain() -> None:
+    unsure, certain = of(BASE, (38.0, 39.9, 38.4), 3.0), of(BASE, (39.5, 39.6, 39.4), 3.0)
+    assert "\nwarning: whether samples/s is slower by more than 3 % is not certain; " in summary(unsure)
+    assert "warning" not in summary(certain)
 
 
 @pytest.mark.parametrize("new", [(38.4, 39.9, 39.3), (39.3, 39.8, 38.6, 39.9, 39.4), (39.3,)])

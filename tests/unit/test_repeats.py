@@ -1,6 +1,7 @@
 """A benchmark several times: its repeats, the spread between them, and the baseline that they are compared with."""
 
 import json
+import shutil
 import xml.etree.ElementTree as Xml
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,10 @@ def test_the_module_reports_once_and_says_so(tmp_path: Path) -> None:
     index = (tmp_path / "index.html").read_text()
     assert 'href="new/compare.html"' in index and 'href="new/repeats.html"' in index
     assert call("mlperf_compare", arguments)["changed"] is False
+    assert first["warnings"] == []
+    shutil.rmtree(tmp_path / "new-r2")
+    (warning,) = call("mlperf_compare", arguments)["warnings"]
+    assert "is slower by more than 3 % is not certain; " in warning
     assert call("mlperf_compare", {"path": str(tmp_path / "none")})["text"] == ""
 
 
