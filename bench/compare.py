@@ -14,11 +14,12 @@ from scipy import signal
 
 from bench import pairs
 from harness.compare.comparison import Comparison, Word, compare
-from harness.report.work import Asked, Figures, Percentiles, Run, Verdict
+from harness.report.work import Asked, Figures, Machine, Node, Percentiles, Run, Verdict
 
 SAMPLES, REPEATS = 13_368, 3
 RUN_NOISE, WITHIN_NOISE = 0.005, 0.02
 _RATE = 4.0
+_NODES = (Node(name="n1", machine=Machine.model_validate({"model_sha256": "a" * 64})),)
 
 
 def run(run_id: str, slower_percent: float, random: np.random.Generator) -> Run:
@@ -38,7 +39,9 @@ def run(run_id: str, slower_percent: float, random: np.random.Generator) -> Run:
         tpot=_percentiles(tpot),
         end_to_end=_percentiles(ttft + 127 * tpot),
     )
-    return Run(run_id=run_id, asked=Asked(scenario="offline"), verdict=Verdict(level="VALID"), together=figures)
+    return Run(
+        run_id=run_id, asked=Asked(scenario="offline"), verdict=Verdict(level="VALID"), together=figures, nodes=_NODES
+    )
 
 
 def _percentiles(values: np.ndarray) -> Percentiles:

@@ -57,6 +57,12 @@ class Conclusion:
         gate = self.comparison.gate if self.comparison else None
         return gate.sentence if gate and gate.failed else ""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the gate says where that is not certain."""
+        gate = self.comparison.gate if self.comparison else None
+        return () if gate is None or gate.certain else (gate.sentence,)
+
 
 def conclude(folder: Path, baseline: str | None = None, regression_percent: float | None = None) -> Conclusion:
     """Report the repeats of the run in `folder`, and compare it with a baseline, into that folder.

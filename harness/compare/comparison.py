@@ -14,6 +14,8 @@ _SAME_RATE = 0.01
 """Offered rates that differ by less may be taken as one."""
 RATE = "target_qps"
 _NAMED = 3
+_SHOWN = 2
+"""Figures that the sentence names where nothing is decided."""
 _FEW = 3
 """Runs a side that are suggested where there is one only."""
 
@@ -200,6 +202,7 @@ def _rows(base: Sequence[Run], new: Sequence[Run], judged: Sequence[Metric]) -> 
         sides = values(metric, base), values(metric, new)
         if result := statistics.test(*sides):
             tests.append((metric, sides, result))
+    measured = max(len(base), len(new)) > 1
     corrected = iter(statistics.holm([result.p for _, _, result in tests if result.p is not None]))
     rows = []
     for metric, sides, result in tests:
@@ -217,7 +220,7 @@ def _rows(base: Sequence[Run], new: Sequence[Run], judged: Sequence[Metric]) -> 
                 p=p,
                 word=_word(metric, result.difference_percent, p),
                 smallest_percent=statistics.smallest_percent(*sides, len(tests)) if known else None,
-                repeats=statistics.repeats_for(*sides, result.difference_percent, len(tests)) if known else None,
+                repeats=statistics.repeats_for(*sides, result.difference_percent, len(tests)) if measured else None,
                 judged=metric in judged,
             )
         )
@@ -243,7 +246,7 @@ def _word(metric: Metric, difference: float, p: float | None) -> Word:
 def _sentence(all_rows: Sequence[Row], base: Sequence[Run], new: Sequence[Run]) -> str:
     rows = [row for row in all_rows if row.judged]
     if min(len(base), len(new)) < 2:
-        shown = ", ".join(f"{row.metric} {row.difference_percent:+.1f} %" for row in rows[:2])
+        shown = ", ".join(f"{row.metric} {row.difference_percent:+.1f} %" for row in rows[:_SHOWN])
         return (
             "Not decided: one run on a side says nothing about how much runs differ by themselves"
             f"{f' ({shown})' if shown else ''}. {_would_find(rows, base, new, len(all_rows))}"
@@ -265,17 +268,26 @@ def _sentence(all_rows: Sequence[Row], base: Sequence[Run], new: Sequence[Run]) 
 
 
 def _would_find(rows: Sequence[Row], base: Sequence[Run], new: Sequence[Run], tests: int) -> str:
-    """What a few runs a side would find, by how much the runs of one side differ."""
+    """How many runs a side would tell, and what a few would find, by how much the runs of one side differ."""
     names = [row.metric for row in rows]
     sides = [(values(metric, base), values(metric, new)) for metric in METRICS if metric.name in names]
     if sides and max(len(base), len(new)) > 1:
         smallest = max(statistics.smallest_percent(*both, tests, _FEW) for both in sides)
         which = "base" if len(base) > 1 else "new"
-        return f"If they differ as those of the {which} side do, {_FEW} runs on each side would find {smallest:.1f} %."
+        needed = ", ".join(f"{needed_runs(row)} for {row.metric}" for row in rows[:_SHOWN])
+        return (
+            f"If they differ as those of the {which} side do, so many runs on each side would tell: {needed}; "
+            f"{_FEW} runs on each side would find {smallest:.1f} %."
+        )
     return (
         "Nothing is known of that here; of runs that differ by 0.5 % (standard deviation), three on each side find "
         "3 % in 179 of 200 cases."
     )
+
+
+def needed_runs(row: Row) -> str:
+    """Runs a side by which a row's difference would be found, where it is known how much runs differ."""
+    return str(row.repeats or f"more than {statistics.MOST_REPEATS}")
 
 
 def changes(base: Sequence[Run], new: Sequence[Run]) -> tuple[Change, ...]:

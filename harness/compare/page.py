@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from harness.compare.comparison import Comparison, Row
+from harness.compare.comparison import Comparison, Row, needed_runs
 from harness.compare.history import Entry, History
 from harness.compare.spread import Repeats, Spread
 from harness.printable import printable
@@ -14,14 +14,23 @@ from harness.report.work import Run, work
 
 INDEX_HEAD = ("run", "verdict", "started", "samples/s", "tokens/s", "TTFT p99 ms", "TPOT p99 ms", "ROUGE-L")
 REPEATS_HEAD = ("figure", "median", "standard deviation", "95 % interval of the mean")
-HEAD = ("figure", "base", "new", "difference", "95 % interval", "result", "smallest difference it would find")
+HEAD = (
+    "figure", "base", "new", "difference", "95 % interval", "result", "smallest difference it would find",
+    "runs a side that would tell",
+)  # fmt: skip
 
 
 def page(comparison: Comparison, form: str, charts: tuple[str, ...] = ()) -> str:
     """The comparison as `md` or `html`; `charts` are SVG texts for the latter."""
-    values: dict[str, Any] = {"comparison": comparison, "head": HEAD, "rows": list(map(cells, comparison.rows))}
+    values: dict[str, Any] = {"comparison": comparison, "head": HEAD, "rows": _rows(comparison)}
     text: str = _environment(form).get_template(f"compare.{form}.j2").render(**values, charts=charts)
     return text
+
+
+def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The table; how much runs differ is known by repeats of either side."""
+    known = max(len(comparison.base), len(comparison.new)) > 1
+    return [(*cells(row), needed_runs(row) if known else NONE) for row in comparison.rows]
 
 
 def short(comparison: Comparison) -> str:
@@ -148,7 +157,7 @@ def table(history: History) -> str:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A metric's row of the table."""
+    """A metric's row of the table, without the number of runs that would tell."""
     interval = NONE
     if row.low_percent is not None and row.high_percent is not None:
         interval = f"{row.low_percent:+.2f} to {row.high_percent:+.2f} %"
@@ -166,9 +175,10 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def summary(comparison: Comparison) -> str:
     """The comparison in a terminal."""
-    table = [HEAD, *map(cells, comparison.rows)]
+    table = [HEAD, *_rows(comparison)]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
-    lines = [comparison.sentence, *([comparison.gate.sentence] if comparison.gate else []), ""]
+    gate = comparison.gate
+    lines = [comparison.sentence, *([f"{'' if gate.certain else 'warning: '}{gate.sentence}"] if gate else []), ""]
     for row in table:
         texts = [
             text.ljust(width) if not at else text.rjust(width)

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import read_json, write_json
-from harness.report.work import Run, load, read, weights_known, work
+from harness.report.work import Run, is_same_work, load, read, weights_known
 
 PINNED = "pinned.json"
 CHOICES = ("latest", "pinned")
@@ -66,7 +66,7 @@ def baseline(choice: str, new: Run, results: Path) -> list[Run]:
         and run.run_id != new.run_id
         and run.together.samples_per_s is not None
         and (run.created_unix or 0.0) < (new.created_unix or 0.0)
-        and work(run) == work(new)
+        and is_same_work(run, new)
         and weights_known(run)
         and (run.run_id in pinned if choice == "pinned" else run.verdict.level != "INVALID")
     ]
@@ -92,7 +92,7 @@ def pin(run_id: str, results: Path) -> Run:
         BadInput: it is not there or has no figures, or the list is damaged.
     """
     run = load(run_id, results)
-    others = [other for other in _readable(results) if other.run_id in pins(results) and work(other) != work(run)]
+    others = [other for other in _readable(results) if other.run_id in pins(results) and not is_same_work(other, run)]
     write_json(results / PINNED, [*(other.run_id for other in others), run.run_id])
     return run
 

@@ -14,7 +14,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 POWER = 0.8
-_MOST_REPEATS = 100
+MOST_REPEATS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +106,12 @@ def smallest_percent(base: Sequence[float], new: Sequence[float], tests: int, re
 def repeats_for(base: Sequence[float], new: Sequence[float], percent: float, tests: int) -> int | None:
     """Runs a side by which a difference of `percent` would be found; None where more than 100 would be needed.
 
-    Both sides need repeats.
+    One side needs repeats.
     """
-    wanted = abs(percent)
-    counts = range(2, _MOST_REPEATS + 1)
-    return next((count for count in counts if smallest_percent(base, new, tests, count) <= wanted), None)
+    logs = np.log(base), np.log(new)
+    wanted = abs(math.log1p(percent / 100))
+    counts, share = range(2, MOST_REPEATS + 1), (1 - CONFIDENCE) / 2 / tests
+    return next((count for count in counts if _found(logs, (count, count), share) <= wanted), None)
 
 
 def repeats_beyond(base: Sequence[float], new: Sequence[float], percent: float, tests: int) -> int | None:
@@ -121,7 +122,7 @@ def repeats_beyond(base: Sequence[float], new: Sequence[float], percent: float, 
     """
     logs = np.log(base), np.log(new)
     distance = abs(_beyond(logs, percent))
-    counts = range(max(len(base), len(new)) + 1, _MOST_REPEATS + 1)
+    counts = range(max(len(base), len(new)) + 1, MOST_REPEATS + 1)
     share = (1 - CONFIDENCE) / tests
     return next((count for count in counts if _found(logs, (count, count), share) <= distance), None)
 

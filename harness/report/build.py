@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from harness.errors import BadInput
 from harness.printable import printable
-from harness.report import energy, figures, findings, history, losses, nodes, phases, tables, verdict
+from harness.report import energy, figures, findings, history, losses, nodes, phases, tables, verdict, work
 from harness.report.journals import Table
 from harness.report.load_inputs import Inputs, LoadGenRun, load, output_directory
 from harness.report.published import PUBLISHED
@@ -59,6 +59,7 @@ def build(path: Path) -> Built:
     lost = tuple(losses.losses(inputs))
     judged = verdict.judge(inputs, score, phases.loads(inputs, journal), lost)
     real = bool(inputs.loadgens) and not Rule.TINY_MODEL.broken(judged)
+    asked = work.Asked.model_validate(request.model_dump())
     now = history.point(inputs.run_id, _created(inputs), len(parts), together.samples_per_s, together.seconds)
     result = Result(
         schema_version=SCHEMA_VERSION,
@@ -88,7 +89,7 @@ def build(path: Path) -> Built:
         failures=tuple(phases.failures(inputs)),
         accuracy_reference=_compared(score),
         published=tuple(PUBLISHED.values()) if real else (),
-        history=history.past_runs(past, parts, request.topology, now),
+        history=history.past_runs(past, parts, asked, now),
         charts=(),
     )
     # Names and reasons come from nodes.

@@ -64,9 +64,11 @@ def draw_nodes(axes: Any, result: Result, lines: Mapping[str, Line], marker: str
     for row, (x, y) in zip(table, lines.values(), strict=True):
         row[np.searchsorted(places, x)] = y
     known = ~np.isnan(table).all(axis=0)
-    low, middle, high = (function(table[:, known], axis=0) for function in (np.nanmin, np.nanmedian, np.nanmax))
-    axes.fill_between(places[known], low, high, color=COLOURS[0], alpha=0.25, linewidth=0, label="lowest to highest")
-    axes.plot(places[known], middle, color=COLOURS[0], marker=marker, label=f"median of {len(lines)} nodes")
+    low, middle, high = np.full((3, len(places)), np.nan)
+    for line, function in ((low, np.nanmin), (middle, np.nanmedian), (high, np.nanmax)):
+        line[known] = function(table[:, known], axis=0)
+    axes.fill_between(places, low, high, color=COLOURS[0], alpha=0.25, linewidth=0, label="lowest to highest")
+    axes.plot(places, middle, color=COLOURS[0], marker=marker, label=f"median of {len(lines)} nodes")
 
 
 MOST_POINTS = 2000

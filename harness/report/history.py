@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from harness.errors import BadInput
 from harness.files import read_json, write_json
@@ -18,12 +18,18 @@ BASELINES = "baselines.json"
 
 
 class Baseline(Record):
-    """An earlier run to compare with: its speed, and each node's work (a fingerprint) and what that ran on."""
+    """An earlier run to compare with: its speed, and each node's work (fingerprints) and what that ran on.
+
+    `comparable` has rate and number of engines in it, `work` has not; those are in `load`. A copy of an earlier version
+    lacks the last two.
+    """
 
     run: PastRun
     topology: str | None
     comparable: dict[str, str | None]
     conditions: dict[str, dict[str, str]]
+    work: dict[str, str | None] = Field(default_factory=dict)
+    load: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 _KEPT = TypeAdapter(tuple[Baseline, ...])
@@ -55,6 +61,8 @@ def earlier(candidates: Iterable[Path], kept: Path, created_unix: float | None) 
                 topology=result.asked.topology,
                 comparable={node.name: work.node_work(result.asked, node) for node in result.nodes},
                 conditions={node.name: work.node_conditions([node]) for node in result.nodes},
+                work={node.name: work.node_work(result.asked, node, any_load=True) for node in result.nodes},
+                load={node.name: work.node_load(result.asked, node) for node in result.nodes},
             )
     past = [baseline for baseline in by_run.values() if baseline.run.created_unix < (created_unix or 0.0)]
     return sorted(past, key=lambda baseline: (baseline.run.created_unix, baseline.run.run_id))
@@ -138,16 +146,17 @@ def efficiency(together: float | None, nodes: Sequence[Node]) -> tuple[float | N
 
 
 def past_runs(
-    past: Sequence[Baseline], nodes: Sequence[Node], topology: str | None, now: PastRun | None
+    past: Sequence[Baseline], nodes: Sequence[Node], asked: work.Asked, now: PastRun | None
 ) -> tuple[PastRun, ...]:
     """Runs of the same work on the same nodes, oldest first, `now` last, and what changed before each."""
-    fingerprints = {node.name: node.comparable for node in nodes}
-    same = (
-        []
-        if None in fingerprints.values()
-        else [b for b in past if b.comparable == fingerprints and b.topology == topology]
-    )
-    conditions = [*(b.conditions for b in same), {node.name: work.node_conditions([work.node(node)]) for node in nodes}]
+    seen = [work.node(node) for node in nodes]
+    fingerprints = {node.name: work.node_work(asked, node, any_load=True) for node in seen}
+    known = bool(fingerprints) and None not in fingerprints.values()
+    same = [b for b in past if known and b.work == fingerprints and b.topology == asked.topology]
+    conditions = [
+        *({name: {**b.conditions[name], **b.load[name]} for name in fingerprints} for b in same),
+        {node.name: {**work.node_conditions([node]), **work.node_load(asked, node)} for node in seen},
+    ]
     changes = [(), *(_changes(*pair) for pair in itertools.pairwise(conditions))]
     runs = [*(b.run for b in same), *([now] if now else [])]
     return tuple(run.model_copy(update={"changes": change}) for run, change in zip(runs, changes, strict=False))

@@ -96,6 +96,7 @@ def _draw_count(
     else:
         seen = pixels(moments - span[0], counts)
         axes.fill_between(seen.x, seen.low, seen.high, color=colour, alpha=0.25, linewidth=0)
+        axes.plot(seen.x, seen.p99, color=colour, linewidth=0.8, alpha=0.7, label=f"{name}, p99")
         axes.plot(seen.x, seen.median, **style)
     return counts
 

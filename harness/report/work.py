@@ -160,8 +160,8 @@ def work(run: Run) -> dict[str, str]:
 
 
 def weights_known(run: Run) -> bool:
-    """Whether the weights of all nodes are known; where they are not, nothing says that two runs are the same work."""
-    return UNKNOWN not in work(run)["weights (sha256)"]
+    """Whether all nodes' weights are known, of at least one; else nothing says that two runs are the same work."""
+    return bool(run.nodes) and UNKNOWN not in work(run)["weights (sha256)"]
 
 
 def gate(run: Run) -> str | None:
@@ -173,18 +173,27 @@ def gate(run: Run) -> str | None:
     return "published ROUGE" if run.asked.samples == FULL_SAMPLES else "nothing"
 
 
-def node_work(asked: Asked, node: Node) -> str | None:
+def node_work(asked: Asked, node: Node, *, any_load: bool = False) -> str | None:
     """Fingerprint of what makes two speeds of one node comparable; None where something needed is unknown.
 
     Same scenario, samples, weights, GPUs and number of engines, and the speed taken from the same mode. A rate that was
-    asked for belongs to it, since it bounds the speed.
+    asked for belongs to it, since it bounds the speed. With `any_load` neither rate nor number of engines belong to it:
+    two runs are then the same work, in which these may have changed.
     """
     hashes = node.machine.get("model_sha256"), node.machine.get("samples_sha256")
     if None in hashes or not node.engines:
         return None
+    if any_load:
+        return sha256_json([asked.scenario, asked.mode == "accuracy", asked.samples, hashes, _gpus(node)])
     rate = None if asked.scenario == "offline" else asked.target_qps
     engines = len(node.engines)
     return sha256_json([asked.scenario, asked.mode == "accuracy", asked.samples, rate, hashes, _gpus(node), engines])
+
+
+def node_load(asked: Asked, node: Node) -> dict[str, str]:
+    """What `any_load` leaves out, in words by what it is; Offline has no rate."""
+    rate = {} if asked.scenario == "offline" else {"target_qps": str(asked.target_qps)}
+    return {"engines": str(len(node.engines)), **rate}
 
 
 def conditions(run: Run) -> dict[str, str]:
@@ -267,6 +276,15 @@ def node(record: BaseModel) -> Node:
 
 def _set(values: Any) -> str:
     return ", ".join(sorted({UNKNOWN if value is None else str(value)[:12] for value in values}))
+
+
+def is_same_work(one: Run, other: Run) -> bool:
+    """Whether `same_work` lets two runs be compared."""
+    try:
+        same_work([one, other])
+    except BadInput:
+        return False
+    return True
 
 
 def same_work(runs: Sequence[Run]) -> None:

@@ -33,7 +33,10 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
     options = OPTIONS
 
     def work(self, arguments):
-        """`text`, the conclusion in words; `slower`, what the gate says where it failed; which runs are `invalid`."""
+        """`text`, the conclusion in words; `slower`, what the gate says where it failed; which runs are `invalid`.
+
+        Ansible shows `warnings`: what the gate says where it is not certain.
+        """
         from harness import compare
         from harness.compare.history import write_index
 
@@ -49,6 +52,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
             "text": made.text,
             "slower": made.slower,
             "invalid": list(made.invalid),
+            "warnings": list(made.warnings),
         }
 
 

@@ -209,6 +209,8 @@ def test_the_most_in_flight_is_seen_however_short_it_lasts() -> None:
     assert not isinstance(chart, str) and "up to 50 in flight, up to 0 waiting" in chart[1]
     heights = [path.vertices[:, 1].max() for path in chart[0].axes[0].collections[0].get_paths()]
     assert max(heights) == 50 and chart[0].axes[0].get_ylim()[1] > 50
+    p99, median = (line.get_ydata() for line in chart[0].axes[0].lines[:2])
+    assert p99.max() == 50 and (p99 >= median).all() and (p99 > median).any()
 
 
 def test_a_gap_in_telemetry_is_a_gap() -> None:
@@ -247,6 +249,15 @@ def test_any_number_of_nodes_is_told_apart_or_shaded(tmp_path: Path, count: int)
         (median,) = axes.lines
         assert list(median.get_ydata()) == [(count - 1) / 2] * 4 and len(axes.collections) == 1
     assert not isinstance(latency_charts.distributions(result, journal), str)
+
+
+def test_a_gap_common_to_many_nodes_is_a_gap(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(7)]
+    result = build(benchmark(tmp_path / "run", nodes=names, samples=160)).result
+    _, axes = new_figure()
+    draw_nodes(axes, result, {name: (np.arange(5.0), np.array([1, 2, np.nan, 4, 5])) for name in names})
+    assert np.isnan(axes.lines[0].get_ydata()).tolist() == [False, False, True, False, False]
+    assert len(axes.collections[0].get_paths()) == 2
 
 
 def test_charts_of_many_nodes_have_a_median_and_a_range(tmp_path: Path) -> None:

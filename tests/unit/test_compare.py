@@ -16,7 +16,7 @@ from harness.compare import history as histories
 from harness.compare import statistics
 from harness.compare.charts import over_time
 from harness.compare.comparison import Change, Comparison, Word, compare
-from harness.compare.page import page, short
+from harness.compare.page import page, short, summary
 from harness.errors import BadInput
 from harness.report.work import Asked, Figures, Node, Percentiles, Run, Verdict
 from tests.unit.results_tree import benchmark
@@ -105,6 +105,12 @@ def test_the_gate_fails_only_with_certainty(new: tuple[float, ...], failed: bool
     assert says in gate.sentence
 
 
+def test_the_gate_warns_in_a_terminal_where_it_is_not_certain() -> None:
+    unsure, certain = of(BASE, (38.0, 39.9, 38.4), 3.0), of(BASE, (39.5, 39.6, 39.4), 3.0)
+    assert "\nwarning: whether samples/s is slower by more than 3 % is not certain; " in summary(unsure)
+    assert "warning" not in summary(certain)
+
+
 @pytest.mark.parametrize("new", [(38.4, 39.9, 39.3), (39.3, 39.8, 38.6, 39.9, 39.4), (39.3,)])
 def test_the_gate_asks_for_more_runs_than_there_are(new: tuple[float, ...]) -> None:
     gate = of(BASE, new, 3.0).gate
@@ -127,12 +133,29 @@ def test_as_many_repeats_as_are_said_tell_that_the_limit_is_passed() -> None:
 
 def test_one_run_is_judged_by_how_much_those_of_the_other_side_differ() -> None:
     known = of(BASE, (38.0,)).sentence
-    assert "If they differ as those of the base side do, 3 runs on each side would find " in known
-    assert of((38.0,), BASE).sentence.endswith(known[known.index(", 3 runs") :])
+    assert "If they differ as those of the base side do, so many runs on each side would tell: " in known
+    assert "; 3 runs on each side would find " in known
+    assert of((38.0,), BASE).sentence.endswith(known[known.index("; 3 runs") :])
     apart = of((40.0, 44.0, 36.0), (38.0,)).sentence
     percents = [float(text.split("would find ")[1].removesuffix(" %.")) for text in (known, apart)]
     assert percents[0] < 5 < percents[1]
     assert "Nothing is known of that here" in of((40.0,), (38.0,)).sentence
+
+
+def test_one_run_is_told_how_many_would_tell_of_the_difference_that_is_shown() -> None:
+    comparison = of((40.0, 41.0, 39.0), (38.0,))
+    row = next(row for row in comparison.rows if row.metric == "samples/s")
+    # By hand: log(39.99 ÷ 38) is 0.0511; (t(12) at 1 − 0.025 ÷ 3 + at 80 %) · 0.02501 · √(2/7) is 0.0488, with 6
+    # it is 0.0541.
+    assert row.repeats == 7
+    for text in (summary(comparison), page(comparison, "md"), page(comparison, "html")):
+        assert "7 for samples/s" in text and "runs a side that would tell" in text
+    line = next(line for line in page(comparison, "md").splitlines() if line.startswith("| samples/s"))
+    assert line.endswith("| – | 7 |")
+    same = of((40.0, 41.0, 39.0), (39.9917,))
+    assert "more than 100 for samples/s" in same.sentence
+    alone = page(of((40.0,), (38.0,)), "md")
+    assert next(line for line in alone.splitlines() if line.startswith("| samples/s")).endswith("| – | – |")
 
 
 def test_a_figure_that_no_side_has_is_no_pass() -> None:
@@ -198,6 +221,11 @@ def test_other_work_is_refused(more: dict[str, Any], says: str) -> None:
         compare([run("a", together=Figures(samples_per_s=40.0, rouge={"rouge1": 40.0}))], [run("b", **more)])
     with pytest.raises(BadInput, match="run a is given twice"):
         compare([run("a")], [run("a")])
+
+
+def test_runs_without_nodes_have_weights_that_nobody_knows() -> None:
+    with pytest.raises(BadInput, match="the weights of a, b are not known"):
+        compare([run("a", nodes=())], [run("b", nodes=())])
 
 
 def test_what_changed_is_listed_and_forgotten_nothing() -> None:

@@ -131,6 +131,19 @@ def test_latest_is_the_last_run_of_the_same_work_that_is_not_invalid(tmp_path: P
     assert sets.baseline("pinned", new, tmp_path) == []
 
 
+def test_a_run_whose_answers_were_judged_by_something_else_is_no_baseline(tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "reference", "new")):
+        keep(tmp_path, name, float(number))
+        edit(tmp_path / name / "result.json", lambda result: result["together"].update(rouge={"rouge1": 40.0}))
+    edit(tmp_path / "reference/result.json", lambda result: result.update(accuracy_reference={"compared": 600}))
+    new = sets.expand(["new"], tmp_path)[0]
+    assert [run.run_id for run in sets.baseline("latest", new, tmp_path)] == ["old"]
+    for name in ("old", "reference"):
+        sets.pin(name, tmp_path)
+    assert sets.pins(tmp_path) == ["old", "reference"]
+    assert [run.run_id for run in sets.baseline("pinned", new, tmp_path)] == ["old"]
+
+
 def test_pinning_replaces_the_pin_of_the_same_work_only(tmp_path: Path) -> None:
     for number, (name, more) in enumerate({"a": {}, "b": {"model_sha256": "c" * 64}, "c": {}, "new": {}}.items()):
         keep(tmp_path, name, float(number), **more)
@@ -203,6 +216,10 @@ def test_the_module_reports_once_and_says_so(tmp_path: Path) -> None:
     index = (tmp_path / "index.html").read_text()
     assert 'href="new/compare.html"' in index and 'href="new/repeats.html"' in index
     assert call("mlperf_compare", arguments)["changed"] is False
+    assert first["warnings"] == []
+    shutil.rmtree(tmp_path / "new-r2")
+    (warning,) = call("mlperf_compare", arguments)["warnings"]
+    assert "is slower by more than 3 % is not certain; " in warning
     assert call("mlperf_compare", {"path": str(tmp_path / "none")})["text"] == ""
 
 

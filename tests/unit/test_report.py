@@ -295,6 +295,23 @@ def test_an_upgrade_does_not_end_the_history_but_is_named(tmp_path: Path) -> Non
     assert history[1].changes == ("engine's vllm 0.31.0 → 0.32.0",) and history[0].changes == ()
 
 
+def test_another_rate_or_number_of_engines_ends_no_history_but_is_no_speed_alone(tmp_path: Path) -> None:
+    def change(result: dict[str, Any]) -> None:
+        result["asked"]["target_qps"] = 12.5
+        result["nodes"][0]["engines"] *= 2
+
+    for name, created in (("older", -5000), ("latest", -4000)):
+        keep(benchmark(tmp_path / name, nodes=["alpha"], created_unix=START + created))
+        edit(tmp_path / name / "result.json", change)
+    result = reports.report(benchmark(tmp_path / "run", nodes=["alpha"]))
+    assert [run.run_id for run in result.history] == ["older", "latest", "run"]
+    assert [run.changes for run in result.history] == [(), (), ("engines 2 → 1", "target_qps 12.5 → auto")]
+    assert result.nodes[0].alone_run_id is None
+    for name in ("older", "latest"):
+        shutil.rmtree(tmp_path / name)
+    assert reports.report(tmp_path / "run") == result  # from its own copy
+
+
 def test_history_holds_runs_of_the_same_nodes(tmp_path: Path) -> None:
     keep(benchmark(tmp_path / "alone", nodes=["alpha"], created_unix=START - 9000))
     keep(benchmark(tmp_path / "older", created_unix=START - 5000))
