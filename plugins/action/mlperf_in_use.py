@@ -53,8 +53,7 @@ class ActionModule(action_loader.get("mlperf_base", class_only=True)):
                     name = engine["name"]
                     command = shlex.join([*arguments["command"], "engine", "down", name, "--root", root])
                     raise NotReady(
-                        f"{arguments['path']} is in use by engine {name}: take it down with `{command}`, "
-                        "then try again"
+                        f"{arguments['path']} is in use by engine {name}: take it down with `{command}`, then try again"
                     )
         return {"changed": False}
 
