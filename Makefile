@@ -56,10 +56,12 @@ integration: .venv/dev site ## The real LoadGen and ansible-playbook, mostly ove
 
 # Tests of every engine; a benchmark installs those that it names.
 test-all long: site_words = -e harness_deepspeed=true
+# Unit tests import Ansible, after which PyTorch cannot be imported by the same process.
 long: .venv/dev site ## What takes minutes: the node image, Jobs of a cluster, DeepSpeed, booted hosts, long faults (Debian, root)
 	@$(call debian,the node image is built and three hosts are booted,$(LONG_PACKAGES))
 	@echo "Long tests: the node image, Jobs of a cluster, torchx, DeepSpeed, killed engines, booted hosts, faults (docs/reliability.md)"
-	$(PYTEST) -n 3 --dist loadgroup -m long tests/hosts tests/unit tests/integration tests/faults
+	$(PYTEST) $(SIDE_BY_SIDE) -m long tests/unit
+	$(PYTEST) -n 3 --dist loadgroup -m long tests/hosts tests/integration tests/faults
 
 clean: ## Remove what was set up here; results/ stays
 	rm -rf .venv .mlperf
