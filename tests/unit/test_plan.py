@@ -263,7 +263,7 @@ def test_check_mode_reports_missing_speeds(tmp_path: Path) -> None:
 def test_a_node_without_answers_in_calibration_is_an_error(tmp_path: Path) -> None:
     calibration = {"jw2": rates(10, 8.0, jw2=10.0), "jw3": rates(0, 0.0, jw3=0.0)}
     for topology in ("per_node", "fleet"):
-        with pytest.raises(Failed, match="no sample finish on jw3"):
+        with pytest.raises(Failed, match="no sample finished on jw3"):
             make_plan(tmp_path, topology, engines("jw2", "jw3"), calibration)
     assert not (tmp_path / "r1" / "plan.json").exists()
 

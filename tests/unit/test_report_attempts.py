@@ -31,8 +31,8 @@ CASES: dict[str, tuple[dict[str, Any], Load, str]] = {
     "sequences all in use, tokens slow": (TTFT | {"tpot_ms_p99": 80.0}, FULL, "more engines, since requests"),
     "sequences all in use, tokens fast": (TTFT | {"tpot_ms_p99": 30.0}, FULL, "a higher max_num_seqs than 16"),
     "queue grew": (TTFT | {"samples_per_s": 20.0}, BUSY, "target_qps=16.0, since 20.0 samples/s"),
-    "long prefill steps": (TTFT, BUSY, "max_num_batched_tokens = N, half of what"),
-    "long steps of known length": (TTFT, CAPPED, "max_num_batched_tokens = 1024 in place of 2048 of the engines"),
+    "long prefill steps": (TTFT, BUSY, "max_num_batched_tokens at half of the value in vLLM's log"),
+    "long steps of known length": (TTFT, CAPPED, "max_num_batched_tokens = 1024 in place of 2048, since"),
     "held, not confirmed": ({"over_ttft": 5}, BUSY, "more samples, since both limits held at the 99th"),
 }  # fmt: skip
 
