@@ -463,6 +463,8 @@ def test_installing_and_upgrading_from_a_bundle_need_no_network(play: Play, sett
         **wheels(play.folder),
         "bundle_node_image": settings["images_archive"],
         "bundle_node_reference": NODE_IMAGE,
+        # What an engine compiles with is asked for where the harness is installed.
+        "node_compilers": ["libc6-dev", "tcc", "python3-dev"],
         **dict(zip(("nvidia_device_plugin_image", "nvidia_exporter_image", "nvidia_proof_image"), gpu, strict=True)),
     }
     # Settings of the hosts that are those of the bundle too: localhost is none of the inventory's hosts.
