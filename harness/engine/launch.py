@@ -158,7 +158,9 @@ def command(config: EngineConfig, build: Build) -> list[str]:
     ):
         arguments.append("--enforce-eager")
     server = [sys.executable, "-m", _server_module(), *arguments, *config.extra_args]
-    return [*_pinned(_cores_near(config)), *server]
+    # Its scheduler polls as its worker does: on another engine's core it would take most of that engine's time.
+    cores = config.cpu_cores.replace("|", ",") if config.cpu_cores else _cores_near(config)
+    return [*_pinned(cores), *server]
 
 
 def quantization(config: EngineConfig) -> str | None:

@@ -193,6 +193,15 @@ def test_a_server_inherits_no_variable_of_vllms_nor_what_is_for_its_supervisor()
     assert launch.inherited(login) == {"PATH": "/bin"}
 
 
+def test_all_of_a_cpu_engine_stays_on_its_cores() -> None:
+    assert launch.command(config(cpu_cores="0-1|4-5", tensor_parallel=2), CPU)[:3] == [
+        "taskset",
+        "--cpu-list",
+        "0-1,4-5",
+    ]
+    assert "taskset" not in launch.command(config(), CPU)
+
+
 def test_what_a_server_compiles_is_kept_below_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_CACHE_HOME", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"):
         monkeypatch.delenv(name, raising=False)
