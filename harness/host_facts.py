@@ -154,7 +154,7 @@ def memory_bytes() -> dict[str, int | None]:
 
 def disk_bytes(root: str) -> dict[str, Any]:
     """Size, free space and number of the disk that holds, or will hold, `root`."""
-    existing = next(path for path in (Path(root), *Path(root).parents) if path.exists())
+    existing = _nearest(root)
     usage = shutil.disk_usage(existing)
     return {"path": root, "total": usage.total, "free": usage.free, "device": existing.stat().st_dev}
 
@@ -172,7 +172,7 @@ def path_facts(path: str) -> dict[str, Any]:
     `start` is the beginning of a file, or None; `files` are those in a folder by name, each with `bytes` and `start`.
     `existing` is the path itself or the nearest one above it, of which `owner`, `writable` and `is_folder` tell.
     """
-    existing = next(one for one in (Path(path), *Path(path).parents) if _exists(one))
+    existing = _nearest(path)
     exists = existing == Path(path)
     return {
         "kind": ("folder" if existing.is_dir() else "file") if exists else None,
@@ -195,6 +195,11 @@ def not_writable(path: str, place: dict[str, Any], user: str) -> tuple[str, str]
         f"user {user} may not write to {path}, since {place['existing']} belongs to {place['owner']}",
         f"run `sudo install -d -o {user} {path}` on the host, or choose another folder",
     )
+
+
+def _nearest(path: str) -> Path:
+    """The path itself, or the nearest one above it that is there."""
+    return next(one for one in (Path(path), *Path(path).parents) if _exists(one))
 
 
 def _exists(path: Path) -> bool:
